@@ -1,0 +1,228 @@
+"""What is measured, against whom, and what is promised: servers, workloads, floors. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PINNED = "pinned"  # The server on one CPU, the generator on another.
+BOTH = "both"  # The server may use both CPUs, the generator's too.
+
+# Threads for blocking calls, for every peer that needs them: more than any workload has sleepers at a time.
+EXECUTOR = ("--executor", "64")
+
+
+@dataclass(frozen=True)
+class Server:
+    """`program` is a file in servers/, or None for the bare epoll server."""
+
+    name: str
+    program: str | None
+    options: tuple[str, ...] = ()
+
+
+SERVERS = {
+    server.name: server
+    for server in (
+        Server("proactor", "proactor_server.py"),
+        Server("proactor-busy-poll", "proactor_server.py", ("--busy-poll", "50e-6")),
+        Server("epoll", None),
+        Server("uvloop", "uvloop_protocol.py"),
+        Server("asyncio", "asyncio_protocol.py"),
+        Server("uvloop-executor", "uvloop_protocol.py", EXECUTOR),
+        Server("asyncio-executor", "asyncio_protocol.py", EXECUTOR),
+        Server("threads", "threading_tcp_server.py"),
+        Server("gevent", "gevent_stream.py", EXECUTOR),
+        Server("trio", "trio_stream.py", EXECUTOR),
+    )
+}
+
+PEERS = ("uvloop", "asyncio", "threads", "gevent", "trio")
+PLAIN = ("proactor", "epoll", *PEERS)
+BLOCKING = ("proactor", "threads", "uvloop", "asyncio", "uvloop-executor", "asyncio-executor", "gevent", "trio")
+
+
+@dataclass(frozen=True)
+class Column:
+    """`metric` names a number of the generator's report; a dot goes into a nested object."""
+
+    header: str
+    metric: str
+    format: str = "{:,.0f}"
+
+
+CPU = (
+    Column("user us/msg", "server_user_us", "{:.2f}"),
+    Column("sys us/msg", "server_system_us", "{:.2f}"),
+    Column("generator", "generator_load", "{:.0%}"),
+)
+
+
+def latency(group: str = "") -> tuple[Column, ...]:
+    return (
+        Column("p50 us", f"{group}p50_us"),
+        Column("p99 us", f"{group}p99_us"),
+        Column("p99.9 us", f"{group}p999_us"),
+    )
+
+
+RATE = Column("per second", "rate")
+LOAD_COLUMNS = (RATE, *latency(), *CPU)
+
+
+@dataclass(frozen=True)
+class Workload:
+    name: str
+    title: str
+    servers: tuple[str, ...]
+    # The servers' --mode.
+    mode: str
+    # The generator's subcommand and options; --address, --seconds, --warmup and --server-pids are added. "takeover" is made of two loads.
+    generator: tuple[str, ...]
+    tables: tuple[str, ...] = (PINNED, BOTH)
+    columns: tuple[Column, ...] = LOAD_COLUMNS
+    # The server that the ratio column divides by; the ratio is of the first column.
+    reference: str = "uvloop"
+
+
+def load(connections: int, size: int = 64, *options: str) -> tuple[str, ...]:
+    return ("load", "--connections", str(connections), "--size", str(size), *options)
+
+
+def sleepers(connections: int, milliseconds: float, *options: str) -> tuple[str, ...]:
+    return load(connections, 64, "--sleep-ms", str(milliseconds), *options)
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("64Bx50", "64 B, 50 connections", PLAIN, "echo", load(50)),
+        Workload("64Bx1000", "64 B, 1,000 connections", PLAIN, "echo", load(1000)),
+        Workload("depth16", "64 B, 50 connections, 16 messages in flight on each", PLAIN, "echo", load(50, 64, "--depth", "16")),
+        Workload("64Bx1", "64 B, 1 connection", ("proactor", "proactor-busy-poll", *PLAIN[1:]), "echo", load(1)),
+        Workload("64KiBx50", "64 KiB, 50 connections", PLAIN, "echo", load(50, 65536)),
+        Workload("work6us", "64 B, 50 connections, 6 us of Python work in the handler", ("proactor", *PEERS), "work", load(50)),
+        Workload("connect", "connect, send 64 B, receive, close; 50 at a time", PLAIN, "echo", ("connect", "--connections", "50")),
+        Workload(
+            "sleep1percent",
+            "1 % of requests sleep 10 ms, 50 connections (latency: the other 99 %)",
+            BLOCKING,
+            "command",
+            sleepers(50, 10, "--sleepers-share", "0.01"),
+            tables=(BOTH,),
+            columns=(RATE, *latency("ordinary."), Column("sleepers p99 us", "sleepers.p99_us"), *CPU),
+        ),
+        *(
+            Workload(
+                f"block{milliseconds}ms",
+                f"every request blocks {milliseconds} ms, 50 connections",
+                BLOCKING,
+                "command",
+                sleepers(50, milliseconds, "--sleepers-share", "1"),
+                tables=(BOTH,),
+                reference="threads",
+            )
+            for milliseconds in (0.3, 2)
+        ),
+        Workload(
+            "takeover",
+            "from a handler's falling asleep for 10 ms to the next handler call, 50 busy connections",
+            ("proactor", "threads", "uvloop-executor", "uvloop"),
+            "takeover",
+            ("takeover", "--connections", "51"),
+            tables=(BOTH,),
+            columns=(
+                Column("median us", "median_us"),
+                Column("p99 us", "p99_us"),
+                Column("max us", "max_us"),
+                Column("first median us", "first_median_us"),
+                Column("first max us", "first_max_us"),
+                Column("times", "count"),
+            ),
+            reference="threads",
+        ),
+        Workload(
+            "sleepers5",
+            "five connections whose handlers sleep 1 s again and again; latency of 50 others",
+            ("proactor", "threads", "uvloop-executor", "asyncio-executor", "gevent", "trio"),
+            "command",
+            sleepers(55, 1000, "--sleeping-connections", "5"),
+            columns=(RATE, *latency("ordinary."), Column("max us", "ordinary.max_us"), *CPU),
+            reference="uvloop-executor",
+        ),
+        Workload(
+            "idle",
+            "10,000 idle connections",
+            PLAIN,
+            "echo",
+            ("idle", "--connections", "10000"),
+            tables=(PINNED,),
+            columns=(
+                Column("bytes/connection", "bytes_per_connection"),
+                Column("idle CPU %", "idle_cpu_percent", "{:.2f}"),
+                Column("opened per second", "opening_rate"),
+            ),
+        ),
+        Workload(
+            "broadcast",
+            "64 B to each of 5,000 clients (rate: deliveries)",
+            ("proactor", *PEERS),
+            "broadcast",
+            ("broadcast", "--connections", "5000"),
+            columns=(RATE, Column("rounds/s", "rounds_per_second", "{:.1f}"), *latency(), *CPU),
+            reference="asyncio",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A promise about proactor: its figure or, with `against`, the ratio to the best of these servers in the same round."""
+
+    workload: str
+    table: str
+    metric: str
+    against: tuple[str, ...] = ()
+    at_least: float | None = None
+    at_most: float | None = None
+    server: str = "proactor"
+
+
+def at_least(workload: str, table: str, ratio: float, *against: str, server: str = "proactor") -> Floor:
+    return Floor(workload, table, "rate", against, at_least=ratio, server=server)
+
+
+FLOORS = (
+    at_least("64Bx50", PINNED, 1.08, "uvloop"),
+    at_least("64Bx50", PINNED, 0.95, "epoll"),
+    Floor("64Bx50", PINNED, "server_user_us", at_most=0.5),
+    at_least("64Bx1000", PINNED, 1.1, "uvloop"),
+    at_least("depth16", PINNED, 1.03, "uvloop"),
+    at_least("64Bx1", PINNED, 0.97, "uvloop"),
+    at_least("64Bx1", PINNED, 2.0, "uvloop", server="proactor-busy-poll"),
+    at_least("64KiBx50", PINNED, 1.05, "uvloop", "asyncio"),
+    at_least("work6us", PINNED, 1.05, "uvloop"),
+    at_least("work6us", BOTH, 1.2, "uvloop"),
+    at_least("connect", PINNED, 1.0, "uvloop"),
+    at_least("connect", PINNED, 3.0, "threads"),
+    at_least("sleep1percent", BOTH, 10.0, "asyncio", "uvloop"),
+    at_least("sleep1percent", BOTH, 1.1, "uvloop-executor"),
+    at_least("sleep1percent", BOTH, 1.1, "threads"),
+    at_least("block0.3ms", BOTH, 1.0, "threads"),
+    Floor("block0.3ms", BOTH, "p99_us", ("threads",), at_most=1.0),
+    at_least("block2ms", BOTH, 1.0, "threads"),
+    Floor("block2ms", BOTH, "p99_us", ("threads",), at_most=1.0),
+    Floor("takeover", BOTH, "first_median_us", at_most=3000),
+    Floor("takeover", BOTH, "median_us", at_most=300),
+    Floor("takeover", BOTH, "p99_us", at_most=600),
+    Floor("sleepers5", PINNED, "ordinary.p99_us", at_most=3000),
+    Floor("idle", PINNED, "bytes_per_connection", at_most=700),
+    # 0 % to the printed digit.
+    Floor("idle", PINNED, "idle_cpu_percent", at_most=0.049),
+    at_least("broadcast", PINNED, 1.5, "asyncio"),
+)
+
+# A floor that nobody measures is a mistake.
+for floor in FLOORS:
+    assert floor.table in WORKLOADS[floor.workload].tables, floor
+    assert {floor.server, *floor.against} <= set(WORKLOADS[floor.workload].servers), floor

@@ -1,0 +1,211 @@
+//! Owners of bytes: what was received, what is on its way out. Knows nothing of sockets and nothing of Python.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// The most that one receive takes, in bytes.
+pub const RECEIVE_SIZE: usize = 64 * 1024;
+
+/// A receive of at least this many bytes makes the engine ask for a large buffer the next time.
+pub const LARGE_RECEIVE: usize = 16 * 1024;
+
+/// Gives the engines large buffers to receive straight into, so that large messages are not copied.
+/// Called by the leader with the interpreter released; must not block.
+pub trait BufferSource: Send + Sync {
+    /// A buffer of `RECEIVE_SIZE` bytes, or None where none is prepared (the engine then receives into memory of its own and copies).
+    fn take(&self) -> Option<Box<dyn LargeBuffer>>;
+}
+
+/// A buffer of `RECEIVE_SIZE` bytes whose memory belongs to the layer above (a Python `bytes` object).
+pub trait LargeBuffer: Send {
+    fn memory(&mut self) -> &mut [u8];
+    fn filled(&self, length: usize) -> &[u8];
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+}
+
+/// No large buffers: the engine's own memory serves.
+pub struct NoLargeBuffers;
+
+impl BufferSource for NoLargeBuffers {
+    fn take(&self) -> Option<Box<dyn LargeBuffer>> {
+        None
+    }
+}
+
+/// The bytes of one receive.
+pub enum Received {
+    Small(Box<[u8]>),
+    Large { buffer: Box<dyn LargeBuffer>, length: usize },
+}
+
+impl Received {
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Received::Small(bytes) => bytes,
+            Received::Large { buffer, length } => buffer.filled(*length),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Received::Small(bytes) => bytes.len(),
+            Received::Large { length, .. } => *length,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl std::fmt::Debug for Received {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Received({} bytes)", self.len())
+    }
+}
+
+/// Bytes that several sends may share (a broadcast), or that belong to the layer above (a Python `bytes` object).
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+enum Segment {
+    Copied(Vec<u8>),
+    Shared(SharedBytes),
+}
+
+impl Segment {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Segment::Copied(bytes) => bytes,
+            Segment::Shared(bytes) => (**bytes).as_ref(),
+        }
+    }
+}
+
+/// Small sends are joined up to this many bytes, so that they leave in one system call.
+const JOIN_LIMIT: usize = 16 * 1024;
+
+/// Bytes on their way out, in order. The first segment lives inline: an idle connection allocates nothing.
+#[derive(Default)]
+pub struct Outgoing {
+    first: Option<Segment>,
+    rest: VecDeque<Segment>,
+    /// Bytes of `first` that have been sent already.
+    offset: usize,
+    length: usize,
+}
+
+impl Outgoing {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Appends a copy of `bytes`, joined to the last segment where both are small.
+    pub fn push_copy(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.length += bytes.len();
+        let last = if self.rest.is_empty() { self.first.as_mut() } else { self.rest.back_mut() };
+        if let Some(Segment::Copied(last)) = last
+            && last.len() + bytes.len() <= JOIN_LIMIT
+        {
+            last.extend_from_slice(bytes);
+            return;
+        }
+        self.push_segment(Segment::Copied(bytes.to_vec()));
+    }
+
+    /// Appends bytes that are not copied; they are held until they are sent.
+    pub fn push_shared(&mut self, bytes: SharedBytes) {
+        let length = (*bytes).as_ref().len();
+        if length != 0 {
+            self.length += length;
+            self.push_segment(Segment::Shared(bytes));
+        }
+    }
+
+    /// Appends all of `other`, in its order.
+    pub fn append(&mut self, mut other: Outgoing) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        if other.offset > 0 {
+            // What was sent of its first segment must not be sent again.
+            if let Some(first) = other.first.take() {
+                self.push_copy(&first.as_slice()[other.offset..]);
+                other.length -= first.as_slice().len() - other.offset;
+            }
+        } else if let Some(first) = other.first.take() {
+            let length = first.as_slice().len();
+            self.length += length;
+            other.length -= length;
+            self.push_segment(first);
+        }
+        self.length += other.length;
+        self.rest.append(&mut other.rest);
+    }
+
+    /// The bytes left, as slices for a gathering write; answers how many slices were filled.
+    pub fn slices<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
+        let mut count = 0;
+        let mut offset = self.offset;
+        for segment in self.first.iter().chain(&self.rest) {
+            if count == into.len() {
+                break;
+            }
+            into[count] = IoSlice::new(&segment.as_slice()[offset..]);
+            offset = 0;
+            count += 1;
+        }
+        count
+    }
+
+    /// The bytes left if they are in one piece, which they mostly are.
+    pub fn single(&self) -> Option<&[u8]> {
+        match (&self.first, self.rest.is_empty()) {
+            (Some(first), true) => Some(&first.as_slice()[self.offset..]),
+            _ => None,
+        }
+    }
+
+    /// Removes `count` bytes from the front: they have been sent.
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.length, "advanced past the end");
+        self.length -= count;
+        self.offset += count;
+        while let Some(first) = &self.first {
+            let length = first.as_slice().len();
+            if self.offset < length {
+                break;
+            }
+            self.offset -= length;
+            self.first = self.rest.pop_front();
+        }
+    }
+
+    fn push_segment(&mut self, segment: Segment) {
+        if self.first.is_none() {
+            self.first = Some(segment);
+            self.offset = 0;
+        } else {
+            self.rest.push_back(segment);
+        }
+    }
+}
+
+impl std::fmt::Debug for Outgoing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Outgoing({} bytes)", self.length)
+    }
+}

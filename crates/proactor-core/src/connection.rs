@@ -1,0 +1,705 @@
+//! One peer: what came from it, what goes to it, and how it ends. Owns the handle and both queues; knows nothing of workers.
+//!
+//! ```text
+//!   Open ──close, handler failed, too long, idle──▶ Closing ──all sent, or send_timeout──▶ Closed
+//!     └────────────reset, abort, send failed────────────────────────────────────────────▶ Closed
+//! ```
+//! Every transition happens under the connection's lock and answers what must follow (`After`), which is done once the lock is released.
+
+use std::sync::Arc;
+
+use crate::buffer::{Outgoing, Received, SharedBytes};
+use crate::completion::Token;
+use crate::engine::{Address, Engine, Handle};
+use crate::error::Failure;
+use crate::framing::Framer;
+use crate::group::{Group, Settings, Traffic, Upper};
+use crate::mailbox::Mailbox;
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering;
+use crate::waiter::Waiter;
+
+/// What a handler is called for.
+#[derive(Debug)]
+pub enum Event {
+    Connected,
+    Received(Received),
+    Ended,
+    Sent(usize),
+    Closed(Option<Failure>),
+}
+
+pub struct Connection<U: Upper> {
+    pub id: u64,
+    pub peer: Address,
+    pub group: Arc<Group<U>>,
+    pub token: Token,
+    // Guards everything of the connection that changes.
+    state: Mutex<State<U>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    Open,
+    /// Everything queued is still sent, then it closes.
+    Closing,
+    Closed,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WriteEnd {
+    Open,
+    Wanted,
+    Done,
+}
+
+/// Why receiving is paused; it goes on when no reason is left.
+pub(crate) mod pause {
+    pub const INBOX: u8 = 1;
+    pub const OUTBOX: u8 = 2;
+    pub const USER: u8 = 4;
+    pub const TOTAL: u8 = 8;
+    pub const CLOSING: u8 = 16;
+}
+
+struct State<U: Upper> {
+    life: Life,
+    /// None once it is closed: whoever still holds the connection holds no descriptor.
+    handle: Option<Handle>,
+    write_end: WriteEnd,
+    /// The peer has finished sending.
+    ended: bool,
+    /// On the port's list of connections with unwritten sends.
+    dirty: bool,
+    sending: bool,
+    pauses: u8,
+    gone: bool,
+    mailbox: Mailbox<Event>,
+    inbox_bytes: usize,
+    outgoing: Outgoing,
+    /// Bytes that the engine owns.
+    in_flight: usize,
+    sent_untold: usize,
+    failure: Option<Failure>,
+    framer: Option<Box<Framer>>,
+    upper: Option<U::Connection>,
+    waiter: Option<Arc<Waiter>>,
+    traffic: Traffic,
+    /// When bytes last moved, in the engine's nanoseconds.
+    active_at: u64,
+}
+
+/// What must follow a transition, once the lock is released.
+#[must_use]
+pub(crate) struct After<U: Upper> {
+    /// Put the connection into the ready queue.
+    pub schedule: bool,
+    /// Write what is queued.
+    pub flush: bool,
+    /// The handle was closed: free the slot.
+    pub forget: bool,
+    /// Nothing will ever happen to it again.
+    pub gone: Option<Traffic>,
+    /// It waits for its queue to empty: close it anyway after `send_timeout`.
+    pub linger: bool,
+    waiter: Option<Arc<Waiter>>,
+    // Dropped by the caller, outside the lock: they may hold Python objects.
+    _dropped: (Option<Outgoing>, Vec<Event>, Option<U::Connection>, Option<Handle>),
+}
+
+impl<U: Upper> Default for After<U> {
+    fn default() -> Self {
+        After { schedule: false, flush: false, forget: false, gone: None, linger: false, waiter: None, _dropped: (None, Vec::new(), None, None) }
+    }
+}
+
+impl<U: Upper> After<U> {
+    pub fn notify(&mut self) {
+        if let Some(waiter) = self.waiter.take() {
+            waiter.notify();
+        }
+    }
+}
+
+/// What became of bytes given to `queue`.
+pub(crate) enum Queued {
+    /// They wait for the end of the handler; `first`: put the connection on the list of those.
+    Later {
+        first: bool,
+    },
+    Flush,
+    /// The limit is reached; nothing was taken.
+    Full,
+    Ended(Option<Failure>),
+}
+
+pub enum Bytes<'a> {
+    Copy(&'a [u8]),
+    Shared(SharedBytes),
+}
+
+impl Bytes<'_> {
+    pub fn len(&self) -> usize {
+        match self {
+            Bytes::Copy(bytes) => bytes.len(),
+            Bytes::Shared(bytes) => (**bytes).as_ref().len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The next message for a handler that reads on by itself.
+pub enum Next {
+    Message(Received),
+    /// The peer has finished sending, or the connection has ended in order.
+    End,
+    Failed(Failure),
+    Wait(Arc<Waiter>, u64),
+}
+
+/// A message of this length is written at once rather than at the end of the handler.
+const WRITE_AT_ONCE: usize = 64 * 1024;
+/// What a message costs besides its bytes; keeps a flood of empty messages within the limit.
+const MESSAGE_COST: usize = 64;
+
+impl<U: Upper> Connection<U> {
+    pub(crate) fn new(id: u64, peer: Address, group: Arc<Group<U>>, handle: Handle, token: Token, now: u64) -> Arc<Self> {
+        let framer = group.settings.framing.clone().map(|framing| Box::new(Framer::new(framing)));
+        let state = State {
+            life: Life::Open,
+            handle: Some(handle),
+            write_end: WriteEnd::Open,
+            ended: false,
+            dirty: false,
+            sending: false,
+            pauses: 0,
+            gone: false,
+            mailbox: Mailbox::default(),
+            inbox_bytes: 0,
+            outgoing: Outgoing::new(),
+            in_flight: 0,
+            sent_untold: 0,
+            failure: None,
+            framer,
+            upper: None,
+            waiter: None,
+            traffic: Traffic::default(),
+            active_at: now,
+        };
+        Arc::new(Connection { id, peer, group, token, state: Mutex::new(state) })
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.group.settings
+    }
+
+    // ---- the leader: what came back ----
+
+    pub(crate) fn connected(&self) -> bool {
+        self.state.lock().mailbox.push(Event::Connected)
+    }
+
+    pub(crate) fn received(self: &Arc<Self>, bytes: Received, now: u64, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.life != Life::Open {
+            return after; // it is closing: nobody wants to hear more
+        }
+        state.active_at = now;
+        state.traffic.received += bytes.len() as u64;
+        if let Some(mut framer) = state.framer.take() {
+            let mut framed = 0;
+            let result = framer.push(bytes.as_slice(), &mut |message: Box<[u8]>| {
+                framed += message.len() + MESSAGE_COST;
+                after.schedule |= state.mailbox.push(Event::Received(Received::Small(message)));
+            });
+            state.framer = Some(framer);
+            self.count_inbox(state, framed);
+            if let Err(failure) = result {
+                self.begin_close(state, Some(failure), engine, &mut after);
+            }
+        } else {
+            self.count_inbox(state, bytes.len() + MESSAGE_COST);
+            after.schedule = state.mailbox.push(Event::Received(bytes));
+        }
+        if state.inbox_bytes >= self.settings().receive_limit {
+            self.pause_for(state, pause::INBOX, engine);
+        }
+        if self.group.queued.load(Ordering::Relaxed) > self.settings().total_limit && state.pauses & pause::TOTAL == 0 {
+            self.pause_for(state, pause::TOTAL, engine);
+            self.group.hold(self.clone());
+        }
+        after.waiter = state.waiter.clone();
+        after
+    }
+
+    pub(crate) fn peer_ended(&self, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.life != Life::Open || state.ended {
+            return after;
+        }
+        state.ended = true;
+        if let Some(mut framer) = state.framer.take() {
+            let mut framed = 0;
+            let result = framer.finish(&mut |message: Box<[u8]>| {
+                framed += message.len() + MESSAGE_COST;
+                after.schedule |= state.mailbox.push(Event::Received(Received::Small(message)));
+            });
+            self.count_inbox(state, framed);
+            if let Err(failure) = result {
+                self.begin_close(state, Some(failure), engine, &mut after);
+                return after;
+            }
+        }
+        if self.settings().wants.ended || state.mailbox.is_scheduled() {
+            after.schedule |= state.mailbox.push(Event::Ended);
+        } else {
+            self.begin_close(state, None, engine, &mut after);
+        }
+        after.waiter = state.waiter.clone();
+        after
+    }
+
+    /// Receiving failed: reset, or worse.
+    pub(crate) fn failed(&self, failure: Failure, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        self.finalize(&mut self.state.lock(), Some(failure), engine, &mut after);
+        after
+    }
+
+    /// A send failed; `sent` of its bytes had been written.
+    pub(crate) fn send_failed(&self, failure: Failure, sent: usize, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.life == Life::Closed {
+            return after;
+        }
+        let written = sent.min(state.in_flight);
+        state.traffic.sent += written as u64;
+        state.in_flight -= written;
+        self.group.queued.fetch_sub(written, Ordering::Relaxed);
+        self.finalize(state, Some(failure), engine, &mut after);
+        after
+    }
+
+    /// The engine has written `bytes`; called for sends that were pending and for those that were done at once.
+    pub(crate) fn sent(&self, bytes: usize, now: u64, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.life == Life::Closed {
+            return after; // aborted meanwhile, and counted as dropped
+        }
+        state.sending = false;
+        self.group.queued.fetch_sub(state.in_flight, Ordering::Relaxed);
+        state.in_flight = 0;
+        state.traffic.sent += bytes as u64;
+        if now != 0 {
+            state.active_at = now;
+        }
+        if self.settings().wants.sent {
+            if state.sent_untold == 0 {
+                after.schedule = state.mailbox.push(Event::Sent(0));
+            }
+            state.sent_untold += bytes;
+        }
+        if state.pauses & pause::OUTBOX != 0 && state.outgoing.len() < self.settings().send_limit / 4 {
+            self.resume_for(state, pause::OUTBOX, engine);
+        }
+        after.flush = !state.outgoing.is_empty();
+        self.end_if_flushed(state, engine, &mut after);
+        after.waiter = state.waiter.clone();
+        after
+    }
+
+    // ---- a worker: what the handler is called for ----
+
+    /// The next event of a connection that came out of the ready queue, and what `with` makes of the public object; None if there is nothing left to tell.
+    pub(crate) fn begin<R>(&self, engine: &dyn Engine, with: impl FnOnce(Option<&U::Connection>) -> R) -> (Option<(Event, R)>, After<U>) {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        loop {
+            let event = match state.mailbox.take() {
+                None => return (None, after),
+                Some(Event::Received(bytes)) => {
+                    self.uncount_inbox(state, bytes.len() + MESSAGE_COST, engine);
+                    state.traffic.messages += 1;
+                    Event::Received(bytes)
+                }
+                Some(Event::Ended) => {
+                    if state.life != Life::Open {
+                        continue;
+                    }
+                    if !self.settings().wants.ended {
+                        self.begin_close(state, None, engine, &mut after);
+                        continue;
+                    }
+                    Event::Ended
+                }
+                Some(Event::Sent(_)) => Event::Sent(std::mem::take(&mut state.sent_untold)),
+                Some(event) => event,
+            };
+            let made = with(state.upper.as_ref());
+            return (Some((event, made)), after);
+        }
+    }
+
+    /// The handler is done; true in `schedule`: there is more.
+    pub(crate) fn end(&self, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        after.schedule = state.mailbox.finish();
+        if !after.schedule {
+            if state.ended && state.write_end == WriteEnd::Done && state.life == Life::Open {
+                self.begin_close(state, None, engine, &mut after); // both directions have ended
+            } else if self.group.draining.load(Ordering::Relaxed) && state.life == Life::Open {
+                self.begin_close(state, None, engine, &mut after);
+            }
+            self.check_gone(state, &mut after);
+        }
+        after
+    }
+
+    /// For a handler that reads on: its next message.
+    pub fn next_message(&self, engine: &dyn Engine) -> Next {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        match state.mailbox.peek() {
+            Some(Event::Received(_)) => {}
+            Some(Event::Ended) => return Next::End,
+            _ if state.life != Life::Open => return state.failure.clone().map_or(Next::End, Next::Failed),
+            Some(Event::Sent(_)) => {
+                // The handler is busy reading: it is told afterwards, with what else was sent.
+                let sent = state.mailbox.split_off(|event| !matches!(event, Event::Sent(_)));
+                let more = matches!(state.mailbox.peek(), Some(Event::Received(_) | Event::Ended));
+                for event in sent {
+                    let _scheduled_already = state.mailbox.push(event);
+                }
+                if !more {
+                    return self.waiting(state);
+                }
+                if matches!(state.mailbox.peek(), Some(Event::Ended)) {
+                    return Next::End;
+                }
+            }
+            _ => return self.waiting(state),
+        }
+        match state.mailbox.take() {
+            Some(Event::Received(bytes)) => {
+                self.uncount_inbox(state, bytes.len() + MESSAGE_COST, engine);
+                state.traffic.messages += 1;
+                Next::Message(bytes)
+            }
+            _ => unreachable!("a message was seen under the same lock"),
+        }
+    }
+
+    fn waiting(&self, state: &mut State<U>) -> Next {
+        if state.ended {
+            return Next::End;
+        }
+        let waiter = state.waiter.get_or_insert_default().clone();
+        let changes = waiter.changes();
+        Next::Wait(waiter, changes)
+    }
+
+    /// Where to wait for room in the queue; None if there is room, or the connection has ended.
+    pub fn room(&self, length: usize) -> Option<(Arc<Waiter>, u64)> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.life != Life::Open || !self.is_full(state, length) {
+            return None;
+        }
+        let waiter = state.waiter.get_or_insert_default().clone();
+        let changes = waiter.changes();
+        Some((waiter, changes))
+    }
+
+    // ---- anybody: sending and closing ----
+
+    /// Queues bytes. `deferred`: they may wait for the end of the handler.
+    pub(crate) fn queue(&self, bytes: Bytes<'_>, deferred: bool, engine: &dyn Engine) -> Queued {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.life != Life::Open || state.write_end != WriteEnd::Open {
+            return Queued::Ended(state.failure.clone());
+        }
+        let length = bytes.len();
+        if self.is_full(state, length) {
+            return Queued::Full;
+        }
+        self.group.queued.fetch_add(length, Ordering::Relaxed);
+        match bytes {
+            Bytes::Copy(bytes) => state.outgoing.push_copy(bytes),
+            Bytes::Shared(bytes) => state.outgoing.push_shared(bytes),
+        }
+        if state.outgoing.len() + state.in_flight > self.settings().send_limit / 2 {
+            self.pause_for(state, pause::OUTBOX, engine);
+        }
+        if state.sending {
+            return Queued::Later { first: false }; // the pending send's completion goes on with it
+        }
+        if deferred && state.outgoing.len() < WRITE_AT_ONCE {
+            return Queued::Later { first: !std::mem::replace(&mut state.dirty, true) };
+        }
+        Queued::Flush
+    }
+
+    /// Takes what is to be written, if nobody writes already.
+    pub(crate) fn take_outgoing(&self) -> Option<(Handle, Outgoing)> {
+        let mut state = self.state.lock();
+        state.dirty = false;
+        if state.sending || state.outgoing.is_empty() {
+            return None;
+        }
+        let handle = state.handle.clone()?;
+        state.sending = true;
+        state.in_flight = state.outgoing.len();
+        Some((handle, std::mem::take(&mut state.outgoing)))
+    }
+
+    /// Everything queued is sent, then it closes. What came and was not handled yet is dropped if the user asks (`discard`).
+    pub(crate) fn close(&self, failure: Option<Failure>, discard: bool, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.life == Life::Open {
+            if discard {
+                self.discard_messages(state, &mut after);
+            }
+            self.begin_close(state, failure, engine, &mut after);
+        }
+        after.waiter = state.waiter.clone();
+        after
+    }
+
+    /// Ends it now: what is queued is dropped and counted.
+    pub(crate) fn abort(&self, failure: Failure, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        self.discard_messages(state, &mut after);
+        self.finalize(state, Some(failure), engine, &mut after);
+        after
+    }
+
+    /// A server drains: idle connections close now, the others when their handlers are through.
+    pub(crate) fn drain(&self, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.life == Life::Open {
+            self.pause_for(state, pause::CLOSING, engine);
+            if !state.mailbox.is_scheduled() {
+                self.begin_close(state, None, engine, &mut after);
+            }
+        }
+        after.waiter = state.waiter.clone();
+        after
+    }
+
+    pub(crate) fn shutdown_write(&self, engine: &dyn Engine) -> (Result<(), Option<Failure>>, After<U>) {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.life != Life::Open {
+            return (Err(state.failure.clone()), after);
+        }
+        if state.write_end == WriteEnd::Open {
+            state.write_end = WriteEnd::Wanted;
+            after.flush = true;
+            self.end_if_flushed(state, engine, &mut after);
+        }
+        (Ok(()), after)
+    }
+
+    pub(crate) fn pause(&self, reason: u8, engine: &dyn Engine) {
+        self.pause_for(&mut self.state.lock(), reason, engine);
+    }
+
+    pub(crate) fn resume(&self, reason: u8, engine: &dyn Engine) {
+        self.resume_for(&mut self.state.lock(), reason, engine);
+    }
+
+    /// The idle timer came: None if the connection is over, else how long it has been idle. A busy handler is not idle.
+    pub(crate) fn idle_for(&self, now: u64) -> Option<u64> {
+        let mut state = self.state.lock();
+        if state.life != Life::Open {
+            return None;
+        }
+        if state.mailbox.is_scheduled() {
+            state.active_at = now;
+        }
+        Some(now.saturating_sub(state.active_at))
+    }
+
+    // ---- looking ----
+
+    pub fn life(&self) -> Life {
+        self.state.lock().life
+    }
+
+    /// The open socket, for asking it things; None once it is closed.
+    pub fn handle(&self) -> Option<Handle> {
+        self.state.lock().handle.clone()
+    }
+
+    pub fn failure(&self) -> Option<Failure> {
+        self.state.lock().failure.clone()
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        self.state.lock().traffic
+    }
+
+    /// Bytes waiting for the handler, bytes waiting to be sent, and whether receiving is paused.
+    pub fn queues(&self) -> (usize, usize, bool) {
+        let state = self.state.lock();
+        (state.inbox_bytes, state.outgoing.len() + state.in_flight, state.pauses != 0)
+    }
+
+    /// Keeps the public object, unless there is one already; answers what `with` makes of the one that is kept.
+    pub fn keep_upper<R>(&self, upper: U::Connection, with: impl FnOnce(&U::Connection) -> R) -> (R, Option<U::Connection>) {
+        let mut state = self.state.lock();
+        if state.gone {
+            return (with(&upper), Some(upper)); // nobody would let go of it again
+        }
+        match &state.upper {
+            Some(kept) => (with(kept), Some(upper)),
+            None => (with(state.upper.insert(upper)), None),
+        }
+    }
+
+    pub fn upper<R>(&self, with: impl FnOnce(Option<&U::Connection>) -> R) -> R {
+        with(self.state.lock().upper.as_ref())
+    }
+
+    // ---- transitions, under the lock ----
+
+    fn is_full(&self, state: &State<U>, length: usize) -> bool {
+        let queued = state.outgoing.len() + state.in_flight;
+        let total = self.group.queued.load(Ordering::Relaxed);
+        // One message always fits into an empty queue, however long it is.
+        queued > 0 && (queued + length > self.settings().send_limit || total + length > self.settings().total_limit)
+    }
+
+    fn count_inbox(&self, state: &mut State<U>, bytes: usize) {
+        state.inbox_bytes += bytes;
+        self.group.queued.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn uncount_inbox(&self, state: &mut State<U>, bytes: usize, engine: &dyn Engine) {
+        state.inbox_bytes -= bytes;
+        self.group.queued.fetch_sub(bytes, Ordering::Relaxed);
+        if state.pauses & pause::INBOX != 0 && state.inbox_bytes < self.settings().receive_limit / 2 {
+            self.resume_for(state, pause::INBOX, engine);
+        }
+    }
+
+    fn pause_for(&self, state: &mut State<U>, reason: u8, engine: &dyn Engine) {
+        if state.pauses == 0
+            && !state.ended
+            && let Some(handle) = &state.handle
+        {
+            engine.pause_receive(handle);
+        }
+        state.pauses |= reason;
+    }
+
+    fn resume_for(&self, state: &mut State<U>, reason: u8, engine: &dyn Engine) {
+        let paused = state.pauses != 0;
+        state.pauses &= !reason;
+        if paused
+            && state.pauses == 0
+            && !state.ended
+            && state.life == Life::Open
+            && let Some(handle) = &state.handle
+        {
+            engine.receive(handle);
+        }
+    }
+
+    fn discard_messages(&self, state: &mut State<U>, after: &mut After<U>) {
+        let dropped = state.mailbox.split_off(|event| !matches!(event, Event::Received(_) | Event::Ended));
+        self.group.queued.fetch_sub(state.inbox_bytes, Ordering::Relaxed);
+        state.inbox_bytes = 0;
+        after._dropped.1.extend(dropped);
+    }
+
+    fn begin_close(&self, state: &mut State<U>, failure: Option<Failure>, engine: &dyn Engine, after: &mut After<U>) {
+        debug_assert!(state.life == Life::Open);
+        self.pause_for(state, pause::CLOSING, engine);
+        state.life = Life::Closing;
+        state.failure = failure;
+        after.flush = !state.outgoing.is_empty();
+        after.linger = after.flush || state.sending;
+        self.end_if_flushed(state, engine, after);
+    }
+
+    /// When the queue is empty: ends the writing side, or the connection, if that was asked for.
+    fn end_if_flushed(&self, state: &mut State<U>, engine: &dyn Engine, after: &mut After<U>) {
+        if state.sending || !state.outgoing.is_empty() {
+            return;
+        }
+        if state.life == Life::Closing {
+            let failure = state.failure.take();
+            self.finalize(state, failure, engine, after);
+        } else if state.life == Life::Open && state.write_end == WriteEnd::Wanted {
+            state.write_end = WriteEnd::Done;
+            if let Some(handle) = &state.handle
+                && let Err(error) = engine.shutdown_write(handle)
+            {
+                self.finalize(state, Some(error.into()), engine, after);
+            } else if state.ended && !state.mailbox.is_scheduled() {
+                self.begin_close(state, None, engine, after);
+            }
+        }
+    }
+
+    fn finalize(&self, state: &mut State<U>, failure: Option<Failure>, engine: &dyn Engine, after: &mut After<U>) {
+        if state.life == Life::Closed {
+            return;
+        }
+        let how = match failure {
+            Some(Failure::Os(_)) => crate::engine::Closing::Abort,
+            _ => crate::engine::Closing::Orderly,
+        };
+        state.life = Life::Closed;
+        if let Some(handle) = state.handle.take() {
+            engine.close(&handle, how);
+            after._dropped.3 = Some(handle);
+        }
+        let unsent = state.outgoing.len() + state.in_flight;
+        state.traffic.dropped += unsent as u64;
+        self.group.queued.fetch_sub(unsent, Ordering::Relaxed);
+        state.in_flight = 0;
+        after._dropped.0 = Some(std::mem::take(&mut state.outgoing));
+        state.failure = failure.clone();
+        state.framer = None;
+        after.flush = false;
+        after.forget = true;
+        if self.settings().wants.closed {
+            after.schedule |= state.mailbox.push(Event::Closed(failure));
+        }
+        after.waiter = state.waiter.clone();
+        self.check_gone(state, after);
+    }
+
+    /// Closed, and every handler has returned: the public object is let go.
+    fn check_gone(&self, state: &mut State<U>, after: &mut After<U>) {
+        if state.life == Life::Closed && !state.mailbox.is_scheduled() && !state.gone {
+            state.gone = true;
+            after.gone = Some(state.traffic);
+            after._dropped.2 = state.upper.take();
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A socket as an engine holds it. Whoever drops the last reference closes the descriptor, so that a number is never reused under a live operation.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+use crate::completion::Token;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A TCP or Unix listener.
+    Listener,
+    /// A connected TCP socket: `TCP_NODELAY` and keep-alive mean something.
+    Tcp,
+    /// A connected Unix stream socket.
+    Unix,
+}
+
+/// Cheap to clone. The engine's own state of the handle is behind `engine_state`.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+struct Shared {
+    descriptor: i64,
+    kind: Kind,
+    /// The fork it was made after.
+    forks: u32,
+    token: AtomicU64,
+    release: fn(i64),
+    state: Box<dyn Any + Send + Sync>,
+}
+
+const NOT_ASSOCIATED: u64 = u64::MAX;
+
+impl Handle {
+    /// `release` closes the descriptor; it is called once, by whoever drops the last reference.
+    pub fn new(descriptor: i64, kind: Kind, state: Box<dyn Any + Send + Sync>, release: fn(i64)) -> Self {
+        Handle(Arc::new(Shared { descriptor, kind, forks: forks(), token: AtomicU64::new(NOT_ASSOCIATED), release, state }))
+    }
+
+    /// -1 in the child of a fork, where the engine has closed it and the number may be a stranger's by now.
+    pub fn descriptor(&self) -> i64 {
+        if self.0.forks == forks() { self.0.descriptor } else { -1 }
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    pub fn token(&self) -> Option<Token> {
+        match self.0.token.load(Ordering::Acquire) {
+            NOT_ASSOCIATED => None,
+            bits => Some(Token::from_bits(bits)),
+        }
+    }
+
+    /// Sets the token; false if the handle had one already.
+    pub fn set_token(&self, token: Token) -> bool {
+        self.0.token.compare_exchange(NOT_ASSOCIATED, token.to_bits(), Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// What the engine keeps with the handle.
+    pub fn state<T: 'static>(&self) -> &T {
+        self.0.state.downcast_ref().expect("a handle is used with the engine that made it")
+    }
+
+    pub fn same_as(&self, other: &Handle) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.forks == forks() {
+            (self.release)(self.descriptor);
+        }
+    }
+}
+
+/// How many forks lie between this process and the one that made the first handle. std's atomic: no other thread exists when it changes.
+static FORKS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
+pub(super) fn forks() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// In the child of a fork: disowns every handle that was made before it.
+pub(super) fn count_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Handle({:?} {}, {:?})", self.kind(), self.descriptor(), self.token())
+    }
+}

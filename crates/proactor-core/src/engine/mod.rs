@@ -1,0 +1,184 @@
+//! The engine contract: the kernel mechanism behind a completion port. Knows operations; knows nothing of connections, workers or scheduling.
+//!
+//! The contract is completion-shaped. An operation owns its buffer until its terminal completion, a receive completes with bytes, and nothing
+//! here speaks of readiness, so that epoll, IOCP and the simulated engine fit under one port.
+//!
+//! * **Accepting and receiving are standing orders.** Once asked for, they complete again and again until paused, ended or failed. After a pause
+//!   returns, at most one completion that was already under way may still arrive.
+//! * **A send** either completes at once or is pending; a pending send owns its bytes and completes exactly once, as `Sent` or `SendFailed`, unless the
+//!   handle is closed first: then it is dropped without a completion. At most one send may be pending on a handle.
+//! * **`close`** ends everything on a handle; no completion carries its token after `close` has returned, except those in a poll that runs at that moment:
+//!   the port tells them apart by the token's generation.
+//! * **`poll` belongs to the leader**; it may be called from any thread, but only by one at a time (the engine serialises it). Everything else is safe from
+//!   any thread at any time, and never blocks.
+//!
+//! This file has the only platform `cfg`.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::buffer::{BufferSource, Outgoing};
+use crate::completion::{Completion, Token};
+
+mod handle;
+pub use handle::{Handle, Kind};
+
+#[cfg(target_os = "linux")]
+pub mod epoll;
+pub mod simulated;
+
+/// What an engine may or may not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// The kernel needs accepts to be pending (IOCP): the accept window means something.
+    PendingAccepts,
+    UnixSockets,
+    /// Timeouts below half a millisecond are kept.
+    FineTimer,
+}
+
+/// Where a listener listens, or who a peer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Internet(SocketAddr),
+    /// A Unix socket; None is an unnamed peer.
+    Unix(Option<PathBuf>),
+}
+
+impl Address {
+    pub fn is_ipv6(&self) -> bool {
+        matches!(self, Address::Internet(address) if matches!(address.ip(), IpAddr::V6(_)))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Internet(address) => write!(formatter, "{address}"),
+            Address::Unix(Some(path)) => write!(formatter, "unix:{}", path.display()),
+            Address::Unix(None) => write!(formatter, "unix:(unnamed)"),
+        }
+    }
+}
+
+/// How many accepts are kept pending where the kernel needs them: topped up to `maximum` when fewer than `minimum` are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptWindow {
+    pub minimum: usize,
+    pub maximum: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct SocketOptions {
+    /// `TCP_NODELAY`, where the socket is TCP.
+    pub no_delay: bool,
+    /// `SO_KEEPALIVE`, where the socket is TCP.
+    pub keep_alive: bool,
+}
+
+/// What became of a send.
+#[derive(Debug)]
+pub enum Submission {
+    /// The kernel took everything at once; no completion follows.
+    Done { bytes: usize },
+    /// The engine owns what is left of the bytes; `Sent` or `SendFailed` follows. Its byte counts cover the whole send.
+    Pending,
+    /// It failed at once; no completion follows.
+    Failed { error: io::Error, sent: usize, unsent: usize },
+}
+
+/// How a handle is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// What the kernel has taken still reaches the peer.
+    Orderly,
+    /// The peer sees a reset.
+    Abort,
+}
+
+/// Names a thread whose CPU time can be read from another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadClock(pub u64);
+
+pub trait Engine: Send + Sync {
+    fn name(&self) -> &'static str;
+    fn supports(&self, feature: Feature) -> bool;
+
+    /// Takes over a listening or connected socket of the platform (a file descriptor, a SOCKET) and sets it non-blocking. On failure the descriptor
+    /// still belongs to the caller. The simulated engine takes numbers that its network gave out.
+    fn adopt(&self, descriptor: i64, kind: Kind) -> io::Result<Handle>;
+
+    /// From here on the handle's completions carry `token`. A handle is associated once, with one engine.
+    fn associate(&self, handle: &Handle, token: Token) -> io::Result<()>;
+
+    /// Starts or resumes accepting: `Accepted` or `AcceptFailed`, until paused. Accepted sockets get `options`.
+    fn accept(&self, handle: &Handle, window: AcceptWindow, options: &SocketOptions) -> io::Result<()>;
+    fn pause_accept(&self, handle: &Handle);
+
+    /// Starts or resumes receiving: `Received` until paused, `Ended` or `ReceiveFailed`.
+    fn receive(&self, handle: &Handle);
+    /// Stops receiving. A reset is still reported, as `ReceiveFailed`, where the kernel tells it.
+    fn pause_receive(&self, handle: &Handle);
+
+    fn send(&self, handle: &Handle, data: Outgoing) -> Submission;
+    /// No more is sent: the peer sees the end of what was sent. Call it with no send pending.
+    fn shutdown_write(&self, handle: &Handle) -> io::Result<()>;
+    fn close(&self, handle: &Handle, how: Closing);
+
+    /// Waits for completions, at most `timeout` (None: until one comes or `wake`), and appends them. Receives at most about 64 KiB in all, and comes back at
+    /// once while there is more. An empty answer is normal: time ran out, or `wake` was called.
+    fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()>;
+    /// Makes a `poll` that sleeps return, or the next one if none does. Cheap when nobody sleeps in `poll`.
+    fn wake(&self);
+
+    /// Monotonic time in nanoseconds.
+    fn now(&self) -> u64;
+    /// The calling thread's CPU clock.
+    fn thread_clock(&self) -> ThreadClock;
+    /// The CPU time, in nanoseconds, that the thread has used; None if it has ended.
+    fn cpu_time(&self, clock: ThreadClock) -> Option<u64>;
+
+    /// In the child of a fork, where only the forking thread exists: closes the engine's descriptors and those of every handle, so that nothing of the
+    /// parent's is touched or kept open. The engine is unusable afterwards.
+    fn forked(&self);
+}
+
+/// Opens the engine called `name`; None: what `PROACTOR_ENGINE` says, else the platform's best.
+///
+/// # Errors
+/// `InvalidInput` with the names to choose from where there is no such engine here; else what the kernel said.
+pub fn open(name: Option<&str>, buffers: Arc<dyn BufferSource>) -> io::Result<Arc<dyn Engine>> {
+    let from_environment = std::env::var("PROACTOR_ENGINE").ok().filter(|name| !name.is_empty());
+    let name = name.or(from_environment.as_deref());
+    match name {
+        #[cfg(target_os = "linux")]
+        None | Some("epoll") => Ok(Arc::new(epoll::Epoll::open(buffers)?)),
+        Some("simulated") => Ok(Arc::new(simulated::Simulated::open(0))),
+        other => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("no engine called {other:?} on this platform; choose one of: {}", NAMES.join(", ")),
+        )),
+    }
+}
+
+/// The engines of this platform.
+pub const NAMES: &[&str] = &[
+    #[cfg(target_os = "linux")]
+    "epoll",
+    "simulated",
+];
+
+/// The error number of a time-out on this platform.
+#[cfg(unix)]
+pub const TIMED_OUT: i32 = libc::ETIMEDOUT;
+#[cfg(windows)]
+pub const TIMED_OUT: i32 = 10060; // WSAETIMEDOUT
+/// The error number of a connection that our side gave up.
+#[cfg(unix)]
+pub const ABORTED: i32 = libc::ECONNABORTED;
+#[cfg(windows)]
+pub const ABORTED: i32 = 10053; // WSAECONNABORTED

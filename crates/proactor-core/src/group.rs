@@ -1,0 +1,172 @@
+//! What connections of one server share: handlers, limits, counters. Knows how many there are, not who they are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::connection::Connection;
+use crate::engine::{AcceptWindow, SocketOptions};
+use crate::framing::Framing;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex};
+
+/// What the layer above keeps with our objects.
+pub trait Upper: 'static {
+    /// With a connection: its public object.
+    type Connection: Send + Sync;
+    /// With a group: its handlers.
+    type Group: Send + Sync;
+    /// A posted call.
+    type Call: Send;
+}
+
+/// Which events the handler wants; the others are dealt with in here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wants {
+    pub connected: bool,
+    /// Without it the peer's end flushes and closes.
+    pub ended: bool,
+    pub closed: bool,
+    pub sent: bool,
+}
+
+/// Limits in bytes, times in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub wants: Wants,
+    pub receive_limit: usize,
+    pub send_limit: usize,
+    pub total_limit: usize,
+    pub send_timeout: Option<u64>,
+    pub idle_timeout: Option<u64>,
+    pub max_connections: Option<usize>,
+    pub framing: Option<Framing>,
+    pub options: SocketOptions,
+    pub window: AcceptWindow,
+}
+
+/// The connections of one server, or a connection of one's own: they share handlers, limits and counters.
+pub struct Group<U: Upper> {
+    pub upper: U::Group,
+    pub settings: Settings,
+    /// Bytes in the queues of all its connections.
+    pub queued: AtomicUsize,
+    pub draining: AtomicBool,
+    pub accepted: AtomicU64,
+    pub refused: AtomicU64,
+    pub accept_errors: AtomicU64,
+    // Guards the count of connections that are not gone, and the totals of those that are.
+    census: Mutex<Census>,
+    emptied: Condvar,
+    // Guards the connections that stopped receiving because of `total_limit`.
+    held: Mutex<Vec<Arc<Connection<U>>>>,
+    holding: AtomicBool,
+}
+
+#[derive(Default)]
+struct Census {
+    live: usize,
+    totals: Traffic,
+}
+
+/// Bytes and messages, of a connection or of many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub received: u64,
+    pub sent: u64,
+    /// Accepted by `send`, never taken by the kernel.
+    pub dropped: u64,
+    /// Calls of the `received` handler.
+    pub messages: u64,
+}
+
+impl Traffic {
+    pub fn add(&mut self, other: Traffic) {
+        self.received += other.received;
+        self.sent += other.sent;
+        self.dropped += other.dropped;
+        self.messages += other.messages;
+    }
+}
+
+impl<U: Upper> Group<U> {
+    pub fn new(upper: U::Group, settings: Settings) -> Arc<Self> {
+        Arc::new(Group {
+            upper,
+            settings,
+            queued: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            accept_errors: AtomicU64::new(0),
+            census: Mutex::new(Census::default()),
+            emptied: Condvar::new(),
+            held: Mutex::new(Vec::new()),
+            holding: AtomicBool::new(false),
+        })
+    }
+
+    pub fn live(&self) -> usize {
+        self.census.lock().live
+    }
+
+    /// The traffic of the connections that are gone.
+    pub fn totals(&self) -> Traffic {
+        self.census.lock().totals
+    }
+
+    /// Counts one connection in, unless there are `max_connections` already.
+    pub(crate) fn enter(&self) -> bool {
+        let mut census = self.census.lock();
+        if self.settings.max_connections.is_some_and(|most| census.live >= most) {
+            return false;
+        }
+        census.live += 1;
+        true
+    }
+
+    pub(crate) fn leave(&self, traffic: Traffic) {
+        let mut census = self.census.lock();
+        census.live -= 1;
+        census.totals.add(traffic);
+        drop(census);
+        self.emptied.notify_all();
+    }
+
+    /// Waits until at most `but` connections are left; false when `timeout` ran out first.
+    pub fn wait_empty(&self, but: usize, timeout: Option<Duration>) -> bool {
+        let mut census = self.census.lock();
+        let Some(mut left) = timeout else {
+            while census.live > but {
+                census = self.emptied.wait(census);
+            }
+            return true;
+        };
+        // Whole waits are subtracted by what a clock of `std` says: this is a caller's time-out, not the port's.
+        while census.live > but {
+            let before = std::time::Instant::now();
+            let (guard, timed_out) = self.emptied.wait_for(census, left);
+            census = guard;
+            left = left.saturating_sub(before.elapsed());
+            if timed_out || left.is_zero() {
+                return census.live <= but;
+            }
+        }
+        true
+    }
+
+    /// Room in the group's queues again: those that had to stop receiving.
+    pub(crate) fn take_held(&self) -> Vec<Arc<Connection<U>>> {
+        if self.holding.load(Ordering::Relaxed) && self.queued.load(Ordering::Relaxed) < self.settings.total_limit / 4 * 3 {
+            let mut held = self.held.lock();
+            self.holding.store(false, Ordering::Relaxed);
+            return std::mem::take(&mut held);
+        }
+        Vec::new()
+    }
+
+    pub(crate) fn hold(&self, connection: Arc<Connection<U>>) {
+        let mut held = self.held.lock();
+        held.push(connection);
+        self.holding.store(true, Ordering::Relaxed);
+    }
+}

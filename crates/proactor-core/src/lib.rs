@@ -1,0 +1,17 @@
+//! The core of proactor: a completion port with its scheduler, engines, connections and timers. No Python in here.
+
+pub mod buffer;
+pub mod completion;
+pub mod connection;
+pub mod engine;
+pub mod error;
+pub mod framing;
+pub mod group;
+pub mod mailbox;
+pub mod notices;
+pub mod port;
+pub mod scheduler;
+pub mod sync;
+mod table;
+pub mod timer;
+pub mod waiter;

@@ -1,0 +1,478 @@
+//! Who may run now. Owns the ready queue, the workers' phases, the leader's role and the running slots. Knows nothing of Python, of the kernel or
+//! of what an item is; `README.md` beside this file has the protocol, the races and the proof sketch.
+//!
+//! ```text
+//!            decide                    pop                    finish_and_pop
+//!   Idle ─────┬──▶ Attaching ────────────▶ Running ──────────────────────────▶ Running (next item) or Idle
+//!    ▲        ├──▶ Leading ──led──▶ Idle    │  ▲
+//!    │        └──▶ Parked ──wake──▶ Woken   │  │ unblock
+//!    │                               │      ├──┴─▶ Blocked    (the worker says so: slot free)
+//!    └───────────── decide ◀─────────┘      └────▶ Relieved   (the monitor saw it: slot free until the item is finished)
+//! ```
+//! Only `Attaching` and `Running` hold a slot.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::engine::ThreadClock;
+use crate::sync::Mutex;
+
+mod monitor;
+mod parker;
+
+pub use monitor::{Sample, Verdict};
+pub use parker::Parker;
+
+/// What the scheduler may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many workers may run at once; blocked ones do not count.
+    pub concurrency: usize,
+    pub max_workers: usize,
+    /// The interpreter runs one thread at a time: a second runner is released only when the first is stuck.
+    pub interpreter_lock: bool,
+}
+
+/// Names a worker on its port, until it retires or exits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerId(usize);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Idle,
+    Parked,
+    /// Has been given a permit and has not decided yet.
+    Woken,
+    Leading,
+    /// Holds a slot and waits for the interpreter.
+    Attaching,
+    Running,
+    Blocked,
+    Relieved,
+}
+
+/// What a worker without an item does next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// There is work and a slot for it: attach to the interpreter, then `pop`.
+    Take,
+    /// Flush, poll, receive and dispatch; then `led`.
+    Lead,
+    Park,
+    Exit,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Work<I> {
+    Item(I),
+    /// The last spare worker was released: start another one, then `started` or `start_failed`.
+    StartWorker,
+}
+
+/// Whom to wake once the lock is released.
+#[must_use]
+#[derive(Default)]
+pub struct Wakes {
+    pub worker: Option<Arc<Parker>>,
+    /// Interrupt the leader's poll.
+    pub leader: bool,
+    pub monitor: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leader {
+    Worker(WorkerId),
+    /// The last resort: no worker is free to lead.
+    Monitor,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Unneeded,
+    Wanted,
+    UnderWay,
+    /// The last attempt failed; the monitor asks again after a while.
+    Failed,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// Workers exit when the queue is empty.
+    Drain,
+    /// Workers exit after what they are doing.
+    Now,
+}
+
+/// Numbers for `statistics()`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub workers: usize,
+    pub waiting: usize,
+    pub running: usize,
+    pub blocked: usize,
+    pub queued: usize,
+    pub allowance: usize,
+    pub compensations: u64,
+    pub hand_overs: u64,
+    pub monitor_leads: u64,
+    pub started: u64,
+    pub retired: u64,
+    pub finished: u64,
+}
+
+pub struct Scheduler<I> {
+    limits: Limits,
+    // Guards everything that is decided together: queue, phases, leader, slots.
+    state: Mutex<State<I>>,
+}
+
+struct State<I> {
+    ready: VecDeque<I>,
+    workers: Vec<Option<Worker>>,
+    /// The newest last: it is woken first, its stack is still in cache.
+    parked: Vec<WorkerId>,
+    leader: Option<Leader>,
+    /// Workers in `Attaching` or `Running`.
+    running: usize,
+    woken: usize,
+    attaching: usize,
+    /// How many may run at this moment; the monitor moves it between its base and more.
+    allowance: usize,
+    /// The part of the allowance that short blocks have earned.
+    extra: usize,
+    live: usize,
+    start: Start,
+    closing: Closing,
+    monitor_asleep: bool,
+    counts: Counts,
+    watch: monitor::Watch,
+}
+
+struct Worker {
+    phase: Phase,
+    /// Moves whenever an item is begun or finished: the progress marker.
+    sequence: u64,
+    /// Moves whenever the worker had nothing to do: it was not short of processor time then.
+    idled: u64,
+    parker: Arc<Parker>,
+    clock: ThreadClock,
+    seen: monitor::Seen,
+}
+
+impl<I> Scheduler<I> {
+    pub fn new(limits: Limits) -> Self {
+        assert!(limits.concurrency > 0 && limits.max_workers > 0, "concurrency and max_workers must be at least 1");
+        Scheduler {
+            limits,
+            state: Mutex::new(State {
+                ready: VecDeque::new(),
+                workers: Vec::new(),
+                parked: Vec::new(),
+                leader: None,
+                running: 0,
+                woken: 0,
+                attaching: 0,
+                allowance: limits.base(),
+                extra: 0,
+                live: 0,
+                start: Start::Unneeded,
+                closing: Closing::No,
+                monitor_asleep: false,
+                counts: Counts::default(),
+                watch: monitor::Watch::default(),
+            }),
+        }
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// A worker thread begins. Its first call is `decide`.
+    pub fn register(&self, clock: ThreadClock) -> (WorkerId, Arc<Parker>) {
+        let mut state = self.state.lock();
+        let parker = Arc::new(Parker::new());
+        let worker =
+            Worker { phase: Phase::Idle, sequence: 0, idled: 0, parker: parker.clone(), clock, seen: monitor::Seen::default() };
+        let free = state.workers.iter().position(Option::is_none);
+        let index = free.unwrap_or_else(|| {
+            state.workers.push(None);
+            state.workers.len() - 1
+        });
+        state.workers[index] = Some(worker);
+        state.live += 1;
+        state.counts.started += 1;
+        state.start = Start::Unneeded;
+        if state.live == 1 && self.limits.max_workers > 1 {
+            state.start = Start::Wanted; // the first worker leads; somebody must be there to take over
+        }
+        (WorkerId(index), parker)
+    }
+
+    /// A thread could not be started; it is asked for again a second later, while there is work.
+    pub fn start_failed(&self) {
+        self.state.lock().start = Start::Failed;
+    }
+
+    /// The worker has finished its item, which goes to the end of the queue again if it is given, and takes the next one if it may run on.
+    /// Called with the interpreter held.
+    pub fn finish_and_pop(&self, me: WorkerId, again: Option<I>) -> (Option<Work<I>>, Wakes) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        state.ready.extend(again);
+        let worker = state.worker(me);
+        worker.sequence += 1;
+        let phase = std::mem::replace(&mut worker.phase, Phase::Idle);
+        match phase {
+            Phase::Running => {
+                state.counts.finished += 1;
+                // Above the allowance are those that came back from a block, or whom the monitor no longer wants.
+                if state.running <= state.allowance && state.closing != Closing::Now {
+                    if let Some(work) = state.take(self.limits) {
+                        state.worker(me).phase = Phase::Running;
+                        let wakes = state.wake_if_useful(self.limits);
+                        return (Some(work), wakes);
+                    }
+                }
+                state.running -= 1;
+            }
+            Phase::Relieved => state.counts.finished += 1,
+            Phase::Idle => {} // its very first call
+            other => unreachable!("a worker in {other:?} has no item to finish"),
+        }
+        (None, Wakes::default())
+    }
+
+    /// What a worker without an item does next. Needs no interpreter.
+    pub fn decide(&self, me: WorkerId) -> Decision {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let worker = state.worker(me);
+        worker.idled += 1;
+        if worker.phase == Phase::Woken {
+            state.woken -= 1;
+        }
+        state.worker(me).phase = Phase::Idle;
+        if state.closing == Closing::Now || (state.closing == Closing::Drain && state.ready.is_empty()) {
+            state.leave(me);
+            return Decision::Exit;
+        }
+        if state.running < state.allowance {
+            if !state.ready.is_empty() || state.start == Start::Wanted {
+                state.running += 1;
+                state.attaching += 1;
+                state.worker(me).phase = Phase::Attaching;
+                return Decision::Take;
+            }
+            if state.leader.is_none() {
+                state.leader = Some(Leader::Worker(me));
+                state.worker(me).phase = Phase::Leading;
+                return Decision::Lead;
+            }
+        }
+        state.parked.push(me);
+        state.worker(me).phase = Phase::Parked;
+        Decision::Park
+    }
+
+    /// The interpreter is held: takes the work that `decide` promised; None if somebody else was faster.
+    pub fn pop(&self, me: WorkerId) -> (Option<Work<I>>, Wakes) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        debug_assert_eq!(state.worker(me).phase, Phase::Attaching);
+        state.attaching -= 1;
+        if state.closing != Closing::Now
+            && let Some(work) = state.take(self.limits)
+        {
+            let worker = state.worker(me);
+            worker.phase = Phase::Running;
+            worker.sequence += 1;
+            let mut wakes = state.wake_if_useful(self.limits);
+            wakes.monitor = std::mem::take(&mut state.monitor_asleep);
+            return (Some(work), wakes);
+        }
+        state.running -= 1;
+        state.worker(me).phase = Phase::Idle;
+        (None, Wakes::default())
+    }
+
+    /// The leader gives its role back, with what became ready.
+    pub fn led(&self, me: WorkerId, items: impl IntoIterator<Item = I>) {
+        let mut state = self.state.lock();
+        debug_assert!(state.leader == Some(Leader::Worker(me)));
+        state.leader = None;
+        state.worker(me).phase = Phase::Idle;
+        state.ready.extend(items);
+    }
+
+    /// A parked worker's wait timed out; true if it is to exit: it is the oldest, and not the last spare.
+    pub fn retire(&self, me: WorkerId) -> bool {
+        let mut state = self.state.lock();
+        if state.worker(me).phase != Phase::Parked || state.parked.first() != Some(&me) || state.parked.len() < 2 {
+            return false;
+        }
+        state.parked.remove(0);
+        state.leave(me);
+        state.counts.retired += 1;
+        true
+    }
+
+    /// Puts work into the queue from any thread, and wakes whoever should take it.
+    pub fn post(&self, items: impl IntoIterator<Item = I>) -> Wakes {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        state.ready.extend(items);
+        let mut wakes = state.wake_if_useful(self.limits);
+        wakes.leader = wakes.worker.is_none()
+            && state.woken + state.attaching == 0
+            && state.running < state.allowance
+            && matches!(state.leader, Some(Leader::Worker(_)));
+        wakes
+    }
+
+    /// The worker is about to block in a call that says so: its slot is free at once.
+    pub fn block(&self, me: WorkerId) -> Wakes {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let worker = state.worker(me);
+        if worker.phase != Phase::Running {
+            return Wakes::default(); // relieved already: the slot is free
+        }
+        worker.phase = Phase::Blocked;
+        state.running -= 1;
+        state.counts.compensations += 1;
+        state.wake_for_vacancy(self.limits)
+    }
+
+    /// The call has returned. The worker runs on at once, if need be above the allowance; the next `finish_and_pop` evens that out.
+    pub fn unblock(&self, me: WorkerId) -> Wakes {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let worker = state.worker(me);
+        if worker.phase != Phase::Blocked {
+            return Wakes::default();
+        }
+        worker.phase = Phase::Running;
+        worker.sequence += 1;
+        state.running += 1;
+        Wakes { monitor: std::mem::take(&mut state.monitor_asleep), ..Wakes::default() }
+    }
+
+    /// Everybody exits at the next decision, with `drain` once the queue is empty; running items are finished first.
+    /// Answers the parkers of those who wait.
+    pub fn close(&self, drain: bool) -> Vec<Arc<Parker>> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.closing != Closing::Now {
+            state.closing = if drain { Closing::Drain } else { Closing::Now };
+        }
+        let parked = std::mem::take(&mut state.parked);
+        let mut parkers = Vec::with_capacity(parked.len());
+        for id in parked {
+            let worker = state.worker(id);
+            worker.phase = Phase::Woken;
+            parkers.push(worker.parker.clone());
+            state.woken += 1;
+        }
+        parkers
+    }
+
+    /// A worker that exits wakes the next one, which may have parked while there was still something queued.
+    pub fn pass_exit_on(&self) -> Option<Arc<Parker>> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let id = state.parked.pop()?;
+        state.woken += 1;
+        let worker = state.worker(id);
+        worker.phase = Phase::Woken;
+        Some(worker.parker.clone())
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.state.lock().closing != Closing::No
+    }
+
+    /// What was never begun, after `close`.
+    pub fn take_rest(&self) -> VecDeque<I> {
+        std::mem::take(&mut self.state.lock().ready)
+    }
+
+    pub fn has_ready(&self) -> bool {
+        !self.state.lock().ready.is_empty()
+    }
+
+    pub fn counts(&self) -> Counts {
+        let state = self.state.lock();
+        let blocked = state.workers.iter().flatten().filter(|worker| matches!(worker.phase, Phase::Blocked | Phase::Relieved)).count();
+        Counts {
+            workers: state.live,
+            waiting: state.live - state.running - blocked,
+            running: state.running,
+            blocked,
+            queued: state.ready.len(),
+            allowance: state.allowance,
+            ..state.counts
+        }
+    }
+
+    #[cfg(test)]
+    fn phase(&self, me: WorkerId) -> Phase {
+        self.state.lock().worker(me).phase
+    }
+}
+
+impl Limits {
+    /// Runners while nobody is stuck.
+    fn base(self) -> usize {
+        if self.interpreter_lock { 1 } else { self.concurrency }
+    }
+}
+
+impl<I> State<I> {
+    fn worker(&mut self, id: WorkerId) -> &mut Worker {
+        self.workers[id.0].as_mut().expect("a worker id is used until its worker exits")
+    }
+
+    fn leave(&mut self, id: WorkerId) {
+        self.workers[id.0] = None;
+        self.live -= 1;
+    }
+
+    fn take(&mut self, limits: Limits) -> Option<Work<I>> {
+        if self.start == Start::Wanted {
+            self.start = Start::Unneeded;
+            if self.closing == Closing::No && self.live < limits.max_workers {
+                self.start = Start::UnderWay;
+                return Some(Work::StartWorker);
+            }
+        }
+        self.ready.pop_front().map(Work::Item)
+    }
+
+    /// Wakes the newest parked worker if there is an item it may run.
+    fn wake_if_useful(&mut self, limits: Limits) -> Wakes {
+        if self.ready.is_empty() { Wakes::default() } else { self.wake_newest(limits) }
+    }
+
+    /// Wakes the newest parked worker if there is an item it may run, or nobody leads.
+    fn wake_for_vacancy(&mut self, limits: Limits) -> Wakes {
+        if self.ready.is_empty() && self.leader.is_some() { Wakes::default() } else { self.wake_newest(limits) }
+    }
+
+    fn wake_newest(&mut self, limits: Limits) -> Wakes {
+        // With an interpreter lock one thread at a time is on its way to it: each wakes the next once it got there.
+        let queue_at_interpreter = limits.interpreter_lock && self.woken + self.attaching > 0;
+        if self.running + self.woken >= self.allowance || queue_at_interpreter {
+            return Wakes::default();
+        }
+        let Some(id) = self.parked.pop() else { return Wakes::default() };
+        self.woken += 1;
+        if self.parked.is_empty() && self.live < limits.max_workers && self.start == Start::Unneeded {
+            self.start = Start::Wanted;
+        }
+        let worker = self.worker(id);
+        worker.phase = Phase::Woken;
+        Wakes { worker: Some(worker.parker.clone()), ..Wakes::default() }
+    }
+}

@@ -1,0 +1,265 @@
+//! What the monitor decides on a tick: who is stuck, who is blocked, how many may run. Reads no clock itself: the samples are given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Closing, Leader, Limits, Parker, Phase, Scheduler, Start, State, WorkerId};
+use crate::engine::ThreadClock;
+
+/// The tick, and the tick after somebody was seen blocked.
+const TICK: u64 = 1_000_000;
+const FAST_TICK: u64 = 100_000;
+/// How long the fast tick lasts after a blocked worker was seen.
+const FAST_FOR: u64 = 100_000_000;
+/// A worker that waits this long for the interpreter shows that somebody computes in it: standing still proves nothing then.
+const CONTENDED_AFTER: u64 = 1_000_000;
+const CONTENDED_FOR: u64 = 100_000_000;
+/// Under contention, a worker must stand still for this long to count as blocked: ten times CPython's switch interval.
+const STILL_UNDER_CONTENTION: u64 = 50_000_000;
+/// How often the extra runners are reduced, to find out whether they are still needed.
+const EXTRA_DECAY: u64 = 100_000_000;
+/// Ticks without anybody in a handler before the monitor sleeps.
+const IDLE_TICKS: u32 = 20;
+/// Every worker in a handler and none of them moving for this long: the pool hangs.
+const HUNG_AFTER: u64 = 1_000_000_000;
+/// How long after a failed start of a worker the next attempt is made.
+const START_AGAIN_AFTER: u64 = 1_000_000_000;
+
+/// A worker in a handler, whose CPU time is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    pub worker: WorkerId,
+    pub clock: ThreadClock,
+    sequence: u64,
+    /// CPU time used so far, in nanoseconds; filled in by the caller.
+    pub cpu: u64,
+}
+
+/// What is to be done after a tick.
+#[derive(Default)]
+pub struct Verdict {
+    pub wake: Option<Arc<Parker>>,
+    /// No worker can lead: the caller does, with a poll that does not wait, then calls `monitor_led`.
+    pub lead: bool,
+    /// When to tick again; None: sleep until woken.
+    pub again: Option<Duration>,
+    /// Handlers block often: sends are written as each handler ends, not at the end of a batch.
+    pub eager: bool,
+    /// Every worker has been in its handler for a second: for how many nanoseconds.
+    pub hung_for: Option<u64>,
+}
+
+/// The monitor's memory of a worker.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Seen {
+    sequence: u64,
+    idled: u64,
+    cpu: u64,
+    at: u64,
+    still_since: Option<u64>,
+    attaching_since: Option<u64>,
+}
+
+/// The monitor's memory of the port.
+#[derive(Default)]
+pub(super) struct Watch {
+    fast_until: u64,
+    contended_until: u64,
+    extra_changed: u64,
+    idle_ticks: u32,
+    progress: u64,
+    progress_at: u64,
+    start_failed_at: Option<u64>,
+}
+
+impl<I> Scheduler<I> {
+    /// The workers whose CPU time the next `judge` wants.
+    pub fn observe(&self, samples: &mut Vec<Sample>) {
+        samples.clear();
+        let state = self.state.lock();
+        for (index, worker) in state.workers.iter().enumerate() {
+            if let Some(worker) = worker
+                && worker.phase == Phase::Running
+            {
+                samples.push(Sample { worker: WorkerId(index), clock: worker.clock, sequence: worker.sequence, cpu: 0 });
+            }
+        }
+    }
+
+    /// One tick: relieves the blocked, adapts the allowance, wakes whom it can.
+    pub fn judge(&self, samples: &[Sample], now: u64) -> Verdict {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let limits = self.limits;
+        if state.closing == Closing::Now || (state.closing == Closing::Drain && state.live == 0) {
+            return Verdict { again: None, ..Verdict::default() };
+        }
+        state.note_contention(now);
+        let tally = state.examine(samples, now, limits);
+        state.adapt(&tally, now, limits);
+
+        let mut verdict = Verdict { eager: state.extra > 0, ..Verdict::default() };
+        state.start_again(now);
+        let wakes = state.wake_for_vacancy(limits);
+        verdict.wake = wakes.worker;
+
+        if state.leader.is_none() && verdict.wake.is_none() && tally.moving == 0 && state.nobody_on_the_way(now) && state.live > 0 {
+            state.leader = Some(Leader::Monitor);
+            state.counts.monitor_leads += 1;
+            verdict.lead = true;
+        }
+        verdict.hung_for = state.hung_for(now, limits);
+
+        let in_handlers = state.running > 0 || state.woken > 0;
+        state.watch.idle_ticks = if in_handlers || verdict.lead { 0 } else { state.watch.idle_ticks + 1 };
+        if state.watch.idle_ticks < IDLE_TICKS {
+            let tick = if now < state.watch.fast_until { FAST_TICK } else { TICK };
+            verdict.again = Some(Duration::from_nanos(tick));
+        } else {
+            state.extra = 0;
+            state.allowance = limits.base();
+            state.monitor_asleep = true;
+        }
+        verdict
+    }
+
+    /// The monitor has led: gives the role back, with what became ready.
+    pub fn monitor_led(&self, items: impl IntoIterator<Item = I>) -> super::Wakes {
+        let mut state = self.state.lock();
+        debug_assert!(state.leader == Some(Leader::Monitor));
+        state.leader = None;
+        state.ready.extend(items);
+        state.wake_if_useful(self.limits)
+    }
+
+    /// True while nobody leads: the monitor then looks after the timers.
+    pub fn nobody_leads(&self) -> bool {
+        self.state.lock().leader.is_none()
+    }
+}
+
+/// What the samples of one tick say together.
+#[derive(Default)]
+struct Tally {
+    /// Runners that began or finished something since the last tick, or were not there then.
+    moving: usize,
+    /// Runners with the same item for a whole tick that use processor time.
+    computing: usize,
+    /// CPU and wall time of the runners that had work all through the tick.
+    busy_cpu: u64,
+    busy_wall: u64,
+    busy: usize,
+}
+
+impl<I> State<I> {
+    fn note_contention(&mut self, now: u64) {
+        for worker in self.workers.iter_mut().flatten() {
+            if worker.phase != Phase::Attaching {
+                worker.seen.attaching_since = None;
+                continue;
+            }
+            let since = *worker.seen.attaching_since.get_or_insert(now);
+            if now - since >= CONTENDED_AFTER {
+                self.watch.contended_until = now + CONTENDED_FOR;
+            }
+        }
+    }
+
+    fn examine(&mut self, samples: &[Sample], now: u64, limits: Limits) -> Tally {
+        let mut tally = Tally::default();
+        let contended = limits.interpreter_lock && now < self.watch.contended_until;
+        for sample in samples {
+            let Some(worker) = self.workers[sample.worker.0].as_mut() else { continue };
+            let before = worker.seen;
+            let moved_meanwhile = worker.sequence != sample.sequence || worker.phase != Phase::Running;
+            worker.seen =
+                Seen { sequence: worker.sequence, idled: worker.idled, cpu: sample.cpu, at: now, still_since: None, attaching_since: None };
+            if before.at == 0 || moved_meanwhile {
+                tally.moving += usize::from(worker.phase == Phase::Running);
+                continue;
+            }
+            let wall = now.saturating_sub(before.at).max(1);
+            let cpu = sample.cpu.saturating_sub(before.cpu);
+            if before.idled == worker.idled {
+                tally.busy += 1;
+                tally.busy_cpu += cpu;
+                tally.busy_wall += wall;
+            }
+            if before.sequence != sample.sequence {
+                tally.moving += 1;
+            } else if cpu * 8 >= wall {
+                tally.computing += 1;
+            } else {
+                let since = before.still_since.unwrap_or(before.at);
+                worker.seen.still_since = Some(since);
+                if !contended || now - since >= STILL_UNDER_CONTENTION {
+                    worker.phase = Phase::Relieved;
+                    self.running -= 1;
+                    self.counts.compensations += 1;
+                    self.watch.fast_until = now + FAST_FOR;
+                }
+            }
+        }
+        tally
+    }
+
+    /// Moves the allowance. A stuck runner that computes makes room for one more, below the cap; short blocks earn extra runners while work waits.
+    fn adapt(&mut self, tally: &Tally, now: u64, limits: Limits) {
+        let contended = limits.interpreter_lock && now < self.watch.contended_until;
+        if !self.ready.is_empty() && tally.busy > 0 {
+            // What the handlers could use at all: one processor under an interpreter lock, else all of them.
+            let tick_wall = tally.busy_wall / tally.busy as u64;
+            let processors = if limits.interpreter_lock { 1 } else { limits.concurrency as u64 };
+            let mostly_waiting = tally.busy_cpu * 2 < tally.busy_wall;
+            let room = tally.busy_cpu * 5 < tick_wall * processors * 4;
+            if mostly_waiting && room && !contended {
+                self.extra = (self.extra * 2).max(1).min(limits.max_workers);
+                self.watch.extra_changed = now;
+            } else if tally.busy_cpu * 5 > tally.busy_wall * 4 && self.extra > 0 {
+                self.extra /= 2;
+                self.watch.extra_changed = now;
+            }
+        }
+        if self.extra > 0 && now - self.watch.extra_changed > EXTRA_DECAY {
+            self.extra -= (self.extra / 8).max(1);
+            self.watch.extra_changed = now;
+        }
+        let before = self.allowance;
+        self.allowance = limits.concurrency.min(limits.base() + tally.computing).max(limits.base()) + self.extra;
+        if tally.computing > 0 && self.allowance > before && limits.interpreter_lock {
+            self.counts.hand_overs += 1;
+        }
+    }
+
+    /// A spare that a failed start left out is asked for again.
+    fn start_again(&mut self, now: u64) {
+        if self.start != Start::Failed {
+            self.watch.start_failed_at = None;
+        } else if now - *self.watch.start_failed_at.get_or_insert(now) >= START_AGAIN_AFTER {
+            self.watch.start_failed_at = None;
+            self.start = if self.parked.is_empty() { Start::Wanted } else { Start::Unneeded };
+        }
+    }
+
+    /// No worker is about to decide, to lead or to run: all are in handlers, parked for want of a slot, or wait long for the interpreter.
+    fn nobody_on_the_way(&self, now: u64) -> bool {
+        self.workers.iter().flatten().all(|worker| match worker.phase {
+            Phase::Idle | Phase::Woken | Phase::Leading => false,
+            Phase::Attaching => worker.seen.attaching_since.is_some_and(|since| now - since >= CONTENDED_AFTER),
+            Phase::Parked | Phase::Running | Phase::Blocked | Phase::Relieved => true,
+        })
+    }
+
+    fn hung_for(&mut self, now: u64, limits: Limits) -> Option<u64> {
+        let progress: u64 = self.workers.iter().flatten().map(|worker| worker.sequence).sum::<u64>() + self.counts.started;
+        let all_in_handlers = self.live >= limits.max_workers
+            && self.workers.iter().flatten().all(|worker| matches!(worker.phase, Phase::Running | Phase::Blocked | Phase::Relieved));
+        if progress != self.watch.progress || !all_in_handlers {
+            self.watch.progress = progress;
+            self.watch.progress_at = now;
+            return None;
+        }
+        let time = now - self.watch.progress_at;
+        (time >= HUNG_AFTER).then_some(time)
+    }
+}

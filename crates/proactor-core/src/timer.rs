@@ -1,0 +1,244 @@
+//! Deadlines and what to do at them, ordered. Knows no clock and no thread: the port gives it the time, and locks it.
+//!
+//! The values lie in a map by id, their deadlines in a heap. Cancelling removes the value and leaves its deadline in the heap, stale; stale
+//! deadlines are dropped when they reach the top, and all at once when they are more than half of the heap.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+/// Names one timer for ever: ids are never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimerId(u64);
+
+/// Pending timers. Adding and popping cost O(log n), cancelling O(1) amortised; memory follows the number pending, down as well as up.
+#[derive(Debug)]
+pub struct Timers<T> {
+    values: HashMap<TimerId, T>,
+    /// Every id in `values` is here exactly once, others at most once; the top is never stale.
+    deadlines: BinaryHeap<Reverse<(u64, TimerId)>>,
+    next: u64,
+}
+
+impl<T> Timers<T> {
+    #[expect(clippy::new_without_default, reason = "taking the timers and leaving new ones would use their ids again; see `clear`")]
+    pub fn new() -> Self {
+        Timers { values: HashMap::new(), deadlines: BinaryHeap::new(), next: 0 }
+    }
+
+    /// Adds a timer that is due at `deadline`, in nanoseconds of the engine's clock.
+    pub fn add(&mut self, deadline: u64, value: T) -> TimerId {
+        let id = TimerId(self.next);
+        self.next += 1;
+        self.values.insert(id, value);
+        self.deadlines.push(Reverse((deadline, id)));
+        id
+    }
+
+    /// The value, exactly once, if the timer is still pending: never after it was popped or cancelled.
+    pub fn cancel(&mut self, id: TimerId) -> Option<T> {
+        let value = self.values.remove(&id)?;
+        if self.deadlines.len() > 2 * self.values.len() {
+            self.deadlines.retain(|Reverse((_, id))| self.values.contains_key(id));
+        }
+        self.settle();
+        Some(value)
+    }
+
+    /// When the earliest pending timer is due.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.deadlines.peek().map(|Reverse((deadline, _))| *deadline)
+    }
+
+    /// Removes the earliest timer that is due at `now`; those of one deadline come in the order in which they were added.
+    pub fn pop_due(&mut self, now: u64) -> Option<(TimerId, T)> {
+        if self.next_deadline()? > now {
+            return None;
+        }
+        let Reverse((_, id)) = self.deadlines.pop()?;
+        let value = self.values.remove(&id).expect("the top of the heap is never stale");
+        self.settle();
+        Some((id, value))
+    }
+
+    /// Cancels everything. The values are the caller's to drop, outside its lock.
+    pub fn clear(&mut self) -> Vec<T> {
+        self.deadlines = BinaryHeap::new();
+        std::mem::take(&mut self.values).into_values().collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// After a removal: no stale top, and no memory for four times what is pending. Halving keeps the cost of shrinking amortised.
+    fn settle(&mut self) {
+        while let Some(Reverse((_, id))) = self.deadlines.peek()
+            && !self.values.contains_key(id)
+        {
+            self.deadlines.pop();
+        }
+        if self.values.capacity() > SMALL && self.values.capacity() > 4 * self.values.len() {
+            self.values.shrink_to(2 * self.values.len());
+        }
+        if self.deadlines.capacity() > SMALL && self.deadlines.capacity() > 4 * self.deadlines.len() {
+            self.deadlines.shrink_to(2 * self.deadlines.len());
+        }
+    }
+}
+
+/// Room for this many timers is kept.
+const SMALL: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn timers_come_in_the_order_of_deadlines_and_of_adding_among_equals() {
+        let mut timers = Timers::new();
+        for (deadline, value) in [(30, "c"), (10, "a"), (20, "b1"), (20, "b2"), (20, "b3")] {
+            timers.add(deadline, value);
+        }
+        assert_eq!(timers.next_deadline(), Some(10));
+        assert_eq!(timers.pop_due(9), None);
+        let due: Vec<_> = std::iter::from_fn(|| timers.pop_due(20)).map(|(_, value)| value).collect();
+        assert_eq!(due, ["a", "b1", "b2", "b3"]);
+        assert_eq!(timers.next_deadline(), Some(30));
+        assert_eq!(timers.pop_due(u64::MAX).map(|(_, value)| value), Some("c"));
+        assert_eq!((timers.next_deadline(), timers.pop_due(u64::MAX)), (None, None));
+    }
+
+    #[test]
+    fn a_timer_is_cancelled_once_and_never_after_it_was_popped() {
+        let mut timers = Timers::new();
+        let first = timers.add(1, "first");
+        let second = timers.add(2, "second");
+        assert_eq!(timers.cancel(second), Some("second"));
+        assert_eq!(timers.cancel(second), None);
+        assert_eq!(timers.pop_due(5), Some((first, "first")));
+        assert_eq!(timers.cancel(first), None);
+        let third = timers.add(1, "third");
+        assert!(third != first && third != second);
+        assert_eq!((timers.cancel(first), timers.cancel(second)), (None, None));
+        assert_eq!(timers.len(), 1);
+    }
+
+    #[test]
+    fn the_next_deadline_passes_over_cancelled_timers() {
+        let mut timers = Timers::new();
+        let ids: Vec<_> = (0..10).map(|deadline| timers.add(deadline, deadline)).collect();
+        for id in &ids[..7] {
+            timers.cancel(*id);
+        }
+        assert_eq!(timers.next_deadline(), Some(7));
+    }
+
+    #[test]
+    fn clearing_answers_the_values_and_keeps_old_ids_dead() {
+        let mut timers = Timers::new();
+        let old = timers.add(1, "old");
+        assert_eq!(timers.clear(), ["old"]);
+        timers.add(1, "new");
+        assert_eq!(timers.cancel(old), None);
+        assert_eq!((timers.len(), timers.is_empty()), (1, false));
+    }
+
+    #[test]
+    fn memory_follows_the_number_pending() {
+        let mut timers = Timers::new();
+        let ids: Vec<_> = (0..100_000u64).map(|number| timers.add(number % 977, number)).collect();
+        for (number, id) in ids.iter().enumerate() {
+            if number % 1000 != 0 {
+                assert!(timers.cancel(*id).is_some());
+            }
+        }
+        assert_eq!(timers.len(), 100);
+        assert!(timers.deadlines.len() <= 200);
+        assert!(timers.deadlines.capacity() <= 1000 && timers.values.capacity() <= 1000);
+        while timers.pop_due(u64::MAX).is_some() {}
+        assert!(timers.deadlines.capacity() <= SMALL && timers.values.capacity() <= SMALL);
+    }
+
+    #[test]
+    fn restarting_a_timer_again_and_again_keeps_the_heap_small() {
+        let mut timers = Timers::new();
+        for deadline in 0..20 {
+            timers.add(deadline, ());
+        }
+        let mut id = timers.add(1000, ());
+        for deadline in 1001..100_000 {
+            timers.cancel(id).unwrap();
+            id = timers.add(deadline, ());
+            assert!(timers.deadlines.len() <= 2 * timers.len() + 1);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add(u64),
+        Cancel(prop::sample::Index),
+        Pop(u64),
+        Clear,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        prop::collection::vec(
+            prop_oneof![
+                40 => (0u64..50).prop_map(Step::Add),
+                30 => any::<prop::sample::Index>().prop_map(Step::Cancel),
+                30 => (0u64..50).prop_map(Step::Pop),
+                1 => Just(Step::Clear),
+            ],
+            1..400,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn timers_behave_as_an_ordered_map(steps in steps()) {
+            let mut timers = Timers::new();
+            let mut model = BTreeMap::new();
+            let mut added = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Add(deadline) => {
+                        let number = added.len();
+                        added.push((deadline, timers.add(deadline, number)));
+                        model.insert((deadline, number), ());
+                    }
+                    Step::Cancel(index) if !added.is_empty() => {
+                        let number = index.index(added.len());
+                        let (deadline, id) = added[number];
+                        let expected = model.remove(&(deadline, number)).map(|()| number);
+                        prop_assert_eq!(timers.cancel(id), expected);
+                    }
+                    Step::Cancel(_) => {}
+                    Step::Pop(now) => {
+                        let earliest = model.first_key_value().map(|(key, ())| *key).filter(|(deadline, _)| *deadline <= now);
+                        let expected = earliest.map(|(_, number)| (added[number].1, number));
+                        if let Some(key) = earliest {
+                            model.remove(&key);
+                        }
+                        prop_assert_eq!(timers.pop_due(now), expected);
+                    }
+                    Step::Clear => {
+                        let mut values = timers.clear();
+                        values.sort_unstable();
+                        let mut expected: Vec<_> = std::mem::take(&mut model).into_keys().map(|(_, number)| number).collect();
+                        expected.sort_unstable();
+                        prop_assert_eq!(values, expected);
+                    }
+                }
+                prop_assert_eq!(timers.len(), model.len());
+                prop_assert_eq!(timers.is_empty(), model.is_empty());
+                prop_assert_eq!(timers.next_deadline(), model.first_key_value().map(|((deadline, _), ())| *deadline));
+            }
+        }
+    }
+}

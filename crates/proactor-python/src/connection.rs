@@ -1,0 +1,235 @@
+//! `proactor._core.Connection`: what a handler holds. `python/proactor/connection.py` adds what is not on the message path.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proactor_core::connection::{Connection as CoreConnection, Life, Next};
+use proactor_core::engine::Address;
+use proactor_core::error::Failure;
+use proactor_core::port::{Port as CorePort, SendError};
+use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::buffers::{Data, to_bytes};
+use crate::errors;
+use crate::port::{Layer, SIGNALS_EVERY, seconds};
+use crate::worker::{Blocking, current};
+
+#[pyclass(module = "proactor._core", subclass, weakref, frozen)]
+pub struct Connection {
+    port: Arc<CorePort<Layer>>,
+    core: Arc<CoreConnection<Layer>>,
+}
+
+type Parts = (Arc<CorePort<Layer>>, Arc<CoreConnection<Layer>>);
+
+thread_local! {
+    /// What the object being made is made of: only we make connections.
+    static PARTS: RefCell<Option<Parts>> = const { RefCell::new(None) };
+}
+
+/// The connection's one public object, made when it is first wanted.
+pub fn public_object<'py>(
+    py: Python<'py>,
+    port: &Arc<CorePort<Layer>>,
+    core: &Arc<CoreConnection<Layer>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    if let Some(object) = core.upper(|upper| upper.map(|object| object.clone_ref(py))) {
+        return Ok(object.into_bound(py));
+    }
+    PARTS.set(Some((port.clone(), core.clone())));
+    let object = core.group.upper.class.bind(py).call0()?;
+    // Two threads may have made one; the first stays.
+    let (kept, dropped) = core.keep_upper(object.unbind(), |kept| kept.clone_ref(py));
+    drop(dropped);
+    Ok(kept.into_bound(py))
+}
+
+enum Sent {
+    Taken,
+    Full,
+}
+
+impl Connection {
+    fn queue(&self, py: Python<'_>, data: &Data<'_>) -> PyResult<Sent> {
+        if self.port.is_forked() {
+            return Err(errors::forked());
+        }
+        let deferred = current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.port)));
+        match self.port.queue(&self.core, data.bytes(), deferred) {
+            Ok(false) => Ok(Sent::Taken),
+            Ok(true) => {
+                py.detach(|| self.port.flush(&self.core));
+                Ok(Sent::Taken)
+            }
+            Err(SendError::Full) => Ok(Sent::Full),
+            Err(SendError::Ended(failure)) => Err(self.ended(py, failure.as_ref())),
+        }
+    }
+
+    fn ended(&self, py: Python<'_>, failure: Option<&Failure>) -> PyErr {
+        errors::ended(py, failure)
+    }
+
+    fn check(&self) -> PyResult<()> {
+        if self.port.is_forked() { Err(errors::forked()) } else { Ok(()) }
+    }
+}
+
+#[pymethods]
+impl Connection {
+    #[new]
+    fn new() -> PyResult<Self> {
+        match PARTS.take() {
+            Some((port, core)) => Ok(Connection { port, core }),
+            None => Err(PyTypeError::new_err("connections are made by proactor.serve and proactor.connect, not by hand")),
+        }
+    }
+
+    #[getter]
+    fn id(&self) -> u64 {
+        self.core.id
+    }
+
+    #[getter]
+    fn peername<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        address(py, &self.core.peer)
+    }
+
+    /// The file descriptor, -1 once it is closed.
+    fn _descriptor(&self) -> i64 {
+        self.core.handle().map_or(-1, |handle| handle.descriptor())
+    }
+
+    fn send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let data = Data::new(data)?;
+        if let Sent::Taken = self.queue(py, &data)? {
+            return Ok(());
+        }
+        let length = data.bytes().len();
+        let limit = self.core.group.settings.send_timeout.map(Duration::from_nanos);
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let _blocking = py.detach(Blocking::enter);
+        loop {
+            if let Some((waiter, seen)) = self.core.room(length) {
+                let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                py.detach(|| {
+                    self.port.flush(&self.core);
+                    waiter.wait(seen, Some(left.map_or(SIGNALS_EVERY, |left| left.min(SIGNALS_EVERY))))
+                });
+                py.check_signals()?;
+                if left.is_some_and(|left| left.is_zero()) {
+                    return Err(PyTimeoutError::new_err(format!(
+                        "send_timeout: the peer took too little for {} seconds; {length} bytes were not queued",
+                        limit.unwrap_or_default().as_secs_f64()
+                    )));
+                }
+            }
+            if let Sent::Taken = self.queue(py, &data)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let data = Data::new(data)?;
+        Ok(matches!(self.queue(py, &data)?, Sent::Taken))
+    }
+
+    #[pyo3(signature = (timeout=None))]
+    fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyBytes>> {
+        self.check()?;
+        let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
+        if !current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.port)) && current.connection == self.core.id) {
+            return Err(PyRuntimeError::new_err(
+                "receive reads on for the connection whose handler is running; elsewhere data come to the received handler",
+            ));
+        }
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut blocking = None;
+        loop {
+            match self.port.next_message(&self.core) {
+                Next::Message(bytes) => return Ok(to_bytes(py, bytes)),
+                Next::End => return Ok(PyBytes::new(py, b"")),
+                Next::Failed(failure) => return Err(errors::from_failure(py, &failure)),
+                Next::Wait(waiter, seen) => {
+                    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                    if left.is_some_and(|left| left.is_zero()) {
+                        return Err(PyTimeoutError::new_err("nothing was received in time"));
+                    }
+                    py.detach(|| {
+                        self.port.flush(&self.core); // the peer may be waiting for it
+                        blocking.get_or_insert_with(Blocking::enter);
+                        waiter.wait(seen, left)
+                    });
+                    py.check_signals()?;
+                }
+            }
+        }
+    }
+
+    fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
+        self.check()?;
+        py.detach(|| self.port.shutdown_write(&self.core)).map_err(|failure| self.ended(py, failure.as_ref()))
+    }
+
+    fn pause(&self) -> PyResult<()> {
+        self.check()?;
+        self.port.pause(&self.core);
+        Ok(())
+    }
+
+    fn resume(&self) -> PyResult<()> {
+        self.check()?;
+        self.port.resume(&self.core);
+        Ok(())
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.check()?;
+        py.detach(|| self.port.close_connection(&self.core, None, true));
+        Ok(())
+    }
+
+    fn abort(&self, py: Python<'_>) -> PyResult<()> {
+        self.check()?;
+        py.detach(|| self.port.abort(&self.core, Failure::Os(proactor_core::engine::ABORTED)));
+        Ok(())
+    }
+
+    /// The handler raised: what is queued is still sent, then it closes.
+    fn _handler_failed(&self, py: Python<'_>) {
+        py.detach(|| self.port.close_connection(&self.core, Some(Failure::Handler), true));
+    }
+
+    /// `(received, sent, dropped, messages, inbox, outbox, paused, open)`
+    fn _numbers(&self) -> (u64, u64, u64, u64, usize, usize, bool, bool) {
+        let traffic = self.core.traffic();
+        let (inbox, outbox, paused) = self.core.queues();
+        let open = self.core.life() == Life::Open;
+        (traffic.received, traffic.sent, traffic.dropped, traffic.messages, inbox, outbox, paused, open)
+    }
+
+    fn __repr__(&self) -> String {
+        let life = match self.core.life() {
+            Life::Open => "open",
+            Life::Closing => "closing",
+            Life::Closed => "closed",
+        };
+        format!("<Connection {} {} {life}>", self.core.id, self.core.peer)
+    }
+}
+
+fn address<'py>(py: Python<'py>, address: &Address) -> PyResult<Bound<'py, PyAny>> {
+    use std::net::SocketAddr;
+    Ok(match address {
+        Address::Internet(SocketAddr::V4(address)) => (address.ip().to_string(), address.port()).into_pyobject(py)?.into_any(),
+        Address::Internet(SocketAddr::V6(address)) => {
+            (address.ip().to_string(), address.port(), address.flowinfo(), address.scope_id()).into_pyobject(py)?.into_any()
+        }
+        Address::Unix(path) => path.as_ref().map_or("", |path| path.to_str().unwrap_or("")).into_pyobject(py)?.into_any(),
+    })
+}
+

@@ -1,0 +1,53 @@
+//! The one place where the core's failures become Python exceptions.
+
+use proactor_core::error::Failure;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTimeoutError, PyValueError};
+use pyo3::prelude::*;
+use std::io;
+
+/// `OSError(errno, text)` picks the right subclass by itself: a reset becomes `ConnectionResetError`.
+pub fn from_errno(number: i32) -> PyErr {
+    let text = io::Error::from_raw_os_error(number).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default().to_owned();
+    PyOSError::new_err((number, text))
+}
+
+pub fn from_io(error: &io::Error) -> PyErr {
+    match error.raw_os_error() {
+        Some(number) => from_errno(number),
+        None if error.kind() == io::ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
+        None => PyOSError::new_err(error.to_string()),
+    }
+}
+
+/// The exception that `closed(error)` is told and that later sends raise.
+pub fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
+    match failure {
+        Failure::Os(number) => from_errno(*number),
+        Failure::Idle => PyTimeoutError::new_err(failure.to_string()),
+        Failure::MessageTooLong { .. } => ours(py, "MessageTooLong", failure.to_string()),
+        Failure::Truncated { .. } => ours(py, "MessageTruncated", failure.to_string()),
+        Failure::Handler => ours(py, "HandlerFailed", failure.to_string()),
+    }
+}
+
+/// What a send or a receive on a connection that has ended raises.
+pub fn ended(py: Python<'_>, failure: Option<&Failure>) -> PyErr {
+    match failure {
+        Some(failure) => from_failure(py, failure),
+        None => ours(py, "ConnectionEnded", "the connection is closed: nothing more can be sent or received on it".to_owned()),
+    }
+}
+
+pub fn forked() -> PyErr {
+    PyRuntimeError::new_err(
+        "this object belongs to the parent process: a completion port does not survive fork(); make a new pool or server in the child, or start the child with subprocess or the spawn method",
+    )
+}
+
+fn ours(py: Python<'_>, name: &str, text: String) -> PyErr {
+    match py.import("proactor.errors").and_then(|module| module.getattr(name)).and_then(|class| class.call1((text,))) {
+        Ok(error) => PyErr::from_value(error),
+        Err(error) => error,
+    }
+}

@@ -1,0 +1,28 @@
+//! The extension module `proactor._core`: thin classes over `proactor-core`. Python calls in here; nothing in here calls Python back,
+//! except to make a connection's public object. `python/proactor/_core.pyi` documents every name.
+
+use pyo3::prelude::*;
+
+mod buffers;
+mod connection;
+mod errors;
+mod port;
+mod worker;
+
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use crate::connection::Connection;
+    #[pymodule_export]
+    use crate::port::{Group, Listener, Port};
+    #[pymodule_export]
+    use crate::worker::{Worker, block, current_worker, unblock};
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("ENGINES", proactor_core::engine::NAMES.to_vec())
+    }
+}

@@ -1,0 +1,158 @@
+//! The worker's iterator: `for work, arguments in worker` is the loop that every worker thread runs.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use proactor_core::connection::Event;
+use proactor_core::error::Failure;
+use proactor_core::port::{Interpreter, Port as CorePort, Task, Worker as CoreWorker};
+use proactor_core::scheduler::WorkerId;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::buffers::{Pool, to_bytes};
+use crate::connection::public_object;
+use crate::errors;
+use crate::port::{Call, Layer};
+
+/// What the calling thread is, for calls that come from inside a handler.
+#[derive(Clone, Copy)]
+pub struct Current {
+    pub port: *const CorePort<Layer>,
+    pub worker: WorkerId,
+    /// Whose handler runs; 0: a posted call.
+    pub connection: u64,
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
+    /// How many blocking sections the thread is inside of.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+pub fn current() -> Option<Current> {
+    CURRENT.get()
+}
+
+/// The worker's slot is free while this lives, if the calling thread is a worker in a handler.
+pub struct Blocking;
+
+impl Blocking {
+    pub fn enter() -> Self {
+        DEPTH.set(DEPTH.get() + 1);
+        if DEPTH.get() == 1
+            && let Some(current) = current()
+        {
+            // SAFETY: `port` is the port of the Worker that set it, which lives on this thread's stack of Python frames and holds an Arc to it.
+            unsafe { &*current.port }.block(current.worker);
+        }
+        Blocking
+    }
+}
+
+impl Drop for Blocking {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+        if DEPTH.get() == 0
+            && let Some(current) = current()
+        {
+            // SAFETY: as in `enter`.
+            unsafe { &*current.port }.unblock(current.worker);
+        }
+    }
+}
+
+/// Frees the calling worker's slot, until as many `unblock` calls have followed. No effect on other threads.
+#[pyfunction]
+pub fn block(py: Python<'_>) {
+    py.detach(|| std::mem::forget(Blocking::enter()));
+}
+
+#[pyfunction]
+pub fn unblock(py: Python<'_>) {
+    if DEPTH.get() > 0 {
+        py.detach(|| drop(Blocking));
+    }
+}
+
+/// `(port address, connection id)` of the worker that the calling thread is; None elsewhere.
+#[pyfunction]
+pub fn current_worker() -> Option<(usize, u64)> {
+    current().map(|current| (current.port as usize, current.connection))
+}
+
+/// Belongs to the thread that made it.
+#[pyclass(module = "proactor._core", unsendable)]
+pub struct Worker {
+    port: Arc<CorePort<Layer>>,
+    pool: Arc<Pool>,
+    core: CoreWorker<Layer>,
+    start_worker: Py<PyAny>,
+}
+
+struct Attached<'a, 'py>(Python<'py>, &'a Pool);
+
+impl Interpreter for Attached<'_, '_> {
+    fn detached<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R {
+        self.1.prepare(self.0);
+        self.0.detach(wait)
+    }
+}
+
+impl Worker {
+    pub fn new(port: Arc<CorePort<Layer>>, pool: Arc<Pool>, start_worker: Py<PyAny>) -> Self {
+        let core = port.worker();
+        CURRENT.set(Some(Current { port: Arc::as_ptr(&port), worker: core.id, connection: 0 }));
+        Worker { port, pool, core, start_worker }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        CURRENT.set(None);
+    }
+}
+
+#[pymethods]
+impl Worker {
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyTuple>)>> {
+        if self.port.is_forked() {
+            return Err(errors::forked());
+        }
+        let Worker { port, pool, core, .. } = self;
+        let task = port.next(core, &Attached(py, pool), |upper| upper.map(|object| object.clone_ref(py)));
+        let connection = core.current.as_ref().map_or(0, |connection| connection.id);
+        CURRENT.set(Some(Current { port: Arc::as_ptr(port), worker: core.id, connection }));
+        let (connection, event, object) = match task {
+            None => return Ok(None),
+            Some(Task::StartWorker) => return Ok(Some((self.start_worker.bind(py).clone(), PyTuple::empty(py)))),
+            Some(Task::Call(Call { function, arguments })) => return Ok(Some((function.into_bound(py), arguments.into_bound(py)))),
+            Some(Task::Event(connection, event, object)) => (connection, event, object),
+        };
+        let handlers = &connection.group.upper;
+        let object = match object {
+            Some(object) => object.into_bound(py),
+            None => public_object(py, port, &connection)?,
+        };
+        let (handler, arguments) = match event {
+            Event::Received(bytes) => (Some(&handlers.received), PyTuple::new(py, [object.as_any(), to_bytes(py, bytes).as_any()])?),
+            Event::Connected => (handlers.connected.as_ref(), PyTuple::new(py, [object])?),
+            Event::Ended => (handlers.ended.as_ref(), PyTuple::new(py, [object])?),
+            Event::Sent(count) => (handlers.sent.as_ref(), (object, count).into_pyobject(py)?),
+            Event::Closed(failure) => {
+                let error = match &failure {
+                    None => None,
+                    Some(Failure::Handler) => Some(object.getattr("_failure")?.unbind()),
+                    Some(failure) => Some(errors::from_failure(py, failure).into_value(py).into_any()),
+                };
+                (handlers.closed.as_ref(), (object, error).into_pyobject(py)?)
+            }
+        };
+        let handler = handler.expect("an event comes only to a group that wants it");
+        Ok(Some((handler.bind(py).clone(), arguments)))
+    }
+}

@@ -1,0 +1,93 @@
+"""The `proactor` command. Owns the list of its subcommands and what its exit statuses mean.
+
+| status | name              | when                                                                              |
+|--------|-------------------|-----------------------------------------------------------------------------------|
+| 0      | OK                | it did what was asked; `serve`: an orderly shutdown; `connect`: an orderly end    |
+| 1      | FAILED            | `connect`: no connection, or it was reset; anything else that was not foreseen    |
+| 2      | USAGE             | the command line or a PROACTOR_ variable is wrong                                 |
+| 3      | ADDRESS_IN_USE    | `serve`: the port, or the Unix socket's file, is in use                           |
+| 4      | BAD_ADDRESS       | `serve`: no such host, or not an address of this machine                          |
+| 5      | NOT_PERMITTED     | `serve`: the address needs rights this process does not have: a port below 1024   |
+| 6      | MISSING_MODULE    | `serve`: there is no module of that name                                          |
+| 7      | MISSING_ATTRIBUTE | `serve`: the module has nothing of that name                                      |
+| 8      | NOT_A_HANDLER     | `serve`: it is neither a function of (connection, data) nor a Handler             |
+| 9      | IMPORT_FAILED     | `serve`: the module, or something it imports, raised                              |
+| 10     | CANNOT_START      | `serve`: anything else that kept it from starting                                 |
+| 128+n  |                   | signal n ended it: 130 after Ctrl-C; `serve`: a second signal during the shutdown |
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from importlib import metadata
+
+from proactor.cli import connect, serve
+from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
+from proactor.cli.signals import end_process
+from proactor.cli.text import printable
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command line (default: this process') and answers its exit status. Main thread only."""
+    _fill_standard_descriptors()
+    parser = _parser()
+    try:
+        options = parser.parse_args(argv)
+        options.options.complete(options)
+        return int(options.run(options))
+    except CommandError as error:
+        _complain(str(error))
+        return error.code
+    except BrokenPipeError:  # Whoever read the output has had enough.
+        end_process(ExitCode.OK)
+        raise
+    except KeyboardInterrupt:
+        end_process(SIGNAL_BASE + signal.SIGINT)
+        raise
+
+
+def _parser() -> argparse.ArgumentParser:
+    table = _exit_statuses()
+    parser = argparse.ArgumentParser(
+        prog="proactor",
+        description="I/O completion ports and a thread pool: servers of plain, blocking handlers.",
+        epilog=f"{table}\n\nEvery option is also an environment variable: --idle-timeout is PROACTOR_IDLE_TIMEOUT.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"proactor {_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    serve.add_parser(commands, f"{table}\n\nEvery option is also an environment variable: --idle-timeout is PROACTOR_IDLE_TIMEOUT.")
+    connect.add_parser(commands, table)
+    return parser
+
+
+def _exit_statuses() -> str:
+    """The table above, as `--help` shows it. Without docstrings (`python -OO`) only the names."""
+    rows = [line.strip("|").split("|") for line in (__doc__ or "").splitlines() if line.startswith("|")][2:]
+    if not rows:
+        return "exit statuses: " + ", ".join(f"{code.value} {code.name}" for code in ExitCode)
+    return "exit statuses:\n" + "\n".join(f"  {status.strip():6} {when.strip()}" for status, _, when in rows)
+
+
+def _complain(message: str) -> None:
+    """One line on standard error, whatever the message contains."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"proactor: {printable(message)}", file=sys.stderr, flush=True)
+
+
+def _fill_standard_descriptors() -> None:
+    """A closed standard descriptor's number would go to the next socket, and what is printed would go to a client."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("proactor")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

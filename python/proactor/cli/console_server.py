@@ -1,0 +1,129 @@
+"""The console server's handler: logs what clients do and sends them nothing of its own. Knows nothing of the console.
+
+States of a client: connected -> (finished sending ->) disconnected. One that only finished sending goes on receiving
+broadcasts, so it stays until its socket closes.
+"""
+
+import dataclasses
+import logging
+import threading
+import time
+from typing import Any
+
+import proactor
+from proactor.cli.half_closed import Peer, PeerSockets
+from proactor.cli.text import TextStream, printable
+
+LOOK_SECONDS = 0.2
+"""How often half-closed clients are looked at..."""
+
+LOOK_SHARE = 20
+"""...but a look takes at most one part in this many of a processor."""
+
+logger = logging.getLogger("proactor.serve")
+
+
+@dataclasses.dataclass(slots=True)
+class Client:
+    """What the log needs to know of a connection; kept in its `context`."""
+
+    name: str
+    text: TextStream = dataclasses.field(default_factory=TextStream)
+    finished_sending: bool = False
+    gone: bool = False
+
+
+class ConsoleServer(proactor.Handler):
+    """Logs every event of every client: its address, the worker's name, and text that cannot harm the log."""
+
+    def __init__(self) -> None:
+        self._sockets = PeerSockets()
+        self._lock = threading.Lock()  # Guards the two below.
+        self._half_closed: set[Any] = set()
+        self._looking = False
+        self.stopping = False
+
+    def connected(self, connection: Any) -> None:
+        connection.context = client = Client(peer_name(connection))
+        logger.info("%s connected", client.name)
+
+    def received(self, connection: Any, data: bytes) -> None:
+        if logger.isEnabledFor(logging.INFO):
+            client: Client = connection.context
+            logger.info("%s received %d bytes: %s", client.name, len(data), client.text.show(data))
+
+    def sent(self, connection: Any, count: int) -> None:
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("%s sent %d bytes", name_of(connection), count)
+
+    def ended(self, connection: Any) -> None:
+        """Does not close: a half-closed client still receives broadcasts. One that has gone altogether is let go."""
+        client: Client = connection.context
+        rest = client.text.finish()
+        if rest:
+            logger.info("%s ended in the middle of a character: %s", client.name, rest)
+        client.finished_sending = True
+        if self._sockets.ask(connection.peername, connection.sockname) is Peer.GONE:
+            client.gone = True
+            connection.close()
+            return
+        logger.info("%s finished sending; it still receives what is typed", client.name)
+        with self._lock:
+            self._half_closed.add(connection)
+            if self._looking:
+                return
+            self._looking = True
+        threading.Thread(target=self._look_after_half_closed, name="half-closed", daemon=True).start()
+
+    def closed(self, connection: Any, error: BaseException | None) -> None:
+        with self._lock:
+            self._half_closed.discard(connection)
+        client = connection.context
+        gone = isinstance(client, Client) and client.gone
+        logger.info("%s disconnected: %s", name_of(connection), self._reason(gone, error))
+
+    def _reason(self, gone: bool, error: BaseException | None) -> str:
+        if gone or (error is None and not self.stopping):
+            return "closed by the peer"
+        return "closed by the server's shutdown" if error is None else reason_text(error)
+
+    def _look_after_half_closed(self) -> None:
+        while True:
+            started = time.monotonic()
+            with self._lock:
+                connections = tuple(self._half_closed)
+                if not connections:
+                    self._looking = False
+                    return
+            for connection in connections:
+                if self._sockets.ask(connection.peername, connection.sockname) is Peer.GONE:
+                    connection.context.gone = True
+                    connection.close()
+                    with self._lock:
+                        self._half_closed.discard(connection)
+            time.sleep(max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - started)))
+
+
+def peer_name(connection: Any) -> str:
+    """The peer's address for a log line. A Unix socket's clients mostly have none, so they get the connection's number."""
+    peer = connection.peername
+    if isinstance(peer, tuple) and len(peer) >= 2:
+        host, port = str(peer[0]), peer[1]
+        return f"[{printable(host)}]:{port}" if ":" in host else f"{printable(host)}:{port}"
+    path = peer.decode("utf-8", "backslashreplace") if isinstance(peer, bytes) else str(peer or "")
+    return f"unix:{printable(path)}#{connection.id}"
+
+
+def name_of(connection: Any) -> str:
+    client = connection.context
+    return client.name if isinstance(client, Client) else peer_name(connection)
+
+
+def reason_text(error: BaseException) -> str:
+    """Why a connection ended, in words a person at a console uses."""
+    if isinstance(error, ConnectionResetError):
+        return "reset by the peer"
+    if isinstance(error, BrokenPipeError):
+        return "the peer was gone when data was sent to it"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return printable(str(text)).replace("\n", "\\n")

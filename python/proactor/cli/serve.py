@@ -1,0 +1,161 @@
+"""`proactor serve`: starts a server, waits for a reason to stop, drains it, reports. Owns the order of these steps."""
+
+import argparse
+import contextlib
+import logging
+import threading
+from typing import Any
+
+import proactor
+from proactor.cli.console import Console
+from proactor.cli.console_server import ConsoleServer
+from proactor.cli.exit_codes import ExitCode
+from proactor.cli.log import LEVELS, LogWriter, logging_to_standard_error
+from proactor.cli.options import Options, one_of, seconds, text, whole_number
+from proactor.cli.signals import StopRequests, end_process
+from proactor.cli.start import address_of, show_address, start_server
+from proactor.cli.target import load_handler
+from proactor.cli.text import counted
+
+SEND_LIMIT = 4 * 1024 * 1024
+"""Bytes the console server queues for a client: several of the longest lines the console sends in one piece."""
+
+SPARE_SECONDS = 5.0
+"""How much longer than the drain the shutdown as a whole may take before the process is ended."""
+
+logger = logging.getLogger("proactor.serve")
+
+
+def add_parser(commands: Any, epilog: str) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "serve",
+        help="serve a handler, or the console",
+        description="Serves MODULE:HANDLER, a function that takes (connection, data) or a proactor.Handler, found from the current "
+        "directory. Without it: the console server, which logs what clients send and sends them what is typed.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("target", nargs="?", metavar="MODULE:HANDLER", help="what to serve, as in app:echo (default: the console server)")
+    options = Options(parser)
+    options.add("--host", text, "127.0.0.1", metavar="HOST", meaning="address to listen on; 0.0.0.0 or :: lets everybody in; unix:/path")
+    options.add("--port", whole_number(0, 65535), 60001, metavar="PORT", meaning="TCP port; 0 takes a free one")
+    options.add("--backlog", whole_number(1, 2**31 - 1), 4096, metavar="N", meaning="connects the kernel may hold until they are accepted")
+    options.add(
+        "--max-connections", whole_number(1), None, shown="no limit", metavar="N", meaning="clients at a time; more are accepted and closed"
+    )
+    options.add("--idle-timeout", seconds(), None, metavar="SECONDS", meaning="close a client that sent and took nothing for so long")
+    options.add(
+        "--concurrency",
+        whole_number(1),
+        None,
+        shown="the processors it may use",
+        metavar="N",
+        meaning="handlers that may run, not counting blocked ones, at once",
+    )
+    options.add(
+        "--max-workers",
+        whole_number(1),
+        None,
+        shown="64 for each that may run, up to 512",
+        metavar="N",
+        meaning="worker threads, blocked ones included",
+    )
+    busy_hint = "; 50e-6 is 50 microseconds"
+    options.add(
+        "--busy-poll",
+        seconds(maximum=1.0, unit_hint=busy_hint),
+        0.0,
+        metavar="SECONDS",
+        meaning="spin so long before sleeping: lower latency",
+    )
+    options.add(
+        "--framing", one_of("none", "lines"), "none", metavar="none|lines", meaning="what a handler gets at a time: chunks or lines"
+    )
+    options.add("--drain", seconds(), 10.0, metavar="SECONDS", meaning="how long the shutdown may take")
+    options.add("--log-level", one_of(*LEVELS), "info", metavar="LEVEL", meaning=f"the least that is logged: {', '.join(LEVELS)}")
+    options.add_switch("--quiet", meaning="log only warnings and errors")
+    options.add_switch("--raw", meaning="send what is typed without a line break")
+    parser.set_defaults(run=run, options=options)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves until a reason to stop comes, then drains. The exit status: 0 after an orderly shutdown."""
+    level = "warning" if options.quiet and options.log_level in ("debug", "info") else options.log_level
+    with logging_to_standard_error(level) as writer:
+        handler = load_handler(options.target) if options.target is not None else ConsoleServer()
+        stop = StopRequests()
+        with stop.handling_signals():
+            pool = proactor.ThreadPool(
+                options.max_workers, thread_name_prefix="worker", concurrency=options.concurrency, busy_poll=options.busy_poll
+            )
+            try:
+                server = _start(handler, options, pool)
+            except BaseException:
+                pool.shutdown(wait=False)
+                raise
+            return _serve(server, pool, handler, stop, writer, options)
+
+
+def _start(handler: Any, options: argparse.Namespace, pool: Any) -> Any:
+    more: dict[str, Any] = {"send_limit": SEND_LIMIT} if isinstance(handler, ConsoleServer) else {}
+    if options.framing == "lines":
+        more["framing"] = proactor.Lines()
+    return start_server(
+        handler,
+        address_of(options.host, options.port),
+        pool=pool,
+        backlog=options.backlog,
+        max_connections=options.max_connections,
+        idle_timeout=options.idle_timeout or None,
+        **more,
+    )
+
+
+def _serve(server: Any, pool: Any, handler: Any, stop: StopRequests, writer: LogWriter, options: argparse.Namespace) -> int:
+    logger.info("listening on %s", show_address(server.address))
+    console = Console(server, stop, writer, raw=options.raw, talks=isinstance(handler, ConsoleServer))
+    console.start()
+    reason = stop.wait()
+    console.stop()
+    logger.info("shutting down (%s), for at most %g seconds", reason, options.drain)
+    if isinstance(handler, ConsoleServer):
+        handler.stopping = True
+    report = _drain(server, pool, options.drain)
+    if report is None:
+        logger.error("the shutdown did not finish in time: ending the process")
+    elif report.running:
+        logger.warning("ending the process: these handlers did not return: %s", ", ".join(report.running))
+    writer.flush()
+    _print_report(server, report, console.skipped)
+    if report is None or report.running:
+        end_process(ExitCode.OK)
+    return ExitCode.OK
+
+
+def _drain(server: Any, pool: Any, drain: float) -> Any:
+    """Shuts down on a thread of its own, so that this one, the main one, still hears a second signal. None: it took too long."""
+    outcome: list[Any] = []
+
+    def shut_down() -> None:
+        report = server.shutdown(drain)
+        outcome.append(report)
+        if not report.running:
+            server.close()
+            pool.shutdown(wait=True)
+
+    thread = threading.Thread(target=shut_down, name="shutdown", daemon=True)
+    thread.start()
+    thread.join(drain + SPARE_SECONDS)
+    return outcome[0] if outcome and not (thread.is_alive() and not outcome[0].running) else None
+
+
+def _print_report(server: Any, report: Any, skipped: int) -> None:
+    """The one line that is the command's result, on standard output."""
+    if report is not None:
+        served, sent, dropped = report.served, report.sent, report.dropped
+    else:
+        counters = server.statistics()
+        served, sent, dropped = counters.accepted, counters.sent_bytes, counters.dropped_bytes
+    late = f", skipped {counted(skipped, 'broadcast')} to slow clients" if skipped else ""
+    with contextlib.suppress(OSError, ValueError):  # Nobody may be there to read it.
+        print(f"served {counted(served, 'client')}, sent {counted(sent, 'byte')}, dropped {counted(dropped, 'byte')}{late}", flush=True)

@@ -1,0 +1,157 @@
+"""Addresses: what users write, as sockets. Binds and listens; knows nothing of connections."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from typing import Any, TypeAlias
+
+__all__ = ["Address", "bind", "connect_to", "parse"]
+
+Address: TypeAlias = "str | tuple[str, int] | tuple[str, int, int, int] | socket.socket"
+
+_HOW = 'write ("127.0.0.1", 60001), "127.0.0.1:60001", "[::1]:60001", ":60001" for every address, or "unix:/path"'
+
+
+def parse(address: object) -> tuple[str, int] | str:
+    """`(host, port)`, or the path of a Unix socket.
+
+    Raises:
+        ValueError: it is no address; the text says how to write one.
+        TypeError: it is not even a string or a tuple.
+    """
+    if isinstance(address, str):
+        if address.startswith("unix:"):
+            path = address.removeprefix("unix:")
+            if not path:
+                raise ValueError(f"{address!r} has no path: {_HOW}")
+            if len(os.fsencode(path)) > 107:
+                raise ValueError(f"the path of a Unix socket may have 107 bytes; {path!r} has {len(os.fsencode(path))}")
+            return path
+        host, separator, port = address.rpartition(":")
+        if not separator or not port.isascii() or not port.isdigit():
+            raise ValueError(f"{address!r} is no address: {_HOW}")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"{address!r}: put an IPv6 address into brackets, as in [::1]:60001")
+        return host, _port(int(port), address)
+    if isinstance(address, tuple):
+        if len(address) not in (2, 4) or not isinstance(address[0], str) or not isinstance(address[1], int):
+            raise ValueError(f"{address!r} is no address: {_HOW}")
+        return address[0], _port(address[1], address)
+    raise TypeError(f"an address is a string, a tuple or a bound socket, not {type(address).__name__}: {_HOW}")
+
+
+def _port(port: int, address: object) -> int:
+    if not 0 <= port <= 65535:
+        raise ValueError(f"{address!r}: a port is a number from 0 (any free one) to 65535")
+    return port
+
+
+def bind(address: Address, *, backlog: int, reuse_port: bool) -> socket.socket:
+    """A listening socket at `address`. A bound socket is taken as it is, and is made to listen.
+
+    Raises:
+        OSError: what the kernel said, with the address in its text.
+    """
+    if isinstance(address, socket.socket):
+        if address.type != socket.SOCK_STREAM:
+            raise ValueError("a server needs a stream socket (SOCK_STREAM)")
+        address.listen(backlog)
+        return address
+    target = parse(address)
+    if isinstance(target, str):
+        return _bind_unix(target, backlog)
+    host, port = target
+    family, _, _, _, resolved = _resolve(host, port, passive=True)
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind(resolved)
+        listening.listen(backlog)
+    except OSError as error:
+        listening.close()
+        raise OSError(error.errno, f"cannot listen on {_show(host, port)}: {error.strerror}") from None
+    return listening
+
+
+def _bind_unix(path: str, backlog: int) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            listening.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_abandoned(path):
+                raise
+            os.unlink(path)  # a server that died left it behind: nobody answers on it
+            listening.bind(path)
+        listening.listen(backlog)
+    except OSError as error:
+        listening.close()
+        raise OSError(error.errno, f"cannot listen on unix:{path}: {error.strerror}") from None
+    return listening
+
+
+def _is_abandoned(path: str) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.connect(path)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def connect_to(address: Address, timeout: float | None) -> socket.socket:
+    """A socket connected to `address`.
+
+    Raises:
+        OSError: what the kernel said, with the address in its text; TimeoutError after `timeout` seconds.
+    """
+    if isinstance(address, socket.socket):
+        return address
+    target = parse(address)
+    try:
+        if isinstance(target, tuple):
+            return socket.create_connection(target, timeout)
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connected.settimeout(timeout)
+            connected.connect(target)
+        except BaseException:
+            connected.close()
+            raise
+        return connected
+    except TimeoutError:
+        raise TimeoutError(errno.ETIMEDOUT, f"{_show_target(target)} did not answer within {timeout} seconds") from None
+    except socket.gaierror as error:
+        raise OSError(error.errno, f"no address is known for {_show_target(target)}: {error.strerror}") from None
+    except OSError as error:
+        raise OSError(error.errno, f"cannot connect to {_show_target(target)}: {error.strerror}") from None
+
+
+def _resolve(host: str, port: int, *, passive: bool) -> tuple[Any, ...]:
+    flags = socket.AI_PASSIVE if passive else 0
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    except (socket.gaierror, UnicodeError) as error:
+        raise OSError(errno.EADDRNOTAVAIL, f"no address is known for {host!r}: {error}") from None
+    # Without a host every IPv4 address is meant: that is what an unspecific address has always been.
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET if not host else 0)
+    return found[0]
+
+
+def _show(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _show_target(target: tuple[str, int] | str) -> str:
+    return f"unix:{target}" if isinstance(target, str) else _show(*target)

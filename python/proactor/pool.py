@@ -1,0 +1,234 @@
+"""The thread pool: a `concurrent.futures.Executor` whose workers also serve connections."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from proactor import _core
+from proactor.errors import PoolHung
+from proactor.workers import Workers
+
+__all__ = ["PoolStatistics", "ThreadPool", "available_processors", "blocking"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PoolStatistics:
+    """A snapshot of a pool."""
+
+    engine: str
+    concurrency: int
+    max_workers: int
+    workers: int
+    waiting: int
+    running: int
+    blocked: int
+    """Inside a handler without a slot: they said so, or the monitor saw it."""
+    queued: int
+    compensations: int
+    """How often a slot was freed because its worker was blocked."""
+    hand_overs: int
+    """How often a further worker was let run because the running ones were computing."""
+    monitor_leads: int
+    """How often the monitor did the I/O because no worker was free to."""
+    started: int
+    retired: int
+    finished: int
+    """Handler calls and posted calls."""
+
+
+class Closable(Protocol):
+    """Something that lives on the pool and ends with it."""
+
+    def close(self) -> None: ...
+
+
+class ThreadPool(Executor):
+    """Workers that run handlers and calls: at most `concurrency` at once, more while some are blocked, `max_workers` in all.
+
+    Arguments:
+        max_workers: the most threads; by default 64 for each of `concurrency`, at most 512.
+        thread_name_prefix: workers are called `prefix-1`, `prefix-2`, ...; "proactor" by default.
+        initializer, initargs: called at the start of each worker. If it raises, the pool is broken.
+        concurrency: how many may run at once; by default the processors this process may use (affinity and cgroup quota).
+        idle_seconds: a surplus worker retires after so many seconds without work.
+        busy_poll: the leader polls for so many seconds before it sleeps: lower latency for a processor at 100 %.
+        engine: "epoll" or "simulated"; by default what PROACTOR_ENGINE says, else the platform's best.
+
+    Safe from any thread. Threads start with the first work.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        concurrency: int | None = None,
+        idle_seconds: float | None = 10,
+        busy_poll: float = 0,
+        engine: str | None = None,
+    ) -> None:
+        concurrency = available_processors() if concurrency is None else concurrency
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        max_workers = max(concurrency, min(512, 64 * concurrency)) if max_workers is None else max_workers
+        if max_workers < 1:
+            raise ValueError(f"max_workers must be at least 1, not {max_workers}")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self.concurrency = concurrency
+        self.max_workers = max_workers
+        is_locked: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
+        self._port = _core.Port(
+            concurrency=concurrency,
+            max_workers=max_workers,
+            interpreter_lock=is_locked(),
+            idle_seconds=idle_seconds,
+            busy_poll=busy_poll,
+            engine=engine,
+        )
+        broken = threading.Event()
+        self._broken = broken
+        self._workers = Workers(self._port, thread_name_prefix or "proactor", initializer, initargs, broken.set)
+        # Guards _members and _shut.
+        self._lock = threading.Lock()
+        self._members: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._shut = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Calls `fn(*args, **kwargs)` on a worker.
+
+        Raises:
+            RuntimeError: the pool is shut down.
+            BrokenExecutor: the initializer raised.
+            PoolHung: every worker has been inside its handler for a second.
+        """
+        with self._lock:
+            if self._shut:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+        self._check_usable()
+        self._workers.ensure_started()
+        future: Future[T] = Future()
+        self._port.call(_Submitted(future, fn, args, kwargs).run, ())
+        return future
+
+    def _check_usable(self) -> None:
+        if self._broken.is_set():
+            raise BrokenExecutor("the initializer raised in a worker thread: the pool takes no work")
+        if self._port.is_hung():
+            doing = "; ".join(self._workers.running())
+            raise PoolHung(
+                f"all {self.max_workers} workers have been in their handlers for a second or more: {doing}. Raise max_workers, or give what they wait for a time-out"
+            )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Closes the servers on the pool, does what is queued (or cancels it), and ends the workers. Idempotent; safe inside a handler."""
+        with self._lock:
+            self._shut = True
+            members = list(self._members)
+        for member in members:
+            member.close()
+        rest, _ = self._workers.close(drain=not cancel_futures, wait=wait)
+        for function, _arguments in rest:
+            submitted = getattr(function, "__self__", None)
+            if isinstance(submitted, _Submitted):
+                submitted.future.cancel()
+
+    def statistics(self) -> PoolStatistics:
+        """A snapshot."""
+        return PoolStatistics(self._port.engine, self.concurrency, self.max_workers, *self._port.numbers())
+
+    def join_in(self, member: Closable) -> tuple[_core.Port, Workers]:
+        """A server or connection comes to live on the pool, and ends with it.
+
+        Raises:
+            RuntimeError: the pool is shut down.
+        """
+        with self._lock:
+            if self._shut:
+                raise RuntimeError("the pool is shut down: make a new one")
+            self._members.add(member)
+        self._workers.ensure_started()
+        return self._port, self._workers
+
+    def __del__(self) -> None:
+        workers: Workers | None = getattr(self, "_workers", None)
+        if workers is not None and not sys.is_finalizing():
+            workers.close(drain=True, wait=False)
+
+    def __repr__(self) -> str:
+        return f"<ThreadPool {self._workers.prefix!r} concurrency={self.concurrency} max_workers={self.max_workers}>"
+
+
+class _Submitted:
+    """A call and its future."""
+
+    __slots__ = ("arguments", "fn", "future", "keywords")
+
+    def __init__(self, future: Future[Any], fn: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        self.future = future
+        self.fn = fn
+        self.arguments = arguments
+        self.keywords = keywords
+
+    def run(self) -> None:
+        future = self.future
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.fn(*self.arguments, **self.keywords)
+        except BaseException as error:
+            future.set_exception(error)
+            # The traceback holds this frame, and this frame would hold the exception: break the cycle.
+            del self, future
+        else:
+            future.set_result(result)
+
+
+@contextmanager
+def blocking() -> Iterator[None]:
+    """Says that the handler is about to block: its slot goes to another worker at once, instead of after the monitor has noticed.
+
+    No effect outside a worker. May be nested.
+    """
+    _core.block()
+    try:
+        yield
+    finally:
+        _core.unblock()
+
+
+def available_processors() -> int:
+    """The processors this process may use: its affinity, and its cgroup's quota rounded up; at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, affinity if quota is None else min(affinity, quota))
+
+
+def _cgroup_quota() -> int | None:
+    """The cgroup's processor quota, v2 or v1, as the process sees it at the root of its mount; None without one."""
+    for quota_path, period_path in (("/sys/fs/cgroup/cpu.max", None), ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")):
+        try:
+            with open(quota_path) as file:
+                words = file.read().split()
+            if period_path is not None:
+                with open(period_path) as file:
+                    words += file.read().split()
+            quota, period = int(words[0]), int(words[1])
+        except (OSError, ValueError, IndexError):
+            continue  # no such file, or "max": no quota here
+        if quota > 0 and period > 0:
+            return -(-quota // period)
+    return None

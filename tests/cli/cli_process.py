@@ -1,0 +1,218 @@
+"""The real command as a subprocess, and its clients: waits for what they say, with a time limit. Knows nothing of terminals."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any
+
+COMMAND = [sys.executable, "-m", "proactor"]
+
+TIMEOUT = 30.0
+"""Seconds after which something that was waited for is a failure: nothing here takes a tenth of it on an idle machine."""
+
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \[[^\]]+\] .*|  \| .*")
+"""What every line of the log looks like; a forged one would not start so."""
+
+
+class Lines:
+    """The lines of a stream as they come, read by a thread so that the pipe never fills."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._changed = threading.Condition()  # Guards the two below.
+        self._lines: list[str] = []
+        self._ended = False
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def all(self) -> list[str]:
+        """Everything, once the stream has ended."""
+        self._thread.join(TIMEOUT)
+        assert not self._thread.is_alive(), "the stream did not end"
+        return self.matching("")
+
+    def matching(self, pattern: str) -> list[str]:
+        with self._changed:
+            return [line for line in self._lines if re.search(pattern, line)]
+
+    def wait_for(self, pattern: str, *, count: int = 1, timeout: float = TIMEOUT) -> list[str]:
+        """The lines that match, as soon as there are `count` of them."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                found = [line for line in self._lines if re.search(pattern, line)]
+                if len(found) >= count:
+                    return found
+                left = deadline - time.monotonic()
+                if self._ended or left <= 0 or not self._changed.wait(left):
+                    end = "\n".join(self._lines[-30:])
+                    why = "the stream ended" if self._ended else f"not within {timeout} s"
+                    raise AssertionError(f"{len(found)} of {count} lines match {pattern!r} ({why}); the last lines:\n{end}")
+
+    def _read(self) -> None:
+        for line in self._stream:
+            with self._changed:
+                self._lines.append(line.decode("utf-8", "backslashreplace").rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+class Serve:
+    """One `proactor serve`, listening."""
+
+    def __init__(self, *arguments: str, stdin: Any = subprocess.PIPE, read_log: bool = True, **options: Any) -> None:
+        self.host, self.port, self.address = "127.0.0.1", int(arguments[-1]) if arguments[-2:-1] == ("--port",) else 0, ""
+        where = [] if any(argument in ("--port", "--host") for argument in arguments) else ["--port", "0"]
+        self.process = subprocess.Popen(
+            [*options.pop("command", COMMAND), "serve", *arguments, *where],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            **options,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self._sockets: list[socket.socket] = []
+        if read_log:
+            self.log = Lines(self.process.stderr)
+        self.output = Lines(self.process.stdout)
+
+    def listening(self) -> "Serve":
+        line = self.log.wait_for(r"\] listening on ")[0]
+        self.address = line.split("listening on ")[1]
+        host, _, port = self.address.rpartition(":")
+        if port.isdigit():
+            self.host, self.port = host.strip("[]"), int(port)
+        return self
+
+    def connect(self, *, receive_buffer: int | None = None) -> socket.socket:
+        """A connected socket, closed at the end of the test; with a `receive_buffer` of so many bytes, not the system's choice."""
+        family = socket.AF_UNIX if self.address.startswith("unix:") else socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        sock = socket.socket(family)
+        self._sockets.append(sock)
+        sock.settimeout(TIMEOUT)
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.connect(self.address.removeprefix("unix:") if family == socket.AF_UNIX else (self.host, self.port))
+        return sock
+
+    def connect_when_up(self) -> socket.socket:
+        """For a server that says nothing: tries until somebody listens."""
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                return self.connect()
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                assert self.process.poll() is None
+                time.sleep(0.02)
+
+    def clients(self, number: int) -> list[socket.socket]:
+        """Connected clients, each known to the server."""
+        before = len(self.log.matching(r" connected$"))
+        sockets = [self.connect() for _ in range(number)]
+        self.log.wait_for(r" connected$", count=before + number)
+        return sockets
+
+    def type(self, data: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+
+    def end_input(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        return self.process.wait(timeout)
+
+    def stop(self) -> int:
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def report(self) -> str:
+        """The one line on standard output."""
+        lines = self.output.all()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    def cpu_seconds(self) -> float:
+        """User and system time used so far, by proc_pid_stat(5)."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def cpu_share(self, seconds: float = 1.0) -> float:
+        """The share of one processor used during the next `seconds`."""
+        before, started = self.cpu_seconds(), time.monotonic()
+        time.sleep(seconds)
+        return (self.cpu_seconds() - before) / (time.monotonic() - started)
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def kill(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+def read_exactly(sock: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        chunk = sock.recv(min(1 << 16, count - len(data)))
+        if not chunk:
+            break
+        data += chunk
+    return bytes(data)
+
+
+def read_line(sock: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(b"\n"):
+        byte = sock.recv(1)
+        if not byte:
+            break
+        data += byte
+    return data
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    data = bytearray()
+    while chunk := sock.recv(1 << 16):
+        data += chunk
+    return bytes(data)
+
+
+def name_of(sock: socket.socket) -> str:
+    """How the server's log calls this client."""
+    host, port = sock.getsockname()[:2]
+    return f"{host}:{port}"
+
+
+def reset(sock: socket.socket) -> None:
+    """Closes with a TCP reset instead of an orderly end."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    sock.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

@@ -1,0 +1,183 @@
+"""What keeps `proactor serve` from starting: one line that says what, why and what to do, and an exit status for each."""
+
+import os
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from cli_process import COMMAND
+
+import proactor.cli
+from proactor.cli.exit_codes import ExitCode
+
+MODULES = {
+    "app.py": "import proactor\nvalue = 7\nasync def later(connection, data): ...\ndef alone(): ...\ndef echo(connection, data): ...\n"
+    "class Plain: ...\nclass Needy(proactor.Handler):\n    def __init__(self, name): ...\n",
+    "raises.py": "def f():\n    raise RuntimeError('no\\nway')\nf()\n",
+    "broken.py": "def f(:\n",
+    "lacks.py": "import not_there_at_all\n",
+    "leaves.py": "import sys\nsys.exit(0)\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, source in MODULES.items():
+        (tmp_path / name).write_text(source)
+    return tmp_path
+
+
+def one_line(result) -> str:
+    assert result.stdout == b""
+    lines = result.stderr.decode().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("proactor: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "words"),
+    [
+        ("nowhere:handler", ExitCode.MISSING_MODULE, "no module 'nowhere' in .* run proactor where nowhere.py is, or correct the name"),
+        ("app.sub:handler", ExitCode.MISSING_MODULE, "no module 'app.sub'"),
+        ("app:ecko", ExitCode.MISSING_ATTRIBUTE, "has no 'ecko': it could be one of: .*echo"),
+        ("app:value", ExitCode.NOT_A_HANDLER, "app:value is an int, which cannot be called: a handler is a function that takes"),
+        ("app:later", ExitCode.NOT_A_HANDLER, "is an async function"),
+        ("app:alone", ExitCode.NOT_A_HANDLER, r"does not take \(connection, data\)"),
+        ("app:Plain", ExitCode.NOT_A_HANDLER, "not a subclass of proactor.Handler"),
+        ("app:Needy", ExitCode.NOT_A_HANDLER, "name an instance instead"),
+        ("raises:f", ExitCode.IMPORT_FAILED, r"RuntimeError: no\\nway \(.*raises.py, line 2\)"),
+        ("broken:f", ExitCode.IMPORT_FAILED, r"SyntaxError: .* \(.*broken.py, line 1\)"),
+        ("lacks:f", ExitCode.IMPORT_FAILED, "No module named 'not_there_at_all'"),
+        ("leaves:f", ExitCode.IMPORT_FAILED, "SystemExit"),
+        ("app.py", ExitCode.USAGE, "write module:handler, as in app:echo; did you mean app:handler?"),
+        ("./app.py:echo", ExitCode.USAGE, "did you mean app:echo?"),
+        ("app:", ExitCode.USAGE, "did you mean app:handler?"),
+        (":echo", ExitCode.USAGE, "write module:handler"),
+        ("", ExitCode.USAGE, "write module:handler"),
+    ],
+)
+def test_a_target_that_cannot_be_served(run, folder, target, code, words):
+    result = run("serve", target, "--port", "0", cwd=folder)
+    assert re.search(words, one_line(result))
+    assert result.returncode == code
+
+
+def test_a_port_in_use(run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("serve", "--port", str(port))
+    assert f"cannot listen on 127.0.0.1:{port}: the port is in use; choose another with --port" in one_line(result)
+    assert result.returncode == ExitCode.ADDRESS_IN_USE
+
+
+def test_two_servers_cannot_share_a_port(serve, run):
+    server = serve()
+    assert run("serve", "--port", str(server.port)).returncode == ExitCode.ADDRESS_IN_USE
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("no.such.host.invalid", "no such host .*check the name given as --host"),
+        ("192.0.2.1", "the address is not this machine's; give one of"),
+        ("300.1.2.3", "no such host|not an address"),
+        ("2001:db8::1", "the address is not this machine's|IPv6 does not work here"),
+        ("unix:/no/such/directory/socket", "give the path of a file in a directory that exists"),
+        ("unix:/" + "x" * 200, "."),
+    ],
+)
+def test_a_bad_address(run, host, words):
+    result = run("serve", "--host", host, "--port", "60001")
+    assert re.search(words, one_line(result))
+    assert result.returncode == ExitCode.BAD_ADDRESS
+
+
+def test_a_unix_socket_in_use(serve, run, tmp_path):
+    serve("--host", f"unix:{tmp_path}/socket")
+    result = run("serve", "--host", f"unix:{tmp_path}/socket")
+    assert "in use" in one_line(result) or "exists already" in one_line(result)
+    assert result.returncode == ExitCode.ADDRESS_IN_USE
+
+
+def test_a_privileged_port(run):
+    # As root without the capability, or as anybody else.
+    drop = ["setpriv", "--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service"] if os.getuid() == 0 else []
+    if drop and subprocess.run([*drop, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("the capability cannot be given up here")
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
+        pytest.skip("this machine has no privileged ports")
+    result = subprocess.run(
+        [*drop, *COMMAND, "serve", "--port", "80"], capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False
+    )
+    assert re.search(r"not permitted \(a privileged port\); choose a --port of 1024 or above", one_line(result))
+    assert result.returncode == ExitCode.NOT_PERMITTED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "65536"], "argument --port: 65536 is out of range: a whole number from 0 to 65535"),
+        (["--port", "http"], "argument --port: 'http' is not a whole number from 0 to 65535"),
+        (["--host", ""], "argument --host: it is empty"),
+        (["--backlog", "0"], "argument --backlog: 0 is out of range"),
+        (["--max-connections", "0"], "argument --max-connections: 0 is out of range: a whole number of at least 1"),
+        (["--idle-timeout", "-1"], "argument --idle-timeout: -1 is out of range: seconds, not negative"),
+        (["--idle-timeout", "nan"], "argument --idle-timeout: nan is out of range"),
+        (["--concurrency", "1.5"], "argument --concurrency: '1.5' is not a whole number"),
+        (["--max-workers", "none"], "argument --max-workers: 'none' is not a whole number"),
+        (["--busy-poll", "50"], "argument --busy-poll: 50 is out of range: seconds, not negative, at most 1; 50e-6 is 50 microseconds"),
+        (["--drain", "soon"], "argument --drain: 'soon' is not a number of seconds"),
+        (["--log-level", "loud"], "argument --log-level: 'loud' is not one of debug, info, warning, error"),
+        (["--framing", "words"], "argument --framing: 'words' is not one of none, lines"),
+        (["--unheard-of"], "unrecognized arguments: --unheard-of"),
+        (["a:b", "c:d"], "unrecognized arguments: c:d"),
+    ],
+)
+def test_a_wrong_option(run, arguments, words):
+    result = run("serve", *arguments)
+    assert words in result.stderr.decode()
+    assert (result.returncode, result.stdout) == (ExitCode.USAGE, b"")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("PROACTOR_PORT", "many", "environment variable PROACTOR_PORT: 'many' is not a whole number"),
+        ("PROACTOR_PORT", "tcp://10.0.0.1:80", "unset it: it seems to be Kubernetes'"),
+        ("PROACTOR_QUIET", "maybe", "environment variable PROACTOR_QUIET: 'maybe' is neither 1 nor 0"),
+    ],
+)
+def test_a_wrong_environment_variable(run, variable, value, words):
+    result = run("serve", env=os.environ | {variable: value})
+    assert words in result.stderr.decode()
+    assert result.returncode == ExitCode.USAGE
+
+
+def test_without_a_command_it_says_which_there_are(run):
+    result = run()
+    assert result.returncode == ExitCode.USAGE
+    assert "usage: proactor" in result.stderr.decode()
+
+
+def test_help_lists_every_exit_status_and_option(run):
+    text = run("serve", "--help").stdout.decode()
+    for code in ExitCode:
+        assert re.search(rf"^  {code.value} +\S", text, re.MULTILINE), code
+    options = "host port backlog max-connections idle-timeout concurrency max-workers busy-poll log-level quiet drain raw framing"
+    for option in options.split():
+        assert f"--{option} " in text
+    assert "PROACTOR_IDLE_TIMEOUT" in text
+
+
+def test_the_documented_table_names_every_exit_status():
+    rows = re.findall(r"^\| (\d+) +\| (\w+) ", proactor.cli.__doc__, re.MULTILINE)
+    assert rows == [(str(code.value), code.name) for code in ExitCode]
+
+
+def test_version_is_the_packages(run):
+    result = run("--version")
+    assert result.returncode == 0
+    assert re.fullmatch(rb"proactor \S+\n", result.stdout) or b"not installed" in result.stdout
