@@ -14,6 +14,9 @@ from suite import FLOORS, WORKLOADS, Floor, Workload
 Rounds = dict[str, list[dict | None]]
 Results = dict[str, dict[str, Rounds]]
 
+# When other processes use more CPUs than this, the figures are theirs too.
+DISTURBED = 0.05
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -69,6 +72,11 @@ def other_cpus(rounds: Rounds) -> float:
     """How many CPUs processes that are not part of the measurement used, in the median; 0 where unknown."""
     found = spread([value(report, "other_cpus") for reports in rounds.values() for report in reports])
     return 0.0 if found is None else found.median
+
+
+def disturbed(results: Results) -> list[str]:
+    tables = results.items()
+    return [f"{name} ({table})" for table, workloads in tables for name, rounds in workloads.items() if other_cpus(rounds) > DISTURBED]
 
 
 def judge(results: Results) -> list[Verdict]:

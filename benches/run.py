@@ -55,10 +55,12 @@ def main() -> int:
     shown = [verdict for verdict in verdicts if verdict.found or not options.partial]
     if shown:
         print(f"\n## Floors\n\n{report.floors_table(shown)}", flush=True)
+    if disturbed := report.disturbed(results):
+        print(f"\nDisturbed by other processes, so that verdicts on them mean little: {', '.join(disturbed)}.", flush=True)
     for failure in failures:
         print(f"\nFAILED {failure}")
     path = write_results(options, facts, results, verdicts, failures)
-    print(f"\nwritten to {path}")
+    print(f"\nwritten to {os.path.relpath(path)}")
     missed = any(verdict.passed is False for verdict in verdicts)
     return 1 if failures or (missed and options.strict) else 0
 
@@ -80,16 +82,16 @@ def run_workload(name: str, table: str, setting: Setting, options: argparse.Name
                 say(failures[-1])
         say(f"  {name}: round {number + 1} of {options.rounds}")
     print(report.workload_table(workload, rounds), flush=True)
-    if (others := report.other_cpus(rounds)) > 0.05:
+    if (others := report.other_cpus(rounds)) > report.DISTURBED:
         print(f"\nDisturbed: other processes used {others:.2f} CPUs meanwhile. Repeat it on a quiet machine.", flush=True)
     return rounds
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="measured, a server and round")
-    parser.add_argument("--warmup", type=float, default=0.5, help="seconds before that")
+    parser.add_argument("--rounds", type=int, help="default: 5")
+    parser.add_argument("--seconds", type=float, help="measured, a server and round; default: 2")
+    parser.add_argument("--warmup", type=float, help="seconds before that; default: 0.5")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 1 s: for a first look, not for a claim")
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="WORKLOAD", help=", ".join(WORKLOADS))
     parser.add_argument("--peers", nargs="+", choices=SERVERS, metavar="SERVER", help=f"only these: {', '.join(SERVERS)}")
@@ -101,8 +103,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="the JSON file; default: benches/results/DATE-COMMIT.json")
     parser.add_argument("--strict", action="store_true", help="exit code 1 when a floor is missed")
     options = parser.parse_args()
-    if options.quick:
-        options.rounds, options.seconds, options.warmup = 3, 1.0, 0.3
+    for name, usual, quick in (("rounds", 5, 3), ("seconds", 2.0, 1.0), ("warmup", 0.5, 0.3)):
+        if getattr(options, name) is None:
+            setattr(options, name, quick if options.quick else usual)
     if options.rounds < 1 or not 0.1 <= options.seconds <= 600 or not 0 <= options.warmup <= 600:
         parser.error("needs at least one round, 0.1 to 600 seconds, at most 600 seconds of warm-up")
     options.partial = len(options.only) < len(WORKLOADS) or options.peers is not None or len(options.tables) < 2
@@ -145,6 +148,7 @@ def write_results(options: argparse.Namespace, facts: dict, results: report.Resu
         "seconds": options.seconds,
         "warmup": options.warmup,
         "floors": report.verdicts_as_data(verdicts),
+        "disturbed": report.disturbed(results),
         "failures": failures,
         "medians": report.medians(results),
         "reports": results,

@@ -71,6 +71,9 @@ class Connection(_core.Connection):
         self._failure = error
         self._handler_failed()
 
+    def _end_with_pool(self) -> None:
+        self.abort()
+
 
 class Handler:
     """What a server calls. Override what matters; each method runs on a worker and may block.

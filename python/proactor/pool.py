@@ -47,10 +47,10 @@ class PoolStatistics:
     """Handler calls and posted calls."""
 
 
-class Closable(Protocol):
+class Member(Protocol):
     """Something that lives on the pool and ends with it."""
 
-    def close(self) -> None: ...
+    def _end_with_pool(self) -> None: ...
 
 
 class ThreadPool(Executor):
@@ -139,7 +139,7 @@ class ThreadPool(Executor):
             self._shut = True
             members = list(self._members)
         for member in members:
-            member.close()
+            member._end_with_pool()
         rest, _ = self._workers.close(drain=not cancel_futures, wait=wait)
         for function, _arguments in rest:
             submitted = getattr(function, "__self__", None)
@@ -150,8 +150,20 @@ class ThreadPool(Executor):
         """A snapshot."""
         return PoolStatistics(self._port.engine, self.concurrency, self.max_workers, *self._port.numbers())
 
-    def join_in(self, member: Closable) -> tuple[_core.Port, Workers]:
-        """A server or connection comes to live on the pool, and ends with it.
+    def start(self) -> tuple[_core.Port, Workers]:
+        """What a server or connection needs that comes to live on the pool.
+
+        Raises:
+            RuntimeError: the pool is shut down.
+        """
+        with self._lock:
+            if self._shut:
+                raise RuntimeError("the pool is shut down: make a new one")
+        self._workers.ensure_started()
+        return self._port, self._workers
+
+    def join_in(self, member: Member) -> None:
+        """A server or connection lives on the pool, and ends with it.
 
         Raises:
             RuntimeError: the pool is shut down.
@@ -160,8 +172,6 @@ class ThreadPool(Executor):
             if self._shut:
                 raise RuntimeError("the pool is shut down: make a new one")
             self._members.add(member)
-        self._workers.ensure_started()
-        return self._port, self._workers
 
     def __del__(self) -> None:
         workers: Workers | None = getattr(self, "_workers", None)

@@ -117,14 +117,14 @@ class _Limits:
         )
 
 
-def _handlers(handler: HandlerLike) -> dict[str, Callable[..., object] | None]:
+def _handlers(handler: HandlerLike) -> dict[str, Any]:
     """The bound methods of a handler; None for those it does not override, so that they cost nothing."""
     names = ("connected", "ended", "sent", "closed")
     if isinstance(handler, type) and issubclass(handler, Handler):
         handler = handler()
     if isinstance(handler, Handler):
         kind = type(handler)
-        found: dict[str, Callable[..., object] | None] = {
+        found = {
             name: getattr(handler, name) if getattr(kind, name) is not getattr(Handler, name) or name in vars(handler) else None for name in names
         }
         return {"received": handler.received, **found}
@@ -202,7 +202,7 @@ class Server:
                 self._unix_path = address.removeprefix("unix:")
             shown = self.address if isinstance(self.address, str) else f"{name[0]}:{name[1]}"
             self.pool = ThreadPool() if pool is None else pool
-            self._port, self._workers = self.pool.join_in(self)
+            self._port, self._workers = self.pool.start()
             self._group = limits.group(self._port, handler)
             self._listener = self._port.listen(listening.fileno(), shown, self._group)
             listening.detach()
@@ -211,13 +211,18 @@ class Server:
             if self._owns_pool and hasattr(self, "pool"):
                 self.pool.shutdown()
             raise
-        # Guards _report, _waiting and who shuts down.
-        self._lock = threading.Lock()
+        # Guards _report, _waiting and who shuts down. Reentrant: a signal handler may shut down, whatever the main thread was doing.
+        self._lock = threading.RLock()
         # Where each thread in `serve_forever` is told that the server is closed.
         self._waiting: list[socket.socket] = []
         self._shutting_down = False
         self._report: ShutdownReport | None = None
         self._ended = False
+        try:
+            self.pool.join_in(self)
+        except RuntimeError:
+            self.close()  # the pool was shut down meanwhile
+            raise
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -314,6 +319,9 @@ class Server:
         """A snapshot."""
         return ServerStatistics(self._port.engine, *self._port.group_numbers(self._group))
 
+    def _end_with_pool(self) -> None:
+        self.close()
+
     def _make_report(self, *, completed: bool, running: tuple[str, ...]) -> ShutdownReport:
         numbers = self.statistics()
         return ShutdownReport(completed, numbers.accepted, numbers.sent_bytes, numbers.dropped_bytes, running)
@@ -324,6 +332,7 @@ class Server:
 
     def _stop_listening(self) -> None:
         self._port.close_listener(self._listener)
+        self._group.retire()
         if self._unix_path is not None:
             path, self._unix_path = self._unix_path, None
             try:
@@ -383,29 +392,21 @@ def connect(
         if pool is None:
             pool = own_pool = ThreadPool(thread_name_prefix="proactor-connect")
             handler = _OwnPool(handler, own_pool)
-        client = _Client()
-        port, _workers = pool.join_in(client)
+        port, _workers = pool.start()
         group = limits.group(port, handler)
-        client.lives(port, group)
         connection: Connection = port.attach(connected.fileno(), _peer_text(connected), group)
         connected.detach()
+        try:
+            pool.join_in(connection)
+        except RuntimeError:
+            connection.abort()  # the pool was shut down meanwhile
+            raise
     except BaseException:
         connected.close()
         if own_pool is not None:
             own_pool.shutdown()
         raise
     return connection
-
-
-class _Client:
-    """A connection that ends with its pool."""
-
-    def lives(self, port: _core.Port, group: _core.Group) -> None:
-        self._port = port
-        self._group = group
-
-    def close(self) -> None:
-        self._port.abort_all(self._group)
 
 
 class _OwnPool(Handler):

@@ -150,8 +150,8 @@ def _work(workers: Workers, port: _core.Port) -> None:
                 port.start_failed()
                 workers._broken()
                 return
-        worker = port.worker(workers.start_spare)
-        for work, arguments in worker:
+        # Not in a variable: the traceback of an exception that a user keeps would keep it with this frame, past the end of its thread.
+        for work, arguments in port.worker(workers.start_spare):
             try:
                 work(*arguments)
             except BaseException as error:
@@ -163,6 +163,8 @@ def _work(workers: Workers, port: _core.Port) -> None:
 
 def _failed(arguments: tuple[Any, ...], error: BaseException) -> None:
     """A handler raised: that costs its connection, never the worker. SystemExit and KeyboardInterrupt are no exception to that."""
+    # The traceback begins at the handler: our own frame would keep the port alive for as long as somebody keeps the exception.
+    error.__traceback__ = error.__traceback__.tb_next if error.__traceback__ is not None else None
     connection = arguments[0] if arguments else None
     if isinstance(connection, Connection):
         log.error("the handler of %r raised; the connection closes", connection, exc_info=error)

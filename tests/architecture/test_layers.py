@@ -18,7 +18,7 @@ LAYERS: Mapping[str, frozenset[str]] = {
         "connection": "_core errors",
         "workers": "_core errors connection",
         "pool": "_core errors workers",
-        "listener": "_core errors connection workers",
+        "listener": "_core errors",
         "server": "_core errors connection listener pool workers",
         "files": "_core errors pool",
         "adapters": PUBLIC,

@@ -18,7 +18,8 @@ UNSAFE_ALLOWED = (
     "crates/proactor-python/",
 )
 
-PLATFORM_ALLOWED = ("crates/proactor-core/src/engine/mod.rs",)
+# Where the platform may be named: where an engine is chosen, and where the contract suite makes peers for it.
+PLATFORM_ALLOWED = ("crates/proactor-core/src/engine/mod.rs", "crates/proactor-core/tests/engine_contract/")
 
 LONGEST_FILE = 600
 # Files that may be longer, each with its reason.
@@ -99,7 +100,7 @@ def test_the_scheduler_makes_no_system_call() -> None:
 
 
 def test_only_the_engine_module_knows_the_platform() -> None:
-    found = [f"{name}:{line}" for name, source in rust_files() if name not in PLATFORM_ALLOWED for line in platform_lines(source)]
+    found = [f"{name}:{line}" for name, source in rust_files() if not name.startswith(PLATFORM_ALLOWED) for line in platform_lines(source)]
     report(found, "platform cfg outside engine/mod.rs; ask engine.supports(...)")
 
 

@@ -128,6 +128,19 @@ class Serve:
         assert self.process.stdin is not None
         self.process.stdin.write(data)
 
+    def type_until_heard(self, client: socket.socket) -> None:
+        """For a server that says nothing: types `anybody?` until it has accepted the client. More of these lines may follow."""
+        deadline = time.monotonic() + TIMEOUT
+        client.settimeout(0.1)
+        while True:
+            self.type(b"anybody?\n")
+            try:
+                assert read_line(client) == b"anybody?\n"
+                break
+            except TimeoutError:
+                assert time.monotonic() < deadline
+        client.settimeout(TIMEOUT)
+
     def end_input(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()

@@ -148,12 +148,15 @@ def test_a_server_that_is_not_there_gives_one_line_and_status_1(peer, run):
 def test_a_host_that_does_not_exist_gives_status_1(run):
     result = run("connect", "no.such.host.invalid:80")
     assert result.returncode == ExitCode.FAILED
-    assert re.fullmatch(rb"proactor: cannot connect to no.such.host.invalid:80: .+\n", result.stderr)
+    assert re.fullmatch(rb"proactor: .*no\.such\.host\.invalid:80.*\n", result.stderr)
 
 
 def test_a_reset_gives_one_line_and_status_1(peer, start):
     process = start(peer.address)
-    reset(peer.accept())
+    client = peer.accept()
+    client.sendall(b"x")
+    assert read_exactly_from(process.stdout, 1) == b"x"
+    reset(client)
     assert process.wait(TIMEOUT) == ExitCode.FAILED
     assert re.fullmatch(rb"proactor: the connection to \S+ broke: Connection reset by peer.*\n", process.stderr.read())
 

@@ -6,7 +6,7 @@
 * In a ```console block each line after `$ ` is a command, and the lines between are output that must appear, `...` standing for anything;
   in a ```sh block each line is a command. A command that goes on to listen (`proactor serve`) serves the block's later commands, then
   Ctrl-C ends it. What sets up or tests the project itself (`make`, `pip install`) is checked against the Makefile and pyproject.toml.
-* Every program must exit with 0, without a traceback.
+* Every program must exit with 0, without a traceback; one ended with Ctrl-C may pass on the KeyboardInterrupt, as Python programs do.
 
 Port 60001 is replaced by a free one, so that a server which runs on this machine does not matter.
 """
@@ -40,6 +40,7 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 RUN = ("python", "console", "sh")
 NOT_RUN = ("", "text", "toml", "rust", "json")
 SECONDS = 30.0
+UNCLEAN = r"Exception ignored|Exception in thread|Warning: "
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,16 @@ class Program:
             raise self.failed(f"still runs after {SECONDS:.0f} s")
         if self.process.returncode != 0:
             raise self.failed(f"exit code {self.process.returncode}")
-        if re.search(r"^Traceback |^Exception ignored|Warning: ", self.output(), re.MULTILINE):
+        if re.search(rf"(?m)^Traceback |{UNCLEAN}", self.output()):
             raise self.failed("a traceback or a warning")
 
     def interrupt(self, pid: int) -> None:
-        """Ctrl-C, which must end it in order."""
+        """Ctrl-C, which must end it in order: with 0, or with the KeyboardInterrupt and nothing else."""
         os.kill(pid, signal.SIGINT)
+        if self.ended(SECONDS) and re.search(r"\nKeyboardInterrupt\n\Z", self.output()) and self.output().count("Traceback ") == 1:
+            by_signal = self.process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+            if by_signal and not re.search(UNCLEAN, self.output()):
+                return
         self.expect_end()
 
     def kill(self) -> None:
@@ -427,6 +432,9 @@ with socket.create_server(("127.0.0.1", 0)):
         ("import warnings; warnings.warn('careless')", "exit code 1"),
         ("import sys; print('Traceback (most recent call last):')", "a traceback"),
         (SERVER.format(end="pass  # serve_forever()"), None),
+        (SERVER.format(end="raise  # serve_forever()"), None),
+        (SERVER.format(end="print('Exception ignored'); raise  # serve_forever()"), "exit code -2"),
+        (SERVER.format(end="1 / 0  # serve_forever()"), "exit code 1"),
         (SERVER.format(end="sys.exit(3)  # serve_forever()"), "exit code 3"),
         ("serve_forever = print; serve_forever()", "ended, but calls serve_forever"),
     ],

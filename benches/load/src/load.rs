@@ -94,6 +94,13 @@ enum Phase {
     Draining,
 }
 
+/// What was answered within the measured time.
+struct Measured {
+    seconds: f64,
+    ordinary: u64,
+    sleepers: u64,
+}
+
 struct Load {
     options: Options,
     pattern: Pattern,
@@ -172,12 +179,13 @@ impl Load {
         self.turn_until(Duration::from_nanos(begin) + self.options.seconds)?;
         let end = self.now();
         self.longest_silence = self.longest_silence.max(end - self.last_end);
-        let messages = self.ordinary.count() + self.sleepers.count();
-        let cpu = window.end(messages)?;
+        let measured = Measured { seconds: (end - begin) as f64 / 1e9, ordinary: self.ordinary.count(), sleepers: self.sleepers.count() };
+        let cpu = window.end(measured.ordinary + measured.sleepers)?;
 
+        // What is answered from here on counts for latency, so that a message that is stuck is not left out, but not for the rate.
         self.phase = Phase::Draining;
         self.drain()?;
-        Ok(self.report((end - begin) as f64 / 1e9, messages, cpu))
+        Ok(self.report(&measured, cpu))
     }
 
     /// Waits for the answers to everything in flight; what is missing after a generous while is an error.
@@ -316,11 +324,11 @@ impl Load {
             let histogram = if sleeping { &mut self.sleepers } else { &mut self.ordinary };
             histogram.record(now - started);
         }
-        self.longest_silence = self.longest_silence.max(now - self.last_end);
-        self.last_end = now;
         if self.phase == Phase::Draining {
             return;
         }
+        self.longest_silence = self.longest_silence.max(now - self.last_end);
+        self.last_end = now;
         if sleeping && !self.options.sleep_gap.is_zero() {
             return self.paused.push((now + self.options.sleep_gap.as_nanos() as u64, index));
         }
@@ -367,22 +375,22 @@ impl Load {
         self.origin.elapsed().as_nanos() as u64
     }
 
-    fn report(self, seconds: f64, messages: u64, cpu: Json) -> Outcome {
+    fn report(self, measured: &Measured, cpu: Json) -> Outcome {
+        let Measured { seconds, ordinary, sleepers } = *measured;
         let mut all = Histogram::new();
         all.merge(&self.ordinary);
         all.merge(&self.sleepers);
         let mut report = Json::default()
-            .number("rate", messages as f64 / seconds)
-            .number("messages", messages as f64)
+            .number("rate", (ordinary + sleepers) as f64 / seconds)
+            .number("messages", (ordinary + sleepers) as f64)
             .number("seconds", seconds)
             .number("errors", self.errors as f64)
             .extend(latencies(&all))
             .number("longest_silence_us", self.longest_silence as f64 / 1e3)
             .extend(cpu);
         if self.options.has_headers() {
-            for (name, histogram) in [("ordinary", &self.ordinary), ("sleepers", &self.sleepers)] {
-                let part = Json::default().number("rate", histogram.count() as f64 / seconds).extend(latencies(histogram));
-                report = report.object(name, part);
+            for (name, count, histogram) in [("ordinary", ordinary, &self.ordinary), ("sleepers", sleepers, &self.sleepers)] {
+                report = report.object(name, Json::default().number("rate", count as f64 / seconds).extend(latencies(histogram)));
             }
         }
         if let Some(error) = &self.first_error {

@@ -89,35 +89,50 @@ struct State<U: Upper> {
     active_at: u64,
 }
 
-/// What must follow a transition, once the lock is released.
+/// What must follow a transition, once the lock is released. Small, because there are several a message; what is rare is apart.
 #[must_use]
 pub(crate) struct After<U: Upper> {
     /// Put the connection into the ready queue.
     pub schedule: bool,
     /// Write what is queued.
     pub flush: bool,
+    waiter: Option<Arc<Waiter>>,
+    rare: Option<Box<Rare<U>>>,
+}
+
+pub(crate) struct Rare<U: Upper> {
     /// The handle was closed: free the slot.
     pub forget: bool,
     /// Nothing will ever happen to it again.
     pub gone: Option<Traffic>,
     /// It waits for its queue to empty: close it anyway after `send_timeout`.
     pub linger: bool,
-    waiter: Option<Arc<Waiter>>,
     // Dropped by the caller, outside the lock: they may hold Python objects.
-    _dropped: (Option<Outgoing>, Vec<Event>, Option<U::Connection>, Option<Handle>),
+    outgoing: Option<Outgoing>,
+    events: Vec<Event>,
+    upper: Option<U::Connection>,
+    handle: Option<Handle>,
 }
 
 impl<U: Upper> Default for After<U> {
     fn default() -> Self {
-        After { schedule: false, flush: false, forget: false, gone: None, linger: false, waiter: None, _dropped: (None, Vec::new(), None, None) }
+        After { schedule: false, flush: false, waiter: None, rare: None }
     }
 }
 
 impl<U: Upper> After<U> {
-    pub fn notify(&mut self) {
+    /// Wakes whoever waits for the connection to change, and answers what is rare.
+    pub fn notify(&mut self) -> Option<Box<Rare<U>>> {
         if let Some(waiter) = self.waiter.take() {
             waiter.notify();
         }
+        self.rare.take()
+    }
+
+    fn rare(&mut self) -> &mut Rare<U> {
+        self.rare.get_or_insert_with(|| {
+            Box::new(Rare { forget: false, gone: None, linger: false, outgoing: None, events: Vec::new(), upper: None, handle: None })
+        })
     }
 }
 
@@ -632,7 +647,7 @@ impl<U: Upper> Connection<U> {
         let dropped = state.mailbox.split_off(|event| !matches!(event, Event::Received(_) | Event::Ended));
         self.group.queued.fetch_sub(state.inbox_bytes, Ordering::Relaxed);
         state.inbox_bytes = 0;
-        after._dropped.1.extend(dropped);
+        after.rare().events.extend(dropped);
     }
 
     fn begin_close(&self, state: &mut State<U>, failure: Option<Failure>, engine: &dyn Engine, after: &mut After<U>) {
@@ -641,7 +656,9 @@ impl<U: Upper> Connection<U> {
         state.life = Life::Closing;
         state.failure = failure;
         after.flush = !state.outgoing.is_empty();
-        after.linger = after.flush || state.sending;
+        if after.flush || state.sending {
+            after.rare().linger = true;
+        }
         self.end_if_flushed(state, engine, after);
     }
 
@@ -676,17 +693,17 @@ impl<U: Upper> Connection<U> {
         state.life = Life::Closed;
         if let Some(handle) = state.handle.take() {
             engine.close(&handle, how);
-            after._dropped.3 = Some(handle);
+            after.rare().handle = Some(handle);
         }
         let unsent = state.outgoing.len() + state.in_flight;
         state.traffic.dropped += unsent as u64;
         self.group.queued.fetch_sub(unsent, Ordering::Relaxed);
         state.in_flight = 0;
-        after._dropped.0 = Some(std::mem::take(&mut state.outgoing));
+        after.rare().outgoing = Some(std::mem::take(&mut state.outgoing));
         state.failure = failure.clone();
         state.framer = None;
         after.flush = false;
-        after.forget = true;
+        after.rare().forget = true;
         if self.settings().wants.closed {
             after.schedule |= state.mailbox.push(Event::Closed(failure));
         }
@@ -698,8 +715,9 @@ impl<U: Upper> Connection<U> {
     fn check_gone(&self, state: &mut State<U>, after: &mut After<U>) {
         if state.life == Life::Closed && !state.mailbox.is_scheduled() && !state.gone {
             state.gone = true;
-            after.gone = Some(state.traffic);
-            after._dropped.2 = state.upper.take();
+            let rare = after.rare();
+            rare.gone = Some(state.traffic);
+            rare.upper = state.upper.take();
         }
     }
 }

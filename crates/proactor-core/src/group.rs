@@ -14,10 +14,18 @@ pub trait Upper: 'static {
     /// With a connection: its public object.
     type Connection: Send + Sync;
     /// With a group: its handlers.
-    type Group: Send + Sync;
+    type Group: Release + Send + Sync;
     /// A posted call.
     type Call: Send;
 }
+
+/// What can let go of what it holds.
+pub trait Release {
+    /// Nothing will be asked of it any more.
+    fn release(&self) {}
+}
+
+impl Release for () {}
 
 /// Which events the handler wants; the others are dealt with in here.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,6 +73,8 @@ pub struct Group<U: Upper> {
 #[derive(Default)]
 struct Census {
     live: usize,
+    /// No connection will come any more.
+    retired: bool,
     totals: Traffic,
 }
 
@@ -117,7 +127,7 @@ impl<U: Upper> Group<U> {
     /// Counts one connection in, unless there are `max_connections` already.
     pub(crate) fn enter(&self) -> bool {
         let mut census = self.census.lock();
-        if self.settings.max_connections.is_some_and(|most| census.live >= most) {
+        if census.retired || self.settings.max_connections.is_some_and(|most| census.live >= most) {
             return false;
         }
         census.live += 1;
@@ -128,8 +138,23 @@ impl<U: Upper> Group<U> {
         let mut census = self.census.lock();
         census.live -= 1;
         census.totals.add(traffic);
+        let over = census.retired && census.live == 0;
         drop(census);
         self.emptied.notify_all();
+        if over {
+            self.upper.release();
+        }
+    }
+
+    /// No connection will come any more: the handlers are let go with the last one that is there.
+    pub fn retire(&self) {
+        let mut census = self.census.lock();
+        census.retired = true;
+        let over = census.live == 0;
+        drop(census);
+        if over {
+            self.upper.release();
+        }
     }
 
     /// Waits until at most `but` connections are left; false when `timeout` ran out first.
@@ -154,9 +179,14 @@ impl<U: Upper> Group<U> {
         true
     }
 
+    /// Some connections had to stop receiving because of `total_limit`.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.holding.load(Ordering::Relaxed)
+    }
+
     /// Room in the group's queues again: those that had to stop receiving.
     pub(crate) fn take_held(&self) -> Vec<Arc<Connection<U>>> {
-        if self.holding.load(Ordering::Relaxed) && self.queued.load(Ordering::Relaxed) < self.settings.total_limit / 4 * 3 {
+        if self.is_holding() && self.queued.load(Ordering::Relaxed) < self.settings.total_limit / 4 * 3 {
             let mut held = self.held.lock();
             self.holding.store(false, Ordering::Relaxed);
             return std::mem::take(&mut held);

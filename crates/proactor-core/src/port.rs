@@ -4,23 +4,26 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::buffer::SharedBytes;
 use crate::completion::{Completion, Outcome, Token};
-use crate::connection::{After, Bytes, Connection, Event, Next, Queued, pause};
+use crate::connection::{After, Bytes, Connection, Event, Next, Queued, Rare, pause};
 use crate::engine::{Address, Closing, Engine, Feature, Handle, Submission, TIMED_OUT};
 use crate::error::Failure;
 use crate::group::{Group, Traffic, Upper};
 use crate::notices::{Notice, Notices};
 use crate::scheduler::{Decision, Limits, Parker, Sample, Scheduler, Wakes, Work, WorkerId};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::table::Table;
 use crate::timer::Timers;
 
 /// Accepting is tried again this long after the machine ran out of descriptors or memory.
 const ACCEPT_AGAIN_AFTER: u64 = 100_000_000;
+/// Connections are numbered through the whole process. Orders nothing, so the model checkers need not see it.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// How long a leader rests after its engine failed to poll, so that a broken engine does not spin.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(10);
 
@@ -30,6 +33,8 @@ pub struct Port<U: Upper> {
     pub notices: Notices,
     idle: Option<Duration>,
     busy_poll: u64,
+    // The leader's memory, used again each turn; only the leader locks it.
+    turn: Mutex<Turn<U>>,
     // Guards which slot holds what.
     table: Mutex<Table<Entry<U>>>,
     // Guards the timers and how long the leader sleeps.
@@ -42,10 +47,15 @@ pub struct Port<U: Upper> {
     hung: AtomicBool,
     forked: AtomicBool,
     closed: AtomicBool,
-    next_id: AtomicU64,
     // Guards nothing; the monitor sleeps on it.
     monitor: Mutex<bool>,
     monitor_woken: Condvar,
+}
+
+struct Turn<U: Upper> {
+    ready: Vec<Item<U>>,
+    completions: Vec<Completion>,
+    found: Vec<(Option<Entry<U>>, Outcome)>,
 }
 
 struct Due {
@@ -139,6 +149,7 @@ impl<U: Upper> Port<U> {
             notices: Notices::default(),
             idle,
             busy_poll,
+            turn: Mutex::new(Turn { ready: Vec::new(), completions: Vec::new(), found: Vec::new() }),
             table: Mutex::new(Table::default()),
             timers: Mutex::new(Due { timers: Timers::new(), leader_until: u64::MAX }),
             dirty: Mutex::new(Vec::new()),
@@ -147,7 +158,6 @@ impl<U: Upper> Port<U> {
             hung: AtomicBool::new(false),
             forked: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            next_id: AtomicU64::new(1),
             monitor: Mutex::new(false),
             monitor_woken: Condvar::new(),
         })
@@ -222,8 +232,8 @@ impl<U: Upper> Port<U> {
                     return false;
                 }
                 Decision::Lead => {
-                    let ready = self.lead(true);
-                    self.scheduler.led(id, ready);
+                    let mut turn = self.lead(true);
+                    self.scheduler.led(id, turn.ready.drain(..));
                 }
                 Decision::Park => {
                     match self.idle {
@@ -242,20 +252,20 @@ impl<U: Upper> Port<U> {
     }
 
     /// One turn of the leader: write, wait, receive, dispatch. Answers what became ready.
-    fn lead(&self, may_wait: bool) -> Vec<Item<U>> {
+    fn lead(&self, may_wait: bool) -> MutexGuard<'_, Turn<U>> {
         self.flush_dirty();
-        let mut ready = Vec::new();
+        let mut turn = self.turn.lock();
+        let Turn { ready, completions, found } = &mut *turn;
         let now = self.engine.now();
-        self.fire_due(now, &mut ready);
+        self.fire_due(now, ready);
         let timeout = if may_wait && ready.is_empty() { self.until_next_timer(now) } else { Some(Duration::ZERO) };
-        let mut completions = Vec::new();
-        if let Err(error) = self.poll(timeout, &mut completions) {
+        if let Err(error) = self.poll(timeout, completions) {
             self.notices.put(Notice::EngineFailed { error: error.to_string() });
             let rest = self.monitor.lock();
             let _rested = self.monitor_woken.wait_for(rest, REST_AFTER_FAILURE);
         }
-        self.dispatch(completions, &mut ready);
-        ready
+        self.dispatch(completions, found, ready);
+        turn
     }
 
     fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
@@ -328,20 +338,19 @@ impl<U: Upper> Port<U> {
 
     // ---- what came back ----
 
-    fn dispatch(&self, completions: Vec<Completion>, ready: &mut Vec<Item<U>>) {
+    fn dispatch(&self, completions: &mut Vec<Completion>, found: &mut Vec<(Option<Entry<U>>, Outcome)>, ready: &mut Vec<Item<U>>) {
         if completions.is_empty() {
             return;
         }
         let now = self.engine.now();
         // One look at the table a batch. A token whose generation has passed finds nothing: its completion is of a closed handle.
-        let mut found = Vec::with_capacity(completions.len());
         {
             let table = self.table.lock();
-            for completion in completions {
+            for completion in completions.drain(..) {
                 found.push((table.get(completion.token).cloned(), completion.outcome));
             }
         }
-        for (entry, outcome) in found {
+        for (entry, outcome) in found.drain(..) {
             match entry {
                 Some(Entry::Connection(connection)) => self.dispatch_connection(connection, outcome, now, ready),
                 Some(Entry::Listener(listener)) => self.dispatch_listener(&listener, outcome, now, ready),
@@ -396,7 +405,7 @@ impl<U: Upper> Port<U> {
         now: u64,
         ready: &mut Vec<Item<U>>,
     ) -> io::Result<Arc<Connection<U>>> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let connection = {
             let mut table = self.table.lock();
             let token = table.reserve();
@@ -523,15 +532,19 @@ impl<U: Upper> Port<U> {
 
     /// Writes what the connection has queued.
     pub fn flush(&self, connection: &Arc<Connection<U>>) {
+        let mut ready = Vec::new();
+        self.flush_into(connection, &mut ready);
+        self.post(ready);
+    }
+
+    fn flush_into(&self, connection: &Arc<Connection<U>>, ready: &mut Vec<Item<U>>) {
         while let Some((handle, outgoing)) = connection.take_outgoing() {
             let after = match self.engine.send(&handle, outgoing) {
                 Submission::Done { bytes } => connection.sent(bytes, 0, &*self.engine),
                 Submission::Pending => return,
                 Submission::Failed { error, sent, .. } => connection.send_failed(error.into(), sent, &*self.engine),
             };
-            let mut ready = Vec::new();
-            self.finish_after(connection, after, &mut ready);
-            self.post(ready);
+            self.finish_after(connection, after, ready);
         }
     }
 
@@ -541,9 +554,11 @@ impl<U: Upper> Port<U> {
             return;
         }
         let mut batch = std::mem::take(&mut *self.dirty.lock());
+        let mut ready = Vec::new();
         for connection in batch.drain(..) {
-            self.flush(&connection);
+            self.flush_into(&connection, &mut ready);
         }
+        self.post(ready);
         let mut dirty = self.dirty.lock();
         if dirty.is_empty() {
             *dirty = batch; // keeps its memory
@@ -709,8 +724,9 @@ impl<U: Upper> Port<U> {
             parker.unpark();
         }
         if verdict.lead {
-            let ready = self.lead(false);
-            let wakes = self.scheduler.monitor_led(ready);
+            let mut turn = self.lead(false);
+            let wakes = self.scheduler.monitor_led(turn.ready.drain(..));
+            drop(turn);
             self.wake(wakes);
         } else if self.scheduler.nobody_leads() {
             let mut ready = Vec::new();
@@ -793,24 +809,32 @@ impl<U: Upper> Port<U> {
     }
 
     fn finish_after(&self, connection: &Arc<Connection<U>>, mut after: After<U>, ready: &mut Vec<Item<U>>) {
-        after.notify();
         if after.schedule {
             ready.push(Item::Connection(connection.clone()));
         }
-        if after.linger
+        if let Some(rare) = after.notify() {
+            self.finish_rare(connection, *rare);
+        }
+        if connection.group.is_holding() {
+            for held in connection.group.take_held() {
+                held.resume(pause::TOTAL, &*self.engine);
+            }
+        }
+    }
+
+    #[cold]
+    fn finish_rare(&self, connection: &Arc<Connection<U>>, rare: Rare<U>) {
+        if rare.linger
             && let Some(limit) = connection.group.settings.send_timeout
         {
             self.add_timer(self.engine.now() + limit, Timer::Linger(connection.token));
         }
-        if after.forget {
+        if rare.forget {
             let entry = self.table.lock().remove(connection.token);
             drop(entry);
         }
-        if let Some(traffic) = after.gone {
+        if let Some(traffic) = rare.gone {
             connection.group.leave(traffic);
-        }
-        for held in connection.group.take_held() {
-            held.resume(pause::TOTAL, &*self.engine);
         }
     }
 }

@@ -5,10 +5,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use proactor_core::buffer::SharedBytes;
+use proactor_core::connection::Event;
 use proactor_core::engine::{self, AcceptWindow, Address, Kind, SocketOptions};
 use proactor_core::error::Failure;
 use proactor_core::framing::Framing;
-use proactor_core::group::{Group as CoreGroup, Settings, Traffic, Upper, Wants};
+use proactor_core::group::{Group as CoreGroup, Release, Settings, Traffic, Upper, Wants};
 use proactor_core::notices::Notice;
 use proactor_core::port::{Item, Listener as CoreListener, Port as CorePort, Slow};
 use proactor_core::scheduler::Limits;
@@ -35,15 +36,43 @@ pub struct Call {
     pub arguments: Py<PyTuple>,
 }
 
-/// A server's handlers, looked up once.
+/// A server's handlers, looked up once. Let go when the server is over: they mostly hold the server and its connections, and those hold them.
 pub struct Handlers {
     /// What a connection's public object is made of.
     pub class: Py<PyType>,
+    // Guards the functions, None once they are let go. Taken with the interpreter held, for as long as it takes to count a reference.
+    functions: Mutex<Option<Functions>>,
+}
+
+pub struct Functions {
     pub received: Py<PyAny>,
     pub connected: Option<Py<PyAny>>,
     pub ended: Option<Py<PyAny>>,
     pub closed: Option<Py<PyAny>>,
     pub sent: Option<Py<PyAny>>,
+}
+
+impl Handlers {
+    /// The function for an event; None if the server is over.
+    pub fn find(&self, py: Python<'_>, event: &Event) -> Option<Py<PyAny>> {
+        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let functions = functions.as_ref()?;
+        let function = match event {
+            Event::Received(_) => Some(&functions.received),
+            Event::Connected => functions.connected.as_ref(),
+            Event::Ended => functions.ended.as_ref(),
+            Event::Sent(_) => functions.sent.as_ref(),
+            Event::Closed(_) => functions.closed.as_ref(),
+        };
+        function.map(|function| function.clone_ref(py))
+    }
+}
+
+impl Release for Handlers {
+    fn release(&self) {
+        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(functions); // outside the lock: it may run Python
+    }
 }
 
 /// A thread that waits in here looks for signals this often: the main thread's handlers must run.
@@ -171,7 +200,8 @@ impl Port {
             options: SocketOptions { no_delay, keep_alive: keepalive },
             window: AcceptWindow { minimum: accepts.0, maximum: accepts.1 },
         };
-        let handlers = Handlers { class: connection_class, received, connected, ended, closed, sent };
+        let functions = Functions { received, connected, ended, closed, sent };
+        let handlers = Handlers { class: connection_class, functions: Mutex::new(Some(functions)) };
         Ok(Group(CoreGroup::new(handlers, settings)))
     }
 
@@ -343,6 +373,11 @@ impl Drop for Port {
 
 #[pymethods]
 impl Group {
+    /// No connection will come any more: the handlers are let go with the last one.
+    fn retire(&self) {
+        self.0.retire();
+    }
+
     /// Waits until at most `but` connections are left; false when the time ran out.
     #[pyo3(signature = (but=0, timeout=None))]
     fn wait_empty(&self, py: Python<'_>, but: usize, timeout: Option<f64>) -> PyResult<bool> {

@@ -7,6 +7,7 @@ use proactor_core::connection::Event;
 use proactor_core::error::Failure;
 use proactor_core::port::{Interpreter, Port as CorePort, Task, Worker as CoreWorker};
 use proactor_core::scheduler::WorkerId;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -88,6 +89,9 @@ pub struct Worker {
     pool: Arc<Pool>,
     core: CoreWorker<Layer>,
     start_worker: Py<PyAny>,
+    /// `(handler, arguments)` and `(connection, data)` of the last message, to be filled again.
+    pair: Reused,
+    arguments: Reused,
 }
 
 struct Attached<'a, 'py>(Python<'py>, &'a Pool);
@@ -103,7 +107,7 @@ impl Worker {
     pub fn new(port: Arc<CorePort<Layer>>, pool: Arc<Pool>, start_worker: Py<PyAny>) -> Self {
         let core = port.worker();
         CURRENT.set(Some(Current { port: Arc::as_ptr(&port), worker: core.id, connection: 0 }));
-        Worker { port, pool, core, start_worker }
+        Worker { port, pool, core, start_worker, pair: Reused::default(), arguments: Reused::default() }
     }
 }
 
@@ -119,40 +123,96 @@ impl Worker {
         this
     }
 
-    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyTuple>)>> {
+    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         if self.port.is_forked() {
             return Err(errors::forked());
         }
-        let Worker { port, pool, core, .. } = self;
+        let Worker { port, pool, core, pair, arguments: reused_arguments, .. } = self;
+        // A worker that waits holds on to nothing of what it handled.
+        pair.clear(py);
+        reused_arguments.clear(py);
         let task = port.next(core, &Attached(py, pool), |upper| upper.map(|object| object.clone_ref(py)));
         let connection = core.current.as_ref().map_or(0, |connection| connection.id);
         CURRENT.set(Some(Current { port: Arc::as_ptr(port), worker: core.id, connection }));
         let (connection, event, object) = match task {
             None => return Ok(None),
-            Some(Task::StartWorker) => return Ok(Some((self.start_worker.bind(py).clone(), PyTuple::empty(py)))),
-            Some(Task::Call(Call { function, arguments })) => return Ok(Some((function.into_bound(py), arguments.into_bound(py)))),
+            Some(Task::StartWorker) => return pair.fill(py, self.start_worker.clone_ref(py), PyTuple::empty(py).into_any().unbind()).map(Some),
+            Some(Task::Call(Call { function, arguments })) => return pair.fill(py, function, arguments.into_any()).map(Some),
             Some(Task::Event(connection, event, object)) => (connection, event, object),
         };
-        let handlers = &connection.group.upper;
+        let handler = connection.group.upper.find(py, &event).expect("an event comes only to a group that wants it, before it is over");
         let object = match object {
             Some(object) => object.into_bound(py),
             None => public_object(py, port, &connection)?,
         };
-        let (handler, arguments) = match event {
-            Event::Received(bytes) => (Some(&handlers.received), PyTuple::new(py, [object.as_any(), to_bytes(py, bytes).as_any()])?),
-            Event::Connected => (handlers.connected.as_ref(), PyTuple::new(py, [object])?),
-            Event::Ended => (handlers.ended.as_ref(), PyTuple::new(py, [object])?),
-            Event::Sent(count) => (handlers.sent.as_ref(), (object, count).into_pyobject(py)?),
+        let arguments = match event {
+            Event::Received(bytes) => {
+                let data = to_bytes(py, bytes).into_any().unbind();
+                reused_arguments.fill(py, object.unbind(), data)?
+            }
+            Event::Connected | Event::Ended => PyTuple::new(py, [object])?,
+            Event::Sent(count) => (object, count).into_pyobject(py)?,
             Event::Closed(failure) => {
                 let error = match &failure {
                     None => None,
                     Some(Failure::Handler) => Some(object.getattr("_failure")?.unbind()),
                     Some(failure) => Some(errors::from_failure(py, failure).into_value(py).into_any()),
                 };
-                (handlers.closed.as_ref(), (object, error).into_pyobject(py)?)
+                (object, error).into_pyobject(py)?
             }
         };
-        let handler = handler.expect("an event comes only to a group that wants it");
-        Ok(Some((handler.bind(py).clone(), arguments)))
+        pair.fill(py, handler, arguments.into_any().unbind()).map(Some)
+    }
+}
+
+/// A tuple of two that is filled again when Python has let go of it, as `zip` and `enumerate` do: it saves two allocations a message.
+#[derive(Default)]
+struct Reused(Option<Py<PyTuple>>);
+
+impl Reused {
+    /// Lets go of the contents, or of the tuple if somebody kept it.
+    fn clear(&mut self, py: Python<'_>) {
+        let Some(tuple) = self.0.take() else { return };
+        // On a free-threaded build another thread's reference is not visible in the count.
+        if cfg!(Py_GIL_DISABLED) {
+            return;
+        }
+        // SAFETY: the interpreter is held, so the count stands still, and with a count of 1 nobody else can see the tuple change.
+        unsafe {
+            if ffi::Py_REFCNT(tuple.as_ptr()) == 1 {
+                Self::set(py, &tuple, 0, py.None());
+                Self::set(py, &tuple, 1, py.None());
+                self.0 = Some(tuple);
+            }
+        }
+    }
+
+    fn fill<'py>(&mut self, py: Python<'py>, first: Py<PyAny>, second: Py<PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+        // SAFETY: as in `clear`; looked at again, because the garbage collector shows every tuple to whoever asks it.
+        if let Some(tuple) = &self.0
+            && unsafe { ffi::Py_REFCNT(tuple.as_ptr()) } == 1
+        {
+            // SAFETY: nobody else holds it.
+            unsafe {
+                Self::set(py, tuple, 0, first);
+                Self::set(py, tuple, 1, second);
+            }
+            return Ok(tuple.bind(py).clone());
+        }
+        let tuple = PyTuple::new(py, [first, second])?;
+        self.0 = Some(tuple.clone().unbind());
+        Ok(tuple)
+    }
+
+    /// # Safety
+    /// The tuple has two items, and only the caller can see it.
+    unsafe fn set(py: Python<'_>, tuple: &Py<PyTuple>, index: isize, value: Py<PyAny>) {
+        // SAFETY: the caller's promise; the old item's reference becomes ours, and the tuple takes over the new one's.
+        let old = unsafe {
+            let old = ffi::PyTuple_GET_ITEM(tuple.as_ptr(), index);
+            ffi::PyTuple_SET_ITEM(tuple.as_ptr(), index, value.into_ptr());
+            Bound::from_owned_ptr(py, old)
+        };
+        drop(old);
     }
 }

@@ -160,7 +160,7 @@ def _connect(address: str, receiver: Receiver, timeout: float | None) -> Any:
         raise CommandError(f"{error}", ExitCode.USAGE) from error
     except OSError as error:
         hint = "; is a server running there?" if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else ""
-        raise CommandError(f"cannot connect to {address}: {_reason(error)}{hint}", ExitCode.FAILED) from error
+        raise CommandError(f"{_reason(error)}{hint}", ExitCode.FAILED) from error  # The text names the address.
 
 
 def _wait_for_end(connection: Any, sender: Sender, events: Events) -> BaseException | None:

@@ -120,7 +120,7 @@ def _serve(server: Any, pool: Any, handler: Any, stop: StopRequests, writer: Log
     logger.info("shutting down (%s), for at most %g seconds", reason, options.drain)
     if isinstance(handler, ConsoleServer):
         handler.stopping = True
-    report = _drain(server, pool, options.drain)
+    report = _drain(server, pool, stop, options.drain)
     if report is None:
         logger.error("the shutdown did not finish in time: ending the process")
     elif report.running:
@@ -132,21 +132,23 @@ def _serve(server: Any, pool: Any, handler: Any, stop: StopRequests, writer: Log
     return ExitCode.OK
 
 
-def _drain(server: Any, pool: Any, drain: float) -> Any:
+def _drain(server: Any, pool: Any, stop: StopRequests, drain: float) -> Any:
     """Shuts down on a thread of its own, so that this one, the main one, still hears a second signal. None: it took too long."""
-    outcome: list[Any] = []
+    finished: list[Any] = []
 
     def shut_down() -> None:
-        report = server.shutdown(drain)
-        outcome.append(report)
-        if not report.running:
-            server.close()
-            pool.shutdown(wait=True)
+        try:
+            report = server.shutdown(drain)
+            if not report.running:
+                pool.shutdown(wait=True)
+            finished.append(report)
+        finally:
+            stop.wake()
 
     thread = threading.Thread(target=shut_down, name="shutdown", daemon=True)
     thread.start()
-    thread.join(drain + SPARE_SECONDS)
-    return outcome[0] if outcome and not (thread.is_alive() and not outcome[0].running) else None
+    stop.wait_until(lambda: not thread.is_alive() or bool(finished), drain + SPARE_SECONDS)
+    return finished[0] if finished else None
 
 
 def _print_report(server: Any, report: Any, skipped: int) -> None:

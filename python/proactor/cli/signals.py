@@ -2,10 +2,12 @@
 
 import contextlib
 import os
-import queue
 import signal
+import socket
 import sys
+import time
 import types
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,24 +17,46 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequests:
-    """Why the command should stop, in the order the reasons came: from signals, the console, or anyone. Safe from any thread.
+    """Why the command should stop, in the order the reasons came: from signals, the console, or anyone.
 
-    A `SimpleQueue` carries them because its `put` may interrupt its `get` in the same thread, which is what a signal does.
+    The main thread waits on a socket that `signal.set_wakeup_fd` writes to: it wakes up whichever thread the signal landed on, and
+    also if it came just before the wait began. Its Python handler runs then.
     """
 
     def __init__(self) -> None:
-        self._reasons: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reasons: deque[str] = deque()
         self._stopping = False
         self._at_once: Callable[[], None] = lambda: None
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
 
     def put(self, reason: str) -> None:
-        self._reasons.put(reason)
+        """Asks for the shutdown. Safe from any thread, and in a signal handler."""
+        self._reasons.append(reason)
+        self.wake()
+
+    def wake(self) -> None:
+        """Makes the main thread look again at what it waits for. Safe from any thread."""
+        with contextlib.suppress(OSError):  # It is full, so whoever reads it wakes up anyway; or closed, and nobody waits.
+            self._writer.send(b"\0")
 
     def wait(self) -> str:
         """Blocks until somebody asks. From then on a signal ends the process."""
-        reason = self._reasons.get()
+        self.wait_until(lambda: bool(self._reasons))
         self._stopping = True
-        return reason
+        return self._reasons.popleft()
+
+    def wait_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Blocks until `done()`, asked after each `wake` and each signal; False if that took longer than `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not done():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._reader.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                self._reader.recv(64)
+        return True
 
     def before_ending_at_once(self, action: Callable[[], None]) -> None:
         """`action` runs in the signal handler that ends the process: it gives the terminal back."""
@@ -44,22 +68,26 @@ class StopRequests:
         handled: list[signal.Signals] = list(STOP_SIGNALS)
         if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
             handled.append(signal.SIGHUP)
+        before_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         before: dict[signal.Signals, Any] = {number: signal.signal(number, self._handle) for number in handled}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            signal.set_wakeup_fd(before_wakeup)
+            self._reader.close()
+            self._writer.close()
 
     def _handle(self, number: int, _frame: types.FrameType | None) -> None:
         if number == signal.SIGHUP:  # The terminal went away, which its end of input may have said already.
-            self._reasons.put(signal.Signals(number).name)
+            self.put(signal.Signals(number).name)
         elif self._stopping:
             self._at_once()
             end_process(SIGNAL_BASE + number, f"proactor: {signal.Signals(number).name} during the shutdown: ended at once\n")
         else:
             self._stopping = True
-            self._reasons.put(signal.Signals(number).name)
+            self.put(signal.Signals(number).name)
 
 
 def end_process(status: int, message: str = "") -> None:

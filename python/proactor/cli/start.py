@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import os
 import socket
 from typing import Any
 
@@ -40,9 +41,10 @@ def failure(error: Exception, address: Any) -> CommandError:
     what = f"cannot listen on {show_address(address)}"
     if not isinstance(error, OSError):
         return CommandError(f"{what}: {error}", ExitCode.BAD_ADDRESS)
-    if isinstance(error, socket.gaierror):
-        return CommandError(f"{what}: no such host ({error.strerror}); check the name given as --host", ExitCode.BAD_ADDRESS)
     is_unix = isinstance(address, str)
+    if not is_unix and not _resolves(address[0]):
+        return CommandError(f"{what}: there is no such host; check the name given as --host", ExitCode.BAD_ADDRESS)
+    text = os.strerror(error.errno) if error.errno is not None else str(error)
     match error.errno:
         case errno.EADDRINUSE if is_unix:
             hint = f"end the server that has it, or remove the file if none does: rm {str(address).removeprefix(UNIX)}"
@@ -57,16 +59,23 @@ def failure(error: Exception, address: Any) -> CommandError:
             hint = "choose a --port of 1024 or above, or give the program CAP_NET_BIND_SERVICE"
             return CommandError(f"{what}: not permitted (a privileged port); {hint}", ExitCode.NOT_PERMITTED)
         case errno.ENOENT | errno.ENOTDIR | errno.ENAMETOOLONG | None if is_unix:
-            return CommandError(f"{what}: {error.strerror or error}; give the path of a file in a directory that exists", ExitCode.BAD_ADDRESS)
+            return CommandError(f"{what}: {text}; give the path of a file in a directory that exists", ExitCode.BAD_ADDRESS)
         case errno.EADDRNOTAVAIL:
             hint = "give one of this machine's own as --host (ip address), 0.0.0.0 for all of them"
             return CommandError(f"{what}: the address is not this machine's; {hint}", ExitCode.BAD_ADDRESS)
         case errno.EAFNOSUPPORT | errno.EINVAL:
             family = "IPv6" if not is_unix and _is_ipv6(address[0]) else "this kind of address"
-            return CommandError(f"{what}: {error.strerror}; {family} does not work here, choose another --host", ExitCode.BAD_ADDRESS)
+            return CommandError(f"{what}: {text}; {family} does not work here, choose another --host", ExitCode.BAD_ADDRESS)
         case errno.EMFILE | errno.ENFILE:
             return CommandError(f"{what}: too many open files; raise the limit (ulimit -n)", ExitCode.CANNOT_START)
-    return CommandError(f"{what}: {error.strerror or error}", ExitCode.CANNOT_START)
+    return CommandError(f"{what}: {text}", ExitCode.CANNOT_START)
+
+
+def _resolves(host: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, None, flags=socket.AI_PASSIVE))
+    except (socket.gaierror, UnicodeError):
+        return False
 
 
 def _is_ipv6(host: str) -> bool:

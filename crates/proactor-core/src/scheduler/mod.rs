@@ -74,7 +74,7 @@ pub enum Work<I> {
 #[derive(Default)]
 pub struct Wakes {
     pub worker: Option<Arc<Parker>>,
-    /// Interrupt the leader's poll.
+    /// Interrupt the leader's poll: there is an item for it, and nobody is parked.
     pub leader: bool,
     pub monitor: bool,
 }
@@ -237,7 +237,8 @@ impl<I> Scheduler<I> {
                 }
                 state.running -= 1;
             }
-            Phase::Relieved => state.counts.finished += 1,
+            // Without a slot already. (Blocked: the handler never said that its block was over.)
+            Phase::Relieved | Phase::Blocked => state.counts.finished += 1,
             Phase::Idle => {} // its very first call
             other => unreachable!("a worker in {other:?} has no item to finish"),
         }
@@ -282,12 +283,12 @@ impl<I> Scheduler<I> {
         let state = &mut *state;
         debug_assert_eq!(state.worker(me).phase, Phase::Attaching);
         state.attaching -= 1;
+        state.worker(me).phase = Phase::Running;
+        state.want_spare(self.limits);
         if state.closing != Closing::Now
             && let Some(work) = state.take(self.limits)
         {
-            let worker = state.worker(me);
-            worker.phase = Phase::Running;
-            worker.sequence += 1;
+            state.worker(me).sequence += 1;
             let mut wakes = state.wake_if_useful(self.limits);
             wakes.monitor = std::mem::take(&mut state.monitor_asleep);
             return (Some(work), wakes);
@@ -323,12 +324,7 @@ impl<I> Scheduler<I> {
         let mut state = self.state.lock();
         let state = &mut *state;
         state.ready.extend(items);
-        let mut wakes = state.wake_if_useful(self.limits);
-        wakes.leader = wakes.worker.is_none()
-            && state.woken + state.attaching == 0
-            && state.running < state.allowance
-            && matches!(state.leader, Some(Leader::Worker(_)));
-        wakes
+        state.wake_if_useful(self.limits)
     }
 
     /// The worker is about to block in a call that says so: its slot is free at once.
@@ -355,8 +351,28 @@ impl<I> Scheduler<I> {
         }
         worker.phase = Phase::Running;
         worker.sequence += 1;
+        worker.seen = monitor::Seen::default(); // its slot was free: the block is not to earn an extra runner as well
         state.running += 1;
         Wakes { monitor: std::mem::take(&mut state.monitor_asleep), ..Wakes::default() }
+    }
+
+    /// The worker's thread ends outside the protocol, whatever it was doing. Not to be called after `Exit` or a `retire` that said yes.
+    pub fn abandon(&self, me: WorkerId) -> Wakes {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        match state.worker(me).phase {
+            Phase::Idle | Phase::Blocked | Phase::Relieved => {}
+            Phase::Parked => state.parked.retain(|id| *id != me),
+            Phase::Woken => state.woken -= 1,
+            Phase::Leading => state.leader = None,
+            Phase::Attaching => {
+                state.attaching -= 1;
+                state.running -= 1;
+            }
+            Phase::Running => state.running -= 1,
+        }
+        state.leave(me);
+        state.wake_for_vacancy(self.limits)
     }
 
     /// Everybody exits at the next decision, with `drain` once the queue is empty; running items are finished first.
@@ -416,9 +432,23 @@ impl<I> Scheduler<I> {
         }
     }
 
-    #[cfg(test)]
-    fn phase(&self, me: WorkerId) -> Phase {
+    /// For tests and models.
+    pub fn phase(&self, me: WorkerId) -> Phase {
         self.state.lock().worker(me).phase
+    }
+
+    /// For tests and models: panics where the numbers and the phases disagree. The README calls these the books.
+    pub fn check(&self) {
+        let state = self.state.lock();
+        let count = |phase| state.workers.iter().flatten().filter(|worker| worker.phase == phase).count();
+        let leading = count(Phase::Leading);
+        assert_eq!(state.running, count(Phase::Attaching) + count(Phase::Running), "slots");
+        assert_eq!(state.attaching, count(Phase::Attaching), "attaching");
+        assert_eq!(state.woken, count(Phase::Woken), "woken");
+        assert_eq!(state.parked.len(), count(Phase::Parked), "parked");
+        assert_eq!(state.live, state.workers.iter().flatten().count(), "live");
+        assert_eq!(leading, usize::from(matches!(state.leader, Some(Leader::Worker(_)))), "leader");
+        assert!(!state.monitor_asleep || count(Phase::Running) == 0, "somebody runs while the monitor sleeps");
     }
 }
 
@@ -460,13 +490,17 @@ impl<I> State<I> {
         if self.ready.is_empty() && self.leader.is_some() { Wakes::default() } else { self.wake_newest(limits) }
     }
 
+    /// Wakes the newest parked worker if a slot is free. Where nobody is parked, the leader is to come for the item.
     fn wake_newest(&mut self, limits: Limits) -> Wakes {
         // With an interpreter lock one thread at a time is on its way to it: each wakes the next once it got there.
         let queue_at_interpreter = limits.interpreter_lock && self.woken + self.attaching > 0;
         if self.running + self.woken >= self.allowance || queue_at_interpreter {
             return Wakes::default();
         }
-        let Some(id) = self.parked.pop() else { return Wakes::default() };
+        let Some(id) = self.parked.pop() else {
+            let leader = !self.ready.is_empty() && matches!(self.leader, Some(Leader::Worker(_)));
+            return Wakes { leader, ..Wakes::default() };
+        };
         self.woken += 1;
         if self.parked.is_empty() && self.live < limits.max_workers && self.start == Start::Unneeded {
             self.start = Start::Wanted;
@@ -474,5 +508,17 @@ impl<I> State<I> {
         let worker = self.worker(id);
         worker.phase = Phase::Woken;
         Wakes { worker: Some(worker.parker.clone()), ..Wakes::default() }
+    }
+
+    /// A worker got its slot. If nobody would be left to take over from it, it starts another worker first.
+    fn want_spare(&mut self, limits: Limits) {
+        if !self.parked.is_empty() || self.live >= limits.max_workers || self.start != Start::Unneeded {
+            return;
+        }
+        // Whoever is about to decide parks, or comes by here itself.
+        let another = self.workers.iter().flatten().any(|worker| matches!(worker.phase, Phase::Idle | Phase::Woken | Phase::Attaching));
+        if !another {
+            self.start = Start::Wanted;
+        }
     }
 }

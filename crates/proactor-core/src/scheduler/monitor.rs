@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Closing, Leader, Limits, Parker, Phase, Scheduler, Start, State, WorkerId};
+use super::{Closing, Leader, Limits, Parker, Phase, Scheduler, Start, State, Worker, WorkerId};
 use crate::engine::ThreadClock;
 
 /// The tick, and the tick after somebody was seen blocked.
@@ -39,6 +39,8 @@ pub struct Sample {
 #[derive(Default)]
 pub struct Verdict {
     pub wake: Option<Arc<Parker>>,
+    /// Interrupt the leader's poll: there is an item for it, and nobody is parked.
+    pub wake_leader: bool,
     /// No worker can lead: the caller does, with a poll that does not wait, then calls `monitor_led`.
     pub lead: bool,
     /// When to tick again; None: sleep until woken.
@@ -57,7 +59,8 @@ pub(super) struct Seen {
     cpu: u64,
     at: u64,
     still_since: Option<u64>,
-    attaching_since: Option<u64>,
+    /// Since when it has been seen attaching after which decision (`idled`): the next decision's wait is another one.
+    attaching: Option<(u64, u64)>,
 }
 
 /// The monitor's memory of the port.
@@ -102,6 +105,7 @@ impl<I> Scheduler<I> {
         state.start_again(now);
         let wakes = state.wake_for_vacancy(limits);
         verdict.wake = wakes.worker;
+        verdict.wake_leader = wakes.leader;
 
         if state.leader.is_none() && verdict.wake.is_none() && tally.moving == 0 && state.nobody_on_the_way(now) && state.live > 0 {
             state.leader = Some(Leader::Monitor);
@@ -129,12 +133,20 @@ impl<I> Scheduler<I> {
         debug_assert!(state.leader == Some(Leader::Monitor));
         state.leader = None;
         state.ready.extend(items);
-        state.wake_if_useful(self.limits)
+        // Not only for an item: a worker that came out of its handler meanwhile has parked, because somebody led.
+        state.wake_for_vacancy(self.limits)
     }
 
     /// True while nobody leads: the monitor then looks after the timers.
     pub fn nobody_leads(&self) -> bool {
         self.state.lock().leader.is_none()
+    }
+}
+
+impl Worker {
+    /// It waits so long for the interpreter that somebody must be computing in it.
+    fn attaches_long(&self, now: u64) -> bool {
+        self.seen.attaching.is_some_and(|(decision, since)| decision == self.idled && now - since >= CONTENDED_AFTER)
     }
 }
 
@@ -155,11 +167,10 @@ impl<I> State<I> {
     fn note_contention(&mut self, now: u64) {
         for worker in self.workers.iter_mut().flatten() {
             if worker.phase != Phase::Attaching {
-                worker.seen.attaching_since = None;
-                continue;
-            }
-            let since = *worker.seen.attaching_since.get_or_insert(now);
-            if now - since >= CONTENDED_AFTER {
+                worker.seen.attaching = None;
+            } else if worker.seen.attaching.is_none_or(|(decision, _)| decision != worker.idled) {
+                worker.seen.attaching = Some((worker.idled, now));
+            } else if worker.attaches_long(now) {
                 self.watch.contended_until = now + CONTENDED_FOR;
             }
         }
@@ -170,11 +181,15 @@ impl<I> State<I> {
         let contended = limits.interpreter_lock && now < self.watch.contended_until;
         for sample in samples {
             let Some(worker) = self.workers[sample.worker.0].as_mut() else { continue };
+            if worker.clock != sample.clock {
+                continue; // another thread has the number by now
+            }
             let before = worker.seen;
             let moved_meanwhile = worker.sequence != sample.sequence || worker.phase != Phase::Running;
             worker.seen =
-                Seen { sequence: worker.sequence, idled: worker.idled, cpu: sample.cpu, at: now, still_since: None, attaching_since: None };
-            if before.at == 0 || moved_meanwhile {
+                Seen { sequence: worker.sequence, idled: worker.idled, cpu: sample.cpu, at: now, still_since: None, attaching: None };
+            // A clock that stood still since the last look (a simulated one) shows nothing.
+            if before.at == 0 || before.at == now || moved_meanwhile {
                 tally.moving += usize::from(worker.phase == Phase::Running);
                 continue;
             }
@@ -245,7 +260,7 @@ impl<I> State<I> {
     fn nobody_on_the_way(&self, now: u64) -> bool {
         self.workers.iter().flatten().all(|worker| match worker.phase {
             Phase::Idle | Phase::Woken | Phase::Leading => false,
-            Phase::Attaching => worker.seen.attaching_since.is_some_and(|since| now - since >= CONTENDED_AFTER),
+            Phase::Attaching => worker.attaches_long(now),
             Phase::Parked | Phase::Running | Phase::Blocked | Phase::Relieved => true,
         })
     }

@@ -1,0 +1,58 @@
+//! One suite for every engine: what `proactor_core::engine` promises. A world makes listeners and peers for its engine; the tests know only worlds.
+//!
+//! No test sleeps and hopes: each polls until what it waits for has happened, or a deadline says that it has not.
+
+#![cfg(not(any(feature = "loom", feature = "shuttle")))]
+
+#[cfg(target_os = "linux")]
+mod epoll;
+mod simulated;
+mod suite;
+mod worlds;
+
+macro_rules! suite {
+    ($($name:ident)*) => {
+        #[cfg(target_os = "linux")]
+        mod on_epoll {
+            $(#[test] fn $name() { crate::worlds::run::<crate::worlds::EpollWorld>(crate::suite::$name); })*
+        }
+        mod on_simulated {
+            $(#[test] fn $name() { crate::worlds::run::<crate::worlds::SimulatedWorld>(crate::suite::$name); })*
+        }
+        mod on_simulated_in_disorder {
+            $(#[test] fn $name() { crate::worlds::run::<crate::worlds::DisorderedWorld>(crate::suite::$name); })*
+        }
+    };
+}
+
+suite! {
+    a_burst_of_a_thousand_connects_is_accepted_whole
+    a_paused_listener_keeps_its_clients_waiting
+    a_closed_listener_refuses_clients_although_its_handle_is_held
+    bytes_arrive_exactly_and_in_order_however_they_are_split
+    the_peer_may_finish_first_and_still_receive
+    we_may_finish_first_and_still_receive
+    a_reset_is_a_failure_and_never_an_end
+    bytes_that_came_before_a_reset_are_received_first
+    a_reset_is_told_while_receiving_is_paused
+    a_reset_is_told_after_the_peers_end
+    a_pause_loses_nothing_and_brings_nothing
+    an_end_that_came_with_the_last_bytes_is_told_after_a_pause
+    receiving_may_begin_long_after_the_bytes_have_come
+    a_small_send_is_done_at_once
+    a_send_of_many_pieces_keeps_their_order
+    a_pending_send_completes_once_with_its_whole_count
+    a_pending_send_that_fails_reports_what_was_sent_and_what_was_not
+    a_send_on_a_dead_connection_fails_at_once
+    bytes_of_a_pending_send_are_dropped_once_when_the_handle_is_closed
+    a_successor_in_the_slot_never_gets_its_predecessors_completions
+    closing_twice_is_harmless_and_everything_afterwards_fails
+    an_orderly_close_lets_the_peer_have_what_was_sent
+    an_abort_resets_at_once_although_the_handle_is_held
+    a_wake_before_a_poll_ends_it_at_once
+    a_wake_ends_a_sleeping_poll
+    no_wake_is_lost_in_a_storm
+    one_poll_receives_about_64_kib_and_a_flood_starves_nobody
+    large_messages_come_in_large_buffers
+    a_thread_that_waits_uses_no_cpu_time
+}

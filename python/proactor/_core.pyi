@@ -1,0 +1,206 @@
+"""The native module: completion port, connections and workers. What is public of it is documented in `proactor`; the rest is for `proactor` itself.
+
+Every call is safe from any thread unless it says otherwise. In the child of a fork, calls raise `RuntimeError`: a port does not survive it.
+"""
+
+from collections.abc import Callable
+from typing import Any, final
+
+from typing_extensions import disjoint_base
+
+__all__ = ["ENGINES", "Connection", "Group", "Listener", "Port", "Worker", "__version__", "block", "current_worker", "unblock"]
+
+__version__: str
+ENGINES: list[str]
+"""The engines of this platform, the default first."""
+
+@disjoint_base
+class Connection:
+    """One peer. Made by `proactor.serve` and `proactor.connect`; `proactor.Connection` is what users see."""
+
+    def __new__(cls) -> Connection: ...
+    @property
+    def id(self) -> int:
+        """Unique in the process, never used again."""
+
+    @property
+    def peername(self) -> Any:
+        """The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none. Known after the end, too."""
+
+    def send(self, data: Any) -> None:
+        """Sends a bytes-like object: small ones are copied, a large `bytes` is held until it is sent, so the caller may go on at once.
+
+        Inside a handler of the same pool it is written when the handler ends, when 64 KiB are queued, or when the worker blocks; elsewhere at once.
+        Above half of `send_limit` the connection's receiving pauses; at `send_limit` (one message always fits into an empty queue) it blocks, the
+        worker's slot free, until there is room.
+
+        Raises:
+            TimeoutError: it blocked for `send_timeout` seconds; nothing of `data` was queued.
+            ConnectionEnded: the connection is closed, or `shutdown_write` was called.
+            ConnectionResetError, BrokenPipeError, ...: an earlier write failed.
+            TypeError, ValueError: `data` is not bytes-like, or not contiguous.
+        """
+
+    def try_send(self, data: Any) -> bool:
+        """As `send`, but never blocks: False, and nothing queued, where `send` would block."""
+
+    def receive(self, timeout: float | None = None) -> bytes:
+        """Reads on, for a handler that wants the next message itself: waits for it with the worker's slot free.
+
+        Returns:
+            The next message (or what one receive brought); b"" when the peer has finished sending.
+
+        Raises:
+            TimeoutError: nothing came within `timeout` seconds.
+            RuntimeError: called outside the connection's own handler.
+            ConnectionResetError, ...: what ended the connection.
+        """
+
+    def shutdown_write(self) -> None:
+        """After what is queued, the peer sees the end of file; receiving goes on.
+
+        Raises:
+            ConnectionEnded: the connection is closed.
+        """
+
+    def pause(self) -> None:
+        """Stops receiving until `resume`; what was received already is still handled."""
+
+    def resume(self) -> None:
+        """Receives again, unless a limit is reached."""
+
+    def close(self) -> None:
+        """Sends what is queued, then closes; what has come and was not handled is dropped. Idempotent, returns at once.
+
+        A peer that takes nothing for `send_timeout` seconds is cut off.
+        """
+
+    def abort(self) -> None:
+        """Resets the connection now: what is queued is dropped and counted. Idempotent."""
+
+    def _descriptor(self) -> int: ...
+    def _handler_failed(self) -> None: ...
+    def _numbers(self) -> tuple[int, int, int, int, int, int, bool, bool]: ...
+
+@final
+class Port:
+    """A completion port: one engine, one scheduler, and the monitor's thread."""
+
+    def __new__(
+        cls,
+        *,
+        concurrency: int,
+        max_workers: int,
+        interpreter_lock: bool,
+        idle_seconds: float | None,
+        busy_poll: float,
+        engine: str | None = None,
+    ) -> Port: ...
+    @property
+    def engine(self) -> str:
+        """The engine's name."""
+
+    @property
+    def address(self) -> int:
+        """Names the port in `current_worker()`."""
+
+    def worker(self, start_worker: Callable[[], object]) -> Worker:
+        """The calling thread becomes a worker. `start_worker` is what it is given to call when the last spare worker was released."""
+
+    def start_failed(self) -> None:
+        """The thread that `start_worker` was to start did not start; it is asked for again after a second."""
+
+    def group(
+        self,
+        *,
+        connection_class: type[Connection],
+        received: Callable[..., object],
+        connected: Callable[..., object] | None,
+        ended: Callable[..., object] | None,
+        closed: Callable[..., object] | None,
+        sent: Callable[..., object] | None,
+        receive_limit: int,
+        send_limit: int,
+        total_limit: int,
+        send_timeout: float | None,
+        idle_timeout: float | None,
+        max_connections: int | None,
+        framing: tuple[str, int, int] | None,
+        no_delay: bool,
+        keepalive: bool,
+        accepts: tuple[int, int],
+    ) -> Group: ...
+    def listen(self, descriptor: int, address: str, group: Group) -> Listener:
+        """Takes over the descriptor of a listening socket; on failure it still belongs to the caller."""
+
+    def close_listener(self, listener: Listener) -> None:
+        """Stops accepting, for good. Idempotent."""
+
+    def attach(self, descriptor: int, peer: str, group: Group) -> Any:
+        """Takes over the descriptor of a connected socket and answers its connection, of the group's class; on failure it still belongs to the caller."""
+
+    def connections(self, group: Group) -> tuple[Any, ...]: ...
+    def broadcast(self, group: Group, data: Any, exclude: list[int], close_slow: bool) -> tuple[int, int, int]:
+        """Answers (queued for, skipped, closed)."""
+
+    def group_numbers(self, group: Group) -> tuple[int, int, int, int, int, int, int, int, int]: ...
+    def drain(self, group: Group) -> None:
+        """From now on the group's connections close as soon as their handlers are through and their queues are sent."""
+
+    def abort_all(self, group: Group) -> int: ...
+    def call(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        """Has a worker call `function(*arguments)`.
+
+        Raises:
+            RuntimeError: the port is closed or finishing.
+        """
+
+    def is_hung(self) -> bool:
+        """Whether every worker has been inside its handler for a second."""
+
+    def next_notice(self) -> tuple[str, str, int] | None:
+        """Waits for something that a log should say; None: there will be no more."""
+
+    def numbers(self) -> tuple[int, int, int, int, int, int, int, int, int, int, int]: ...
+    def finish(self) -> None:
+        """Workers exit when nothing is queued any more."""
+
+    def close(self) -> list[tuple[Any, Any]]:
+        """Workers exit after what they are doing, the monitor ends; answers the calls that were never begun. Idempotent."""
+
+    def is_closed(self) -> bool: ...
+    def forked(self) -> None:
+        """To be called in the child of a fork: closes what was inherited."""
+
+@final
+class Group:
+    """The connections of one server."""
+
+    def wait_empty(self, but: int = 0, timeout: float | None = None) -> bool:
+        """Waits until at most `but` connections are left; False when the time ran out. Signal handlers run meanwhile."""
+
+    def retire(self) -> None:
+        """No connection will come any more: the handlers are let go with the last one."""
+
+@final
+class Listener:
+    """Accepts for a group."""
+
+@final
+class Worker:
+    """`for work, arguments in worker: work(*arguments)` is a worker's life. Belongs to the thread that made it."""
+
+    def __iter__(self) -> Worker:
+        """Implement iter(self)."""
+
+    def __next__(self) -> tuple[Callable[..., object], tuple[Any, ...]]:
+        """Implement next(self)."""
+
+def block() -> None:
+    """Frees the calling worker's slot until as many calls of `unblock` have followed. No effect on other threads."""
+
+def unblock() -> None:
+    """Ends what `block` began."""
+
+def current_worker() -> tuple[int, int] | None:
+    """`(port.address, connection id or 0)` for a worker, None for other threads."""

@@ -1,0 +1,121 @@
+"""The fixtures of the library's tests. What they start, they end; and after every test nothing may be left."""
+
+import gc
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # For the helpers beside this file.
+
+import proactor
+from peers import TIMEOUT, Program, dial, echo, threads_of_process
+
+
+def descriptors() -> dict[int, str]:
+    """The open descriptors of this process, and what they are."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            pass  # the one that listed the directory
+    return found
+
+
+def thread_names(tids: set[int]) -> list[str]:
+    names = []
+    for tid in tids:
+        try:
+            names.append(Path(f"/proc/self/task/{tid}/comm").read_text().strip())
+        except OSError:
+            pass  # it has just ended
+    return names
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """A test leaves no thread, native ones included, and no descriptor behind."""
+    threads_before, descriptors_before = threads_of_process(), descriptors()
+    yield
+    deadline = time.monotonic() + float(os.environ.get("LEAK_SECONDS", "5"))
+    gc.collect()
+    while True:
+        threads = threads_of_process() - threads_before
+        opened = {number: what for number, what in descriptors().items() if descriptors_before.get(number) != what}
+        if not threads and not opened:
+            return
+        if time.monotonic() > deadline:
+            python = [thread.name for thread in threading.enumerate() if thread.native_id in threads]
+            pytest.fail(f"left behind: threads {python or thread_names(threads)}, descriptors {opened}")
+        time.sleep(0.005)
+
+
+Serve = Callable[..., proactor.Server]
+Connect = Callable[..., socket.socket]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """`serve(handler, address=..., **options)` starts a server on a free port of 127.0.0.1; it ends with the test, in order."""
+    servers: list[proactor.Server] = []
+
+    def start(handler: Any = echo, address: Any = ("127.0.0.1", 0), **options: Any) -> proactor.Server:
+        server = proactor.serve(handler, address, **options)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        report = server.shutdown(TIMEOUT)
+        assert not report.running, report
+    servers.clear()  # pytest keeps `start` for longer than the check for leaks waits
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """`connect(server)` answers a connected plain socket with a time-out, closed at the end of the test."""
+    clients: list[socket.socket] = []
+
+    def start(server: Any, **options: Any) -> socket.socket:
+        client = dial(getattr(server, "address", server), **options)
+        clients.append(client)
+        return client
+
+    yield start
+    while clients:
+        clients.pop().close()
+
+
+@pytest.fixture
+def make_pool() -> Iterator[Callable[..., proactor.ThreadPool]]:
+    """`make_pool(...)` makes a thread pool that is shut down at the end of the test."""
+    pools: list[proactor.ThreadPool] = []
+
+    def make(*arguments: Any, **options: Any) -> proactor.ThreadPool:
+        pools.append(proactor.ThreadPool(*arguments, **options))
+        return pools[-1]
+
+    yield make
+    while pools:
+        pools.pop().shutdown()
+
+
+@pytest.fixture
+def program() -> Iterator[Callable[..., Program]]:
+    """`program(source, *arguments)` runs a Python program beside the test; it is killed at the end of the test."""
+    programs: list[Program] = []
+
+    def start(source: str, *arguments: str, **options: Any) -> Program:
+        programs.append(Program(source, *arguments, **options))
+        return programs[-1]
+
+    yield start
+    while programs:
+        programs.pop().end()
