@@ -93,7 +93,9 @@ class Recorder(proactor.Handler):
     # What a test asks.
     def wait_for(self, condition: Callable[["Recorder"], Any], what: str = "", timeout: float = TIMEOUT) -> Any:
         with self.changed:
-            assert self.changed.wait_for(lambda: condition(self), timeout), f"not within {timeout} s: {what or condition}; so far: {self.events[-20:]!r}"
+            assert self.changed.wait_for(lambda: condition(self), timeout), (
+                f"not within {timeout} s: {what or condition}; so far: {self.events[-20:]!r}"
+            )
             return condition(self)
 
     def wait_for_count(self, name: str, count: int, timeout: float = TIMEOUT) -> None:

@@ -180,7 +180,7 @@ def test_broadcasts_during_churn_reach_everybody_who_stays(serve, connect) -> No
     workers = [threading.Thread(target=guarded(work)) for work in [come_and_go] * 4 + [broadcast]]
     for thread in readers + workers:
         thread.start()
-    eventually(lambda: broadcasts[0] >= 500 and server.statistics().accepted > 500 or failures, "churn and broadcasts")
+    eventually(lambda: (broadcasts[0] >= 500 and server.statistics().accepted > 500) or failures, "churn and broadcasts")
     stop.set()
     for thread in workers:
         thread.join(TIMEOUT)

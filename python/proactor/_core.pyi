@@ -104,8 +104,9 @@ class Port:
     def address(self) -> int:
         """Names the port in `current_worker()`."""
 
-    def worker(self, start_worker: Callable[[], object]) -> Worker:
-        """The calling thread becomes a worker. `start_worker` is what it is given to call when the last spare worker was released."""
+    def worker(self, start_worker: Callable[[], object], apply: Callable[[Callable[..., object], tuple[Any, ...]], object]) -> Worker:
+        """The calling thread becomes a worker. `start_worker` is what it is given to call when the last spare worker was released, `apply` what it is
+        given as the function for everything that does not take two arguments: `apply(function, arguments)`."""
 
     def start_failed(self) -> None:
         """The thread that `start_worker` was to start did not start; it is asked for again after a second."""
@@ -168,6 +169,9 @@ class Port:
     def close(self) -> list[tuple[Any, Any]]:
         """Workers exit after what they are doing, the monitor ends; answers the calls that were never begun. Idempotent."""
 
+    def release(self) -> None:
+        """Every worker has left: gives the engine's descriptors back."""
+
     def is_closed(self) -> bool: ...
     def forked(self) -> None:
         """To be called in the child of a fork: closes what was inherited."""
@@ -188,12 +192,12 @@ class Listener:
 
 @final
 class Worker:
-    """`for work, arguments in worker: work(*arguments)` is a worker's life. Belongs to the thread that made it."""
+    """`for function, first, second in worker: function(first, second)` is a worker's life. Belongs to the thread that made it."""
 
     def __iter__(self) -> Worker:
         """Implement iter(self)."""
 
-    def __next__(self) -> tuple[Callable[..., object], tuple[Any, ...]]:
+    def __next__(self) -> tuple[Callable[..., object], Any, Any]:
         """Implement next(self)."""
 
 def block() -> None:

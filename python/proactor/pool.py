@@ -102,6 +102,8 @@ class ThreadPool(Executor):
         broken = threading.Event()
         self._broken = broken
         self._workers = Workers(self._port, thread_name_prefix or "proactor", initializer, initargs, broken.set)
+        # Set: what has not begun is cancelled.
+        self._cancelling = threading.Event()
         # Guards _members and _shut.
         self._lock = threading.Lock()
         self._members: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -121,7 +123,7 @@ class ThreadPool(Executor):
         self._check_usable()
         self._workers.ensure_started()
         future: Future[T] = Future()
-        self._port.call(_Submitted(future, fn, args, kwargs).run, ())
+        self._port.call(_Submitted(future, self._cancelling, fn, args, kwargs).run, ())
         return future
 
     def _check_usable(self) -> None:
@@ -135,16 +137,23 @@ class ThreadPool(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Closes the servers on the pool, does what is queued (or cancels it), and ends the workers. Idempotent; safe inside a handler."""
+        self.end(drain=not cancel_futures, wait=wait)
+
+    def end(self, *, drain: bool, wait: bool = True, timeout: float | None = None) -> tuple[str, ...]:
+        """As `shutdown`, at most for `timeout` seconds; answers which handlers did not return."""
         with self._lock:
             self._shut = True
             members = list(self._members)
         for member in members:
             member._end_with_pool()
-        rest, _ = self._workers.close(drain=not cancel_futures, wait=wait)
+        if not drain:
+            self._cancelling.set()
+        rest, running = self._workers.close(drain=drain, wait=wait, timeout=timeout)
         for function, _arguments in rest:
             submitted = getattr(function, "__self__", None)
             if isinstance(submitted, _Submitted):
-                submitted.future.cancel()
+                submitted.cancel()
+        return running
 
     def statistics(self) -> PoolStatistics:
         """A snapshot."""
@@ -185,16 +194,26 @@ class ThreadPool(Executor):
 class _Submitted:
     """A call and its future."""
 
-    __slots__ = ("arguments", "fn", "future", "keywords")
+    __slots__ = ("arguments", "cancelling", "fn", "future", "keywords")
 
-    def __init__(self, future: Future[Any], fn: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def __init__(
+        self, future: Future[Any], cancelling: threading.Event, fn: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
         self.future = future
+        self.cancelling = cancelling
         self.fn = fn
         self.arguments = arguments
         self.keywords = keywords
 
+    def cancel(self) -> None:
+        self.future.cancel()
+        self.future.set_running_or_notify_cancel()
+
     def run(self) -> None:
         future = self.future
+        if self.cancelling.is_set():
+            self.cancel()
+            return
         if not future.set_running_or_notify_cancel():
             return
         try:

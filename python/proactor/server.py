@@ -215,7 +215,8 @@ class Server:
         self._lock = threading.RLock()
         # Where each thread in `serve_forever` is told that the server is closed.
         self._waiting: list[socket.socket] = []
-        self._shutting_down = False
+        # The thread that shuts it down.
+        self._ended_by: int | None = None
         self._report: ShutdownReport | None = None
         self._ended = False
         try:
@@ -244,11 +245,9 @@ class Server:
 
         After `timeout` seconds what is left is dropped, and the report says what. Inside a handler it does not wait for that handler.
         """
-        with self._lock:
-            first = not self._shutting_down
-            self._shutting_down = True
-        if not first:
-            if not self._in_own_handler():
+        if not self._is_first_to_end():
+            # Neither a handler that it waits for, nor a signal handler that interrupted it, can wait for the end.
+            if not self._in_own_handler() and self._ended_by != threading.get_ident():
                 self._wait_closed(timeout)
             return self._report or self._make_report(completed=False, running=self._workers.running())
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -256,19 +255,24 @@ class Server:
         self._port.drain(self._group)
         but = 1 if self._in_own_handler() else 0
         completed = self._group.wait_empty(but, timeout)
-        return self._end(deadline, completed=completed)
+        return self._end(deadline, completed=completed, drain=True)
 
     def close(self) -> None:
         """Ends everything now: connections are reset, what is queued is dropped and counted. Idempotent."""
-        with self._lock:
-            first = not self._shutting_down
-            self._shutting_down = True
+        first = self._is_first_to_end()
         self._stop_listening()
         self._port.abort_all(self._group)
         if first:
-            self._end(time.monotonic() + _DRAIN_SECONDS, completed=True)
+            self._end(time.monotonic() + _DRAIN_SECONDS, completed=True, drain=False)
 
-    def _end(self, deadline: float | None, *, completed: bool) -> ShutdownReport:
+    def _is_first_to_end(self) -> bool:
+        with self._lock:
+            if self._ended_by is not None:
+                return False
+            self._ended_by = threading.get_ident()
+            return True
+
+    def _end(self, deadline: float | None, *, completed: bool, drain: bool) -> ShutdownReport:
         """The last part of both ways to end."""
         running: tuple[str, ...] = ()
         but = 1 if self._in_own_handler() else 0
@@ -279,8 +283,7 @@ class Server:
         if not gone and not running:
             running = self._workers.running()
         if self._owns_pool:
-            _rest, stuck = self._workers.close(timeout=_left(deadline, at_least=0.1))
-            running = running or stuck
+            running = self.pool.end(drain=drain, timeout=_left(deadline, at_least=0.1)) or running
         report = self._make_report(completed=completed and gone and not running, running=running)
         self._ended = True
         with self._lock:

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterable
 from types import FrameType
@@ -88,6 +89,7 @@ class Workers:
             last = self._closing and self._in_loop == 0
         if last:
             self.port.close()  # after a drain nobody waited for
+            self.port.release()
 
     def close(self, *, drain: bool = False, wait: bool = True, timeout: float | None = None) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
         """Ends the workers; with `drain` after everything queued was done. Idempotent, and safe inside a handler: a thread never joins itself.
@@ -95,20 +97,24 @@ class Workers:
         Returns:
             The calls that were never begun, and which handlers did not return in time.
         """
+        inside = threading.current_thread() in self.alive()
         with self._lock:
             self._closing = True
         deadline = None if timeout is None else time.monotonic() + timeout
-        if drain:
+        if drain or inside:
             self.port.finish()
-            if wait:
-                self._join(deadline)
-            elif self.alive():
-                # Nobody waits: the last worker to leave closes the port.
-                return [], ()
+            stuck = self._join(deadline) if wait else ()
+            if inside or (not wait and self.alive()):
+                # Nobody waits, or the caller is a worker, whose own connection has yet to be told its end: the last worker to leave closes the port.
+                return [], stuck
         rest = self.port.close()
-        stuck: tuple[str, ...] = ()
+        stuck = ()
         if wait:
             stuck = self._join(deadline)
+        with self._lock:
+            over = self._in_loop == 0
+        if over:
+            self.port.release()
         return rest, stuck
 
     def _join(self, deadline: float | None) -> tuple[str, ...]:
@@ -151,26 +157,45 @@ def _work(workers: Workers, port: _core.Port) -> None:
                 workers._broken()
                 return
         # Not in a variable: the traceback of an exception that a user keeps would keep it with this frame, past the end of its thread.
-        for work, arguments in port.worker(workers.start_spare):
+        for function, first, second in port.worker(workers.start_spare, _apply):
             try:
-                work(*arguments)
+                function(first, second)
             except BaseException as error:
-                _failed(arguments, error)
-            del work, arguments
+                _failed(first, second, error)
+            del function, first, second
     finally:
         workers.left()
 
 
-def _failed(arguments: tuple[Any, ...], error: BaseException) -> None:
+def _apply(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    """For what does not take two arguments: the loop calls everything with two, which the interpreter does fastest."""
+    function(*arguments)
+
+
+def _failed(first: Any, second: Any, error: BaseException) -> None:
     """A handler raised: that costs its connection, never the worker. SystemExit and KeyboardInterrupt are no exception to that."""
-    # The traceback begins at the handler: our own frame would keep the port alive for as long as somebody keeps the exception.
-    error.__traceback__ = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    connection = arguments[0] if arguments else None
-    if isinstance(connection, Connection):
-        log.error("the handler of %r raised; the connection closes", connection, exc_info=error)
+    # The traceback begins at the handler: our own frames would keep the port alive for as long as somebody keeps the exception.
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code in _LOOP:
+        trace = trace.tb_next
+    error.__traceback__ = trace
+    connection = next((value for value in (first, *(second if isinstance(second, tuple) else ())) if isinstance(value, Connection)), None)
+    if connection is not None:
         connection.fail(error)
+        _log(logging.ERROR, "the handler of %r raised; the connection closes", connection, exc_info=error)
     else:
-        log.error("a call raised", exc_info=error)
+        _log(logging.ERROR, "a call raised", exc_info=error)
+
+
+_LOOP = (_work.__code__, _apply.__code__)
+
+
+def _log(level: int, text: str, *arguments: object, exc_info: BaseException | None = None) -> None:
+    """A user's logging handler may raise too; that must not cost the thread."""
+    try:
+        log.log(level, text, *arguments, exc_info=exc_info)
+    except Exception:
+        traceback.print_exc()
 
 
 def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
@@ -178,21 +203,21 @@ def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
     while (notice := port.next_notice()) is not None:
         kind, text, number = notice
         if kind == "pending_accepts":
-            log.info("%s: %d accepts pending", text, number)
+            _log(logging.INFO, "%s: %d accepts pending", text, number)
         elif kind == "accept_failed":
-            log.warning("accept failed on %s; going on", text)
+            _log(logging.WARNING, "accept failed on %s; going on", text)
         elif kind == "accept_paused":
-            log.warning("accept failed on %s; clients wait in the backlog, trying again every 0.1 s (raise the limit: ulimit -n)", text)
+            _log(logging.WARNING, "accept failed on %s; clients wait in the backlog, trying again every 0.1 s (raise the limit: ulimit -n)", text)
         elif kind == "all_workers_stuck":
             owner = workers()
             doing = "; ".join(owner.running()) if owner else ""
-            log.error("all %d workers have been in their handlers for a second; I/O goes on, new work is refused. They are in: %s", number, doing)
+            _log(logging.ERROR, "all %d workers have been in their handlers for a second; I/O goes on, new work is refused. They are in: %s", number, doing)
         elif kind == "workers_free":
-            log.warning("a worker is free again; new work is taken")
+            _log(logging.WARNING, "a worker is free again; new work is taken")
         elif kind == "engine_failed":
-            log.error("the engine failed to poll: %s", text)
+            _log(logging.ERROR, "the engine failed to poll: %s", text)
         elif kind == "lost":
-            log.warning("%d notices were lost", number)
+            _log(logging.WARNING, "%d notices were lost", number)
 
 
 def describe(threads: Iterable[threading.Thread]) -> Iterable[str]:
@@ -200,7 +225,7 @@ def describe(threads: Iterable[threading.Thread]) -> Iterable[str]:
     frames = sys._current_frames()
     for thread in threads:
         frame = frames.get(thread.ident or 0)
-        if frame is not None and frame.f_code is not _work.__code__:
+        if frame is not None and frame.f_code not in _LOOP:
             handler = _handler_frame(frame)
             code = handler.f_code
             yield f"{thread.name}: {code.co_qualname} ({os.path.basename(code.co_filename)}:{handler.f_lineno})"
@@ -208,7 +233,7 @@ def describe(threads: Iterable[threading.Thread]) -> Iterable[str]:
 
 def _handler_frame(frame: FrameType) -> FrameType:
     """The outermost frame of the handler: the one that the worker's loop called."""
-    while frame.f_back is not None and frame.f_back.f_code is not _work.__code__:
+    while frame.f_back is not None and frame.f_back.f_code not in _LOOP:
         frame = frame.f_back
     return frame
 

@@ -83,6 +83,7 @@ class Serve:
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self._sockets: list[socket.socket] = []
+        self.reads_log = read_log
         if read_log:
             self.log = Lines(self.process.stderr)
         self.output = Lines(self.process.stdout)
@@ -181,6 +182,9 @@ class Serve:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        if self.reads_log:
+            self.log.all()
+        self.output.all()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 with contextlib.suppress(OSError):

@@ -1,8 +1,10 @@
 //! Owners of bytes: what was received, what is on its way out. Knows nothing of sockets and nothing of Python.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// The most that one receive takes, in bytes.
@@ -34,9 +36,56 @@ impl BufferSource for NoLargeBuffers {
     }
 }
 
+/// Freed memory of small copies stays with the thread that freed it, up to so many pieces of so many bytes: there are two such copies a message.
+const KEPT_PIECES: usize = 64;
+const KEPT_SIZE: usize = 1024;
+
+thread_local! {
+    static KEPT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A copy of some bytes, in memory that is used again.
+#[derive(Debug)]
+pub struct Copied(Vec<u8>);
+
+impl Copied {
+    pub fn of(bytes: &[u8]) -> Self {
+        let kept = if bytes.len() <= KEPT_SIZE { KEPT.with_borrow_mut(Vec::pop) } else { None };
+        let mut memory = kept.unwrap_or_default();
+        memory.extend_from_slice(bytes);
+        Copied(memory)
+    }
+}
+
+impl Deref for Copied {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        let mut memory = std::mem::take(&mut self.0);
+        if memory.capacity() == 0 || memory.capacity() > KEPT_SIZE {
+            return;
+        }
+        memory.clear();
+        // The thread may be ending, and its list gone: then the memory is freed as usual.
+        let _ = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() < KEPT_PIECES {
+                kept.push(memory);
+            }
+        });
+    }
+}
+
 /// The bytes of one receive.
 pub enum Received {
-    Small(Box<[u8]>),
+    Small(Copied),
+    /// One message of a framing.
+    Message(Box<[u8]>),
     Large { buffer: Box<dyn LargeBuffer>, length: usize },
 }
 
@@ -44,6 +93,7 @@ impl Received {
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Received::Small(bytes) => bytes,
+            Received::Message(bytes) => bytes,
             Received::Large { buffer, length } => buffer.filled(*length),
         }
     }
@@ -51,6 +101,7 @@ impl Received {
     pub fn len(&self) -> usize {
         match self {
             Received::Small(bytes) => bytes.len(),
+            Received::Message(bytes) => bytes.len(),
             Received::Large { length, .. } => *length,
         }
     }
@@ -70,7 +121,7 @@ impl std::fmt::Debug for Received {
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 enum Segment {
-    Copied(Vec<u8>),
+    Copied(Copied),
     Shared(SharedBytes),
 }
 
@@ -119,10 +170,10 @@ impl Outgoing {
         if let Some(Segment::Copied(last)) = last
             && last.len() + bytes.len() <= JOIN_LIMIT
         {
-            last.extend_from_slice(bytes);
+            last.0.extend_from_slice(bytes);
             return;
         }
-        self.push_segment(Segment::Copied(bytes.to_vec()));
+        self.push_segment(Segment::Copied(Copied::of(bytes)));
     }
 
     /// Appends bytes that are not copied; they are held until they are sent.

@@ -121,6 +121,12 @@ impl<U: Upper> Default for After<U> {
 }
 
 impl<U: Upper> After<U> {
+    /// Nothing follows, as mostly.
+    #[inline]
+    pub fn is_nothing(&self) -> bool {
+        !self.schedule && !self.flush && self.waiter.is_none() && self.rare.is_none()
+    }
+
     /// Wakes whoever waits for the connection to change, and answers what is rare.
     pub fn notify(&mut self) -> Option<Box<Rare<U>>> {
         if let Some(waiter) = self.waiter.take() {
@@ -213,8 +219,10 @@ impl<U: Upper> Connection<U> {
 
     // ---- the leader: what came back ----
 
-    pub(crate) fn connected(&self) -> bool {
-        self.state.lock().mailbox.push(Event::Connected)
+    /// The first event; the caller puts the connection into the ready queue.
+    pub(crate) fn connected(&self) {
+        let scheduled = self.state.lock().mailbox.push(Event::Connected);
+        debug_assert!(scheduled, "nothing comes before the first event");
     }
 
     pub(crate) fn received(self: &Arc<Self>, bytes: Received, now: u64, engine: &dyn Engine) -> After<U> {
@@ -230,7 +238,7 @@ impl<U: Upper> Connection<U> {
             let mut framed = 0;
             let result = framer.push(bytes.as_slice(), &mut |message: Box<[u8]>| {
                 framed += message.len() + MESSAGE_COST;
-                after.schedule |= state.mailbox.push(Event::Received(Received::Small(message)));
+                after.schedule |= state.mailbox.push(Event::Received(Received::Message(message)));
             });
             state.framer = Some(framer);
             self.count_inbox(state, framed);
@@ -264,7 +272,7 @@ impl<U: Upper> Connection<U> {
             let mut framed = 0;
             let result = framer.finish(&mut |message: Box<[u8]>| {
                 framed += message.len() + MESSAGE_COST;
-                after.schedule |= state.mailbox.push(Event::Received(Received::Small(message)));
+                after.schedule |= state.mailbox.push(Event::Received(Received::Message(message)));
             });
             self.count_inbox(state, framed);
             if let Err(failure) = result {
@@ -299,7 +307,7 @@ impl<U: Upper> Connection<U> {
         let written = sent.min(state.in_flight);
         state.traffic.sent += written as u64;
         state.in_flight -= written;
-        self.group.queued.fetch_sub(written, Ordering::Relaxed);
+        self.group.queued.fetch_sub(written, Ordering::SeqCst);
         self.finalize(state, Some(failure), engine, &mut after);
         after
     }
@@ -313,7 +321,7 @@ impl<U: Upper> Connection<U> {
             return after; // aborted meanwhile, and counted as dropped
         }
         state.sending = false;
-        self.group.queued.fetch_sub(state.in_flight, Ordering::Relaxed);
+        self.group.queued.fetch_sub(state.in_flight, Ordering::SeqCst);
         state.in_flight = 0;
         state.traffic.sent += bytes as u64;
         if now != 0 {
@@ -452,7 +460,7 @@ impl<U: Upper> Connection<U> {
         if self.is_full(state, length) {
             return Queued::Full;
         }
-        self.group.queued.fetch_add(length, Ordering::Relaxed);
+        self.group.queued.fetch_add(length, Ordering::SeqCst);
         match bytes {
             Bytes::Copy(bytes) => state.outgoing.push_copy(bytes),
             Bytes::Shared(bytes) => state.outgoing.push_shared(bytes),
@@ -609,12 +617,12 @@ impl<U: Upper> Connection<U> {
 
     fn count_inbox(&self, state: &mut State<U>, bytes: usize) {
         state.inbox_bytes += bytes;
-        self.group.queued.fetch_add(bytes, Ordering::Relaxed);
+        self.group.queued.fetch_add(bytes, Ordering::SeqCst);
     }
 
     fn uncount_inbox(&self, state: &mut State<U>, bytes: usize, engine: &dyn Engine) {
         state.inbox_bytes -= bytes;
-        self.group.queued.fetch_sub(bytes, Ordering::Relaxed);
+        self.group.queued.fetch_sub(bytes, Ordering::SeqCst);
         if state.pauses & pause::INBOX != 0 && state.inbox_bytes < self.settings().receive_limit / 2 {
             self.resume_for(state, pause::INBOX, engine);
         }
@@ -645,7 +653,7 @@ impl<U: Upper> Connection<U> {
 
     fn discard_messages(&self, state: &mut State<U>, after: &mut After<U>) {
         let dropped = state.mailbox.split_off(|event| !matches!(event, Event::Received(_) | Event::Ended));
-        self.group.queued.fetch_sub(state.inbox_bytes, Ordering::Relaxed);
+        self.group.queued.fetch_sub(state.inbox_bytes, Ordering::SeqCst);
         state.inbox_bytes = 0;
         after.rare().events.extend(dropped);
     }
@@ -697,7 +705,7 @@ impl<U: Upper> Connection<U> {
         }
         let unsent = state.outgoing.len() + state.in_flight;
         state.traffic.dropped += unsent as u64;
-        self.group.queued.fetch_sub(unsent, Ordering::Relaxed);
+        self.group.queued.fetch_sub(unsent, Ordering::SeqCst);
         state.in_flight = 0;
         after.rare().outgoing = Some(std::mem::take(&mut state.outgoing));
         state.failure = failure.clone();

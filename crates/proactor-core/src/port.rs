@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::buffer::SharedBytes;
 use crate::completion::{Completion, Outcome, Token};
-use crate::connection::{After, Bytes, Connection, Event, Next, Queued, Rare, pause};
+use crate::connection::{After, Bytes, Connection, Event, Life, Next, Queued, Rare, pause};
 use crate::engine::{Address, Closing, Engine, Feature, Handle, Submission, TIMED_OUT};
 use crate::error::Failure;
 use crate::group::{Group, Traffic, Upper};
@@ -24,6 +24,8 @@ use crate::timer::Timers;
 const ACCEPT_AGAIN_AFTER: u64 = 100_000_000;
 /// Connections are numbered through the whole process. Orders nothing, so the model checkers need not see it.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+/// So many suspects the monitor looks at closely on a tick; a look costs some microseconds.
+const LOOKS_A_TICK: usize = 8;
 /// How long a leader rests after its engine failed to poll, so that a broken engine does not spin.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(10);
 
@@ -410,16 +412,22 @@ impl<U: Upper> Port<U> {
             let mut table = self.table.lock();
             let token = table.reserve();
             let connection = Connection::new(id, peer, group.clone(), handle.clone(), token, now);
+            if group.settings.wants.connected {
+                connection.connected(); // before anybody can find it and close it
+            }
             table.fill(token, Entry::Connection(connection.clone()));
             connection
         };
+        if group.settings.wants.connected {
+            ready.push(Item::Connection(connection.clone()));
+        }
         if let Err(error) = self.engine.associate(&handle, connection.token) {
             let after = connection.abort(Failure::from(&error), &*self.engine);
             self.follow_into(&connection, after, ready);
             return Err(error);
         }
-        if group.settings.wants.connected && connection.connected() {
-            ready.push(Item::Connection(connection.clone()));
+        if connection.life() == Life::Closed {
+            self.engine.close(&handle, Closing::Orderly); // closed before it was associated: nothing of it may stay
         }
         if let Some(limit) = group.settings.idle_timeout {
             self.add_timer(now + limit, Timer::Idle(connection.token));
@@ -656,7 +664,7 @@ impl<U: Upper> Port<U> {
     /// The worker is about to block: its slot is free until `unblock`.
     pub fn block(&self, id: WorkerId) {
         let wakes = self.scheduler.block(id);
-        let taken_over = wakes.worker.is_some();
+        let taken_over = wakes.worker.is_some() || wakes.leader;
         self.wake(wakes);
         if !taken_over {
             self.flush_dirty(); // nobody else may come to write it for a while
@@ -694,6 +702,16 @@ impl<U: Upper> Port<U> {
         }
     }
 
+    /// The worker's thread ends outside the protocol.
+    pub fn abandon(&self, worker: &mut Worker<U>) {
+        if let Some(connection) = worker.current.take() {
+            let again = self.end(connection);
+            self.post(again.into_iter().collect());
+        }
+        let wakes = self.scheduler.abandon(worker.id);
+        self.wake(wakes);
+    }
+
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -713,15 +731,24 @@ impl<U: Upper> Port<U> {
     /// One tick; answers when the next one is due, None: sleep until woken.
     pub fn tick(&self, samples: &mut Vec<Sample>) -> Option<Duration> {
         self.scheduler.observe(samples);
-        for sample in samples.iter_mut() {
-            sample.cpu = self.engine.cpu_time(sample.clock).unwrap_or(sample.cpu);
-        }
         let now = self.engine.now();
+        let mut looks = LOOKS_A_TICK;
+        for sample in samples.iter_mut() {
+            sample.cpu = self.engine.cpu_time(sample.clock).unwrap_or(sample.cpu_before);
+            if looks > 0 && sample.is_suspect(now) {
+                sample.activity = self.engine.activity(sample.clock);
+                looks -= 1;
+            }
+        }
         let verdict = self.scheduler.judge(samples, now);
-        // What has waited for a whole tick is written as soon as any handler ends.
-        self.flush_now.store(verdict.eager || self.has_dirty.load(Ordering::Relaxed), Ordering::Relaxed);
+        // What has waited for a whole tick is written as soon as any handler ends, or by the leader, which may be asleep.
+        let dirty = self.has_dirty.load(Ordering::Relaxed);
+        let waited = self.flush_now.swap(verdict.eager || dirty, Ordering::Relaxed);
         if let Some(parker) = &verdict.wake {
             parker.unpark();
+        }
+        if verdict.wake_leader || (dirty && waited) {
+            self.engine.wake();
         }
         if verdict.lead {
             let mut turn = self.lead(false);
@@ -787,7 +814,14 @@ impl<U: Upper> Port<U> {
         again.then_some(Item::Connection(connection))
     }
 
+    #[inline]
     fn follow(&self, connection: &Arc<Connection<U>>, after: After<U>) {
+        if !after.is_nothing() || connection.group.is_holding() {
+            self.follow_something(connection, after);
+        }
+    }
+
+    fn follow_something(&self, connection: &Arc<Connection<U>>, after: After<U>) {
         let mut ready = Vec::new();
         let flush = after.flush;
         self.follow_into(connection, after, &mut ready);
@@ -808,7 +842,14 @@ impl<U: Upper> Port<U> {
         }
     }
 
-    fn finish_after(&self, connection: &Arc<Connection<U>>, mut after: After<U>, ready: &mut Vec<Item<U>>) {
+    #[inline]
+    fn finish_after(&self, connection: &Arc<Connection<U>>, after: After<U>, ready: &mut Vec<Item<U>>) {
+        if !after.is_nothing() || connection.group.is_holding() {
+            self.finish_something(connection, after, ready);
+        }
+    }
+
+    fn finish_something(&self, connection: &Arc<Connection<U>>, mut after: After<U>, ready: &mut Vec<Item<U>>) {
         if after.schedule {
             ready.push(Item::Connection(connection.clone()));
         }

@@ -7,12 +7,12 @@
 #![cfg(feature = "loom")]
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use loom::thread::{JoinHandle, spawn};
 use proactor_core::engine::ThreadClock;
 use proactor_core::scheduler::{Decision, Limits, Parker, Sample, Scheduler, Wakes, Work, WorkerId};
-use proactor_core::sync::atomic::{AtomicBool, Ordering};
 use proactor_core::sync::{Condvar, Mutex};
 
 const TICK: u64 = 1_000_000;
@@ -69,7 +69,7 @@ fn the_leader_comes_for_an_item_when_nobody_is_parked() {
 
     fn wait_for_two(pool: &Pool, _me: WorkerId, item: u32) {
         if item == 1 {
-            pool.wait_until(|handled| handled.contains(&2));
+            pool.wait_until_handled(2);
         }
     }
 }
@@ -98,14 +98,14 @@ fn the_monitor_hands_the_role_back_to_a_worker_that_parked_meanwhile() {
         let pool = Pool::new(limits(1, 1));
         let workers = [pool.start_with(|pool, _me, item| {
             if item == 1 {
-                pool.wait_until_going();
+                begin_and_wait(pool);
             }
         })];
         pool.post(1);
-        pool.wait_until_begun(1);
+        pool.wait_until(|story| story.begun);
         let mut monitor = Monitor::new(&pool);
         monitor.tick();
-        pool.go();
+        pool.tell(|story| story.going = true);
         // Relieves the worker, or finds it elsewhere. Then leads, if the worker is not on its way.
         monitor.tick();
         pool.engine.arrive(2);
@@ -124,12 +124,13 @@ fn a_worker_that_stands_still_is_relieved() {
         let pool = Pool::new(with_interpreter_lock(1, 2));
         let handler = |pool: &Pool, _me, item| {
             if item == 1 {
-                pool.wait_until(|handled| handled.contains(&2));
+                pool.tell(|story| story.begun = true);
+                pool.wait_until_handled(2);
             }
         };
         let workers = [pool.start_with(handler), pool.start_with(handler)];
         pool.post(1);
-        pool.wait_until_begun(1);
+        pool.wait_until(|story| story.begun);
         let mut monitor = Monitor::new(&pool);
         monitor.tick();
         pool.engine.arrive(2);
@@ -147,15 +148,15 @@ fn the_slots_are_right_after_a_relief_that_meets_the_return() {
         let pool = Pool::new(limits(1, 2));
         let handler = |pool: &Pool, _me, item| {
             if item == 1 {
-                pool.wait_until_going();
+                begin_and_wait(pool);
             }
         };
         let workers = [pool.start_with(handler), pool.start_with(handler)];
         pool.post(1);
-        pool.wait_until_begun(1);
+        pool.wait_until(|story| story.begun);
         let mut monitor = Monitor::new(&pool);
         monitor.tick();
-        pool.go();
+        pool.tell(|story| story.going = true);
         monitor.tick();
         pool.scheduler.check();
         pool.post(2);
@@ -288,15 +289,19 @@ type Handler = fn(&Pool, WorkerId, u32);
 struct Pool {
     scheduler: Scheduler<u32>,
     engine: Engine,
-    story: Mutex<Story>,
+    /// std's, which loom does not see: what only the assertions want is no step of a model.
+    story: std::sync::Mutex<Story>,
+    /// How much of the story was told to those who wait.
+    chapters: Mutex<usize>,
     told: Condvar,
 }
 
 #[derive(Default)]
 struct Story {
-    begun: Vec<u32>,
-    handled: Vec<u32>,
+    /// The first item's handler is under way; it may go on.
+    begun: bool,
     going: bool,
+    handled: Vec<u32>,
     /// Handlers that run and do not block.
     running: usize,
 }
@@ -306,7 +311,8 @@ impl Pool {
         Arc::new(Pool {
             scheduler: Scheduler::new(limits),
             engine: Engine { state: Mutex::new(Arrivals::default()), changed: Condvar::new(), polled: AtomicBool::new(false) },
-            story: Mutex::new(Story::default()),
+            story: std::sync::Mutex::default(),
+            chapters: Mutex::new(0),
             told: Condvar::new(),
         })
     }
@@ -387,12 +393,12 @@ impl Pool {
     }
 
     fn handle(&self, handler: Handler, me: WorkerId, item: u32) {
-        self.tell(|story| {
-            story.begun.push(item);
+        {
+            let mut story = self.story();
             story.running += 1;
-            // The model's handlers never run side by side above the cap by more than the one that came back from its block.
+            // Side by side above the cap runs at most the one that came back from its block.
             assert!(story.running <= self.scheduler.limits().concurrency + 1);
-        });
+        }
         handler(self, me, item);
         self.tell(|story| {
             story.handled.push(item);
@@ -448,56 +454,57 @@ impl Pool {
 
     // -- the story --
 
+    fn story(&self) -> std::sync::MutexGuard<'_, Story> {
+        self.story.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, what: impl FnOnce(&mut Story)) {
-        what(&mut self.story.lock());
+        let mut chapters = self.chapters.lock();
+        what(&mut self.story());
+        *chapters += 1;
+        drop(chapters);
         self.told.notify_all();
     }
 
-    fn wait_until_story(&self, condition: impl Fn(&Story) -> bool) {
-        let mut story = self.story.lock();
-        while !condition(&story) {
-            story = self.told.wait(story);
+    fn wait_until(&self, condition: impl Fn(&Story) -> bool) {
+        let mut chapters = self.chapters.lock();
+        while !condition(&self.story()) {
+            chapters = self.told.wait(chapters);
         }
     }
 
-    fn wait_until(&self, condition: impl Fn(&[u32]) -> bool) {
-        self.wait_until_story(|story| condition(&story.handled));
+    fn wait_until_handled(&self, item: u32) {
+        self.wait_until(|story| story.handled.contains(&item));
     }
 
     /// Waits until exactly these items were handled, in any order.
     fn wait_for(&self, items: &[u32]) {
-        self.wait_until(|handled| handled.len() >= items.len());
+        self.wait_until(|story| story.handled.len() >= items.len());
         let mut handled = self.handled();
         handled.sort_unstable();
         assert_eq!(handled, items);
     }
 
-    fn wait_until_begun(&self, item: u32) {
-        self.wait_until_story(|story| story.begun.contains(&item));
-    }
-
-    fn go(&self) {
-        self.tell(|story| story.going = true);
-    }
-
-    fn wait_until_going(&self) {
-        self.wait_until_story(|story| story.going);
-    }
-
     fn handled(&self) -> Vec<u32> {
-        self.story.lock().handled.clone()
+        self.story().handled.clone()
     }
 }
 
 /// The handler of the first item blocks, and says so, until the second one was handled.
 fn block_until_two(pool: &Pool, me: WorkerId, item: u32) {
     if item == 1 {
-        pool.tell(|story| story.running -= 1);
+        pool.story().running -= 1;
         pool.block(me);
-        pool.wait_until(|handled| handled.contains(&2));
+        pool.wait_until_handled(2);
         pool.unblock(me);
-        pool.tell(|story| story.running += 1);
+        pool.story().running += 1;
     }
+}
+
+/// The handler of the first item stands still until it may go on.
+fn begin_and_wait(pool: &Pool) {
+    pool.tell(|story| story.begun = true);
+    pool.wait_until(|story| story.going);
 }
 
 /// Where items come from: polled by the leader, interrupted by `wake`.

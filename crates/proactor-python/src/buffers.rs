@@ -174,6 +174,7 @@ fn set_length(bytes: &Py<PyBytes>, length: usize) {
 pub fn to_bytes(py: Python<'_>, received: Received) -> Bound<'_, PyBytes> {
     match received {
         Received::Small(bytes) => PyBytes::new(py, &bytes),
+        Received::Message(bytes) => PyBytes::new(py, &bytes),
         Received::Large { buffer, length } if length < WORTH_KEEPING => PyBytes::new(py, buffer.filled(length)),
         Received::Large { buffer, length } => match buffer.into_any().downcast::<Large>() {
             Ok(mut large) => {

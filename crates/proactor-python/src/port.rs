@@ -150,9 +150,9 @@ impl Port {
         Arc::as_ptr(&self.core) as usize
     }
 
-    fn worker(&self, start_worker: Py<PyAny>) -> PyResult<Worker> {
+    fn worker(&self, start_worker: Py<PyAny>, apply: Py<PyAny>) -> PyResult<Worker> {
         self.check()?;
-        Ok(Worker::new(self.core.clone(), self.pool.clone(), start_worker))
+        Ok(Worker::new(self.core.clone(), self.pool.clone(), start_worker, apply))
     }
 
     fn start_failed(&self) {
@@ -351,6 +351,13 @@ impl Port {
             }
         }
         Ok(list)
+    }
+
+    /// Every worker has left: gives the engine's descriptors back.
+    fn release(&self, py: Python<'_>) {
+        if !self.core.is_forked() {
+            py.detach(|| self.core.engine.release());
+        }
     }
 
     fn is_closed(&self) -> bool {

@@ -1,4 +1,5 @@
-//! The worker's iterator: `for work, arguments in worker` is the loop that every worker thread runs.
+//! The worker's iterator: `for function, first, second in worker: function(first, second)` is the loop that every worker thread runs.
+//! Always two arguments, because the interpreter calls a Python function with a fixed number of arguments from Python without going through C.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -89,9 +90,11 @@ pub struct Worker {
     pool: Arc<Pool>,
     core: CoreWorker<Layer>,
     start_worker: Py<PyAny>,
-    /// `(handler, arguments)` and `(connection, data)` of the last message, to be filled again.
-    pair: Reused,
-    arguments: Reused,
+    /// `apply(function, arguments)`, for what does not take two arguments.
+    apply: Py<PyAny>,
+    /// The last answer, to be filled again.
+    answer: Reused,
+    exited: bool,
 }
 
 struct Attached<'a, 'py>(Python<'py>, &'a Pool);
@@ -104,16 +107,19 @@ impl Interpreter for Attached<'_, '_> {
 }
 
 impl Worker {
-    pub fn new(port: Arc<CorePort<Layer>>, pool: Arc<Pool>, start_worker: Py<PyAny>) -> Self {
+    pub fn new(port: Arc<CorePort<Layer>>, pool: Arc<Pool>, start_worker: Py<PyAny>, apply: Py<PyAny>) -> Self {
         let core = port.worker();
         CURRENT.set(Some(Current { port: Arc::as_ptr(&port), worker: core.id, connection: 0 }));
-        Worker { port, pool, core, start_worker, pair: Reused::default(), arguments: Reused::default() }
+        Worker { port, pool, core, start_worker, apply, answer: Reused::default(), exited: false }
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         CURRENT.set(None);
+        if !self.exited && !self.port.is_forked() {
+            self.port.abandon(&mut self.core); // its loop ended with an exception of our own
+        }
     }
 }
 
@@ -127,17 +133,25 @@ impl Worker {
         if self.port.is_forked() {
             return Err(errors::forked());
         }
-        let Worker { port, pool, core, pair, arguments: reused_arguments, .. } = self;
+        let Worker { port, pool, core, apply, answer, exited, .. } = self;
+        DEPTH.set(0); // a handler may have forgotten to unblock
         // A worker that waits holds on to nothing of what it handled.
-        pair.clear(py);
-        reused_arguments.clear(py);
+        answer.clear(py);
         let task = port.next(core, &Attached(py, pool), |upper| upper.map(|object| object.clone_ref(py)));
         let connection = core.current.as_ref().map_or(0, |connection| connection.id);
         CURRENT.set(Some(Current { port: Arc::as_ptr(port), worker: core.id, connection }));
         let (connection, event, object) = match task {
-            None => return Ok(None),
-            Some(Task::StartWorker) => return pair.fill(py, self.start_worker.clone_ref(py), PyTuple::empty(py).into_any().unbind()).map(Some),
-            Some(Task::Call(Call { function, arguments })) => return pair.fill(py, function, arguments.into_any()).map(Some),
+            None => {
+                *exited = true;
+                return Ok(None);
+            }
+            Some(Task::StartWorker) => {
+                let nothing = PyTuple::empty(py).into_any().unbind();
+                return answer.fill(py, [apply.clone_ref(py), self.start_worker.clone_ref(py), nothing]).map(Some);
+            }
+            Some(Task::Call(Call { function, arguments })) => {
+                return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any()]).map(Some);
+            }
             Some(Task::Event(connection, event, object)) => (connection, event, object),
         };
         let handler = connection.group.upper.find(py, &event).expect("an event comes only to a group that wants it, before it is over");
@@ -145,27 +159,22 @@ impl Worker {
             Some(object) => object.into_bound(py),
             None => public_object(py, port, &connection)?,
         };
-        let arguments = match event {
-            Event::Received(bytes) => {
-                let data = to_bytes(py, bytes).into_any().unbind();
-                reused_arguments.fill(py, object.unbind(), data)?
-            }
-            Event::Connected | Event::Ended => PyTuple::new(py, [object])?,
-            Event::Sent(count) => (object, count).into_pyobject(py)?,
-            Event::Closed(failure) => {
-                let error = match &failure {
-                    None => None,
-                    Some(Failure::Handler) => Some(object.getattr("_failure")?.unbind()),
-                    Some(failure) => Some(errors::from_failure(py, failure).into_value(py).into_any()),
-                };
-                (object, error).into_pyobject(py)?
+        let second = match event {
+            Event::Received(bytes) => to_bytes(py, bytes).into_any().unbind(),
+            Event::Sent(count) => count.into_pyobject(py)?.into_any().unbind(),
+            Event::Closed(None) => py.None(),
+            Event::Closed(Some(Failure::Handler)) => object.getattr("_failure")?.unbind(),
+            Event::Closed(Some(failure)) => errors::from_failure(py, &failure).into_value(py).into_any(),
+            Event::Connected | Event::Ended => {
+                let arguments = PyTuple::new(py, [object])?.into_any().unbind();
+                return answer.fill(py, [apply.clone_ref(py), handler, arguments]).map(Some);
             }
         };
-        pair.fill(py, handler, arguments.into_any().unbind()).map(Some)
+        answer.fill(py, [handler, object.unbind(), second]).map(Some)
     }
 }
 
-/// A tuple of two that is filled again when Python has let go of it, as `zip` and `enumerate` do: it saves two allocations a message.
+/// A tuple of three that is filled again when Python has let go of it, as `zip` and `enumerate` do: it saves an allocation a message.
 #[derive(Default)]
 struct Reused(Option<Py<PyTuple>>);
 
@@ -180,32 +189,32 @@ impl Reused {
         // SAFETY: the interpreter is held, so the count stands still, and with a count of 1 nobody else can see the tuple change.
         unsafe {
             if ffi::Py_REFCNT(tuple.as_ptr()) == 1 {
-                Self::set(py, &tuple, 0, py.None());
-                Self::set(py, &tuple, 1, py.None());
+                for index in 0..3 {
+                    Self::set(py, &tuple, index, py.None());
+                }
                 self.0 = Some(tuple);
             }
         }
     }
 
-    fn fill<'py>(&mut self, py: Python<'py>, first: Py<PyAny>, second: Py<PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+    fn fill<'py>(&mut self, py: Python<'py>, values: [Py<PyAny>; 3]) -> PyResult<Bound<'py, PyTuple>> {
         // SAFETY: as in `clear`; looked at again, because the garbage collector shows every tuple to whoever asks it.
         if let Some(tuple) = &self.0
             && unsafe { ffi::Py_REFCNT(tuple.as_ptr()) } == 1
         {
-            // SAFETY: nobody else holds it.
-            unsafe {
-                Self::set(py, tuple, 0, first);
-                Self::set(py, tuple, 1, second);
+            for (index, value) in (0..).zip(values) {
+                // SAFETY: nobody else holds it.
+                unsafe { Self::set(py, tuple, index, value) };
             }
             return Ok(tuple.bind(py).clone());
         }
-        let tuple = PyTuple::new(py, [first, second])?;
+        let tuple = PyTuple::new(py, values)?;
         self.0 = Some(tuple.clone().unbind());
         Ok(tuple)
     }
 
     /// # Safety
-    /// The tuple has two items, and only the caller can see it.
+    /// The tuple has an item of that index, and only the caller can see it.
     unsafe fn set(py: Python<'_>, tuple: &Py<PyTuple>, index: isize, value: Py<PyAny>) {
         // SAFETY: the caller's promise; the old item's reference becomes ours, and the tuple takes over the new one's.
         let old = unsafe {

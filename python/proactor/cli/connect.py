@@ -68,7 +68,7 @@ class Receiver(proactor.Handler):
         self._events = events
         self._output = Output()
 
-    def received(self, connection: Any, data: bytes) -> None:
+    def received(self, connection: proactor.Connection, data: bytes) -> None:
         try:
             with proactor.blocking():
                 self._output.write(data)
@@ -76,10 +76,10 @@ class Receiver(proactor.Handler):
             self._events.put((OUTPUT_GONE, None if isinstance(error, BrokenPipeError) else error))
             connection.pause()
 
-    def ended(self, _connection: Any) -> None:
+    def ended(self, _connection: proactor.Connection) -> None:
         self._events.put((PEER_ENDED, None))
 
-    def closed(self, _connection: Any, error: BaseException | None) -> None:
+    def closed(self, _connection: proactor.Connection, error: BaseException | None) -> None:
         self._events.put((CLOSED, error))
 
 
@@ -108,7 +108,7 @@ class Output:
 class Sender:
     """A thread that sends standard input as it comes, and passes its end on."""
 
-    def __init__(self, connection: Any, events: Events) -> None:
+    def __init__(self, connection: proactor.Connection, events: Events) -> None:
         self._connection = connection
         self._events = events
         self._peer_ended, self._peer_ended_signal = os.pipe()
@@ -153,7 +153,7 @@ class Sender:
                 return b""
 
 
-def _connect(address: str, receiver: Receiver, timeout: float | None) -> Any:
+def _connect(address: str, receiver: Receiver, timeout: float | None) -> proactor.Connection:
     try:
         return proactor.connect(address, receiver, timeout=timeout)
     except ValueError as error:
@@ -163,7 +163,7 @@ def _connect(address: str, receiver: Receiver, timeout: float | None) -> Any:
         raise CommandError(f"{_reason(error)}{hint}", ExitCode.FAILED) from error  # The text names the address.
 
 
-def _wait_for_end(connection: Any, sender: Sender, events: Events) -> BaseException | None:
+def _wait_for_end(connection: proactor.Connection, sender: Sender, events: Events) -> BaseException | None:
     """The error that ended the connection, if it was one."""
     peer_ended = input_ended = False
     while True:

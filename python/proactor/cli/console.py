@@ -5,6 +5,7 @@ import logging
 import os
 from typing import Any
 
+import proactor
 from proactor.cli.console_server import Client, name_of
 from proactor.cli.lines import LineReader
 from proactor.cli.log import LogWriter
@@ -26,7 +27,7 @@ class Console:
     With a handler of the user's own (`talks` is False) nothing is sent: its clients speak a protocol the console does not know.
     """
 
-    def __init__(self, server: Any, stop: StopRequests, writer: LogWriter, *, raw: bool, talks: bool) -> None:
+    def __init__(self, server: proactor.Server, stop: StopRequests, writer: LogWriter, *, raw: bool, talks: bool) -> None:
         self._server = server
         self._stop = stop
         self._line_break = b"" if raw else b"\n"

@@ -8,7 +8,6 @@ import dataclasses
 import logging
 import threading
 import time
-from typing import Any
 
 import proactor
 from proactor.cli.half_closed import Peer, PeerSockets
@@ -39,24 +38,24 @@ class ConsoleServer(proactor.Handler):
     def __init__(self) -> None:
         self._sockets = PeerSockets()
         self._lock = threading.Lock()  # Guards the two below.
-        self._half_closed: set[Any] = set()
+        self._half_closed: set[proactor.Connection] = set()
         self._looking = False
         self.stopping = False
 
-    def connected(self, connection: Any) -> None:
+    def connected(self, connection: proactor.Connection) -> None:
         connection.context = client = Client(peer_name(connection))
         logger.info("%s connected", client.name)
 
-    def received(self, connection: Any, data: bytes) -> None:
+    def received(self, connection: proactor.Connection, data: bytes) -> None:
         if logger.isEnabledFor(logging.INFO):
             client: Client = connection.context
             logger.info("%s received %d bytes: %s", client.name, len(data), client.text.show(data))
 
-    def sent(self, connection: Any, count: int) -> None:
+    def sent(self, connection: proactor.Connection, count: int) -> None:
         if logger.isEnabledFor(logging.INFO):
             logger.info("%s sent %d bytes", name_of(connection), count)
 
-    def ended(self, connection: Any) -> None:
+    def ended(self, connection: proactor.Connection) -> None:
         """Does not close: a half-closed client still receives broadcasts. One that has gone altogether is let go."""
         client: Client = connection.context
         rest = client.text.finish()
@@ -75,7 +74,7 @@ class ConsoleServer(proactor.Handler):
             self._looking = True
         threading.Thread(target=self._look_after_half_closed, name="half-closed", daemon=True).start()
 
-    def closed(self, connection: Any, error: BaseException | None) -> None:
+    def closed(self, connection: proactor.Connection, error: BaseException | None) -> None:
         with self._lock:
             self._half_closed.discard(connection)
         client = connection.context
@@ -104,7 +103,7 @@ class ConsoleServer(proactor.Handler):
             time.sleep(max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - started)))
 
 
-def peer_name(connection: Any) -> str:
+def peer_name(connection: proactor.Connection) -> str:
     """The peer's address for a log line. A Unix socket's clients mostly have none, so they get the connection's number."""
     peer = connection.peername
     if isinstance(peer, tuple) and len(peer) >= 2:
@@ -114,7 +113,7 @@ def peer_name(connection: Any) -> str:
     return f"unix:{printable(path)}#{connection.id}"
 
 
-def name_of(connection: Any) -> str:
+def name_of(connection: proactor.Connection) -> str:
     client = connection.context
     return client.name if isinstance(client, Client) else peer_name(connection)
 

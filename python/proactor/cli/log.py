@@ -130,7 +130,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._writer.put(self.format(record))
-        except Exception:  # noqa: BLE001
+        except Exception:
             # As the standard library's handlers do: a record that cannot be formatted is reported, not raised.
             self.handleError(record)
 

@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
             return _serve(server, pool, handler, stop, writer, options)
 
 
-def _start(handler: Any, options: argparse.Namespace, pool: Any) -> Any:
+def _start(handler: Any, options: argparse.Namespace, pool: proactor.ThreadPool) -> proactor.Server:
     more: dict[str, Any] = {"send_limit": SEND_LIMIT} if isinstance(handler, ConsoleServer) else {}
     if options.framing == "lines":
         more["framing"] = proactor.Lines()
@@ -111,7 +111,9 @@ def _start(handler: Any, options: argparse.Namespace, pool: Any) -> Any:
     )
 
 
-def _serve(server: Any, pool: Any, handler: Any, stop: StopRequests, writer: LogWriter, options: argparse.Namespace) -> int:
+def _serve(
+    server: proactor.Server, pool: proactor.ThreadPool, handler: Any, stop: StopRequests, writer: LogWriter, options: argparse.Namespace
+) -> int:
     logger.info("listening on %s", show_address(server.address))
     console = Console(server, stop, writer, raw=options.raw, talks=isinstance(handler, ConsoleServer))
     console.start()
@@ -132,9 +134,9 @@ def _serve(server: Any, pool: Any, handler: Any, stop: StopRequests, writer: Log
     return ExitCode.OK
 
 
-def _drain(server: Any, pool: Any, stop: StopRequests, drain: float) -> Any:
+def _drain(server: proactor.Server, pool: proactor.ThreadPool, stop: StopRequests, drain: float) -> proactor.ShutdownReport | None:
     """Shuts down on a thread of its own, so that this one, the main one, still hears a second signal. None: it took too long."""
-    finished: list[Any] = []
+    finished: list[proactor.ShutdownReport] = []
 
     def shut_down() -> None:
         try:
@@ -151,7 +153,7 @@ def _drain(server: Any, pool: Any, stop: StopRequests, drain: float) -> Any:
     return finished[0] if finished else None
 
 
-def _print_report(server: Any, report: Any, skipped: int) -> None:
+def _print_report(server: proactor.Server, report: proactor.ShutdownReport | None, skipped: int) -> None:
     """The one line that is the command's result, on standard output."""
     if report is not None:
         served, sent, dropped = report.served, report.sent, report.dropped

@@ -12,7 +12,7 @@ from proactor.cli.exit_codes import CommandError, ExitCode
 UNIX = "unix:"
 
 
-def start_server(handler: Any, address: Any, **options: Any) -> Any:
+def start_server(handler: Any, address: Any, **options: Any) -> proactor.Server:
     """`proactor.serve(handler, address, **options)`, its errors as `CommandError`s."""
     try:
         return proactor.serve(handler, address, **options)

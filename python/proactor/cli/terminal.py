@@ -76,7 +76,7 @@ class Prompt:
             reason = "SIGINT"
         except EOFError:
             pass
-        except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on to an orderly end.
+        except Exception as error:  # whatever it is, the server goes on to an orderly end.
             reason = f"the console failed: {error!r}"
         if not self._stopping.is_set():
             self._end(reason)

@@ -35,12 +35,12 @@ use std::time::Duration;
 
 use libc::c_int;
 
-use crate::buffer::{BufferSource, LARGE_RECEIVE, LargeBuffer, Outgoing, RECEIVE_SIZE, Received};
+use crate::buffer::{BufferSource, Copied, LARGE_RECEIVE, LargeBuffer, Outgoing, RECEIVE_SIZE, Received};
 use crate::completion::{Completion, Outcome, Token};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
-use super::{AcceptWindow, Address, Closing, Engine, Feature, Handle, Kind, SocketOptions, Submission, ThreadClock};
+use super::{AcceptWindow, Activity, Address, Closing, Engine, Feature, Handle, Kind, SocketOptions, Submission, ThreadClock};
 
 pub struct Epoll {
     /// The epoll instance; -1 in the child of a fork.
@@ -49,6 +49,9 @@ pub struct Epoll {
     interrupter: AtomicI32,
     /// `AWAKE`, `SLEEPING` or `NOTIFIED`.
     sleep: AtomicU32,
+    /// Calls on the two descriptors that are under way; see `release`.
+    users: AtomicU32,
+    released: AtomicBool,
     fine_timer: bool,
     forks: u32,
     buffers: Arc<dyn BufferSource>,
@@ -78,6 +81,8 @@ impl Epoll {
             epoll: AtomicI32::new(epoll),
             interrupter: AtomicI32::new(interrupter),
             sleep: AtomicU32::new(AWAKE),
+            users: AtomicU32::new(0),
+            released: AtomicBool::new(false),
             fine_timer: fine_timer_works(epoll),
             forks: super::handle::forks(),
             buffers,
@@ -90,7 +95,26 @@ impl Epoll {
         Ok(engine)
     }
 
+    /// Keeps the engine's own descriptors open for a call on them; None once they are given back.
+    fn using(&self) -> Option<Using<'_>> {
+        self.users.fetch_add(1, Ordering::SeqCst);
+        let using = Using(&self.users);
+        (!self.released.load(Ordering::SeqCst)).then_some(using)
+    }
+
+    fn close_own(&self) {
+        if self.forks == super::handle::forks() {
+            for descriptor in [&self.epoll, &self.interrupter] {
+                let descriptor = descriptor.swap(-1, Ordering::Relaxed);
+                if descriptor >= 0 {
+                    release(descriptor.into());
+                }
+            }
+        }
+    }
+
     fn control(&self, operation: c_int, descriptor: c_int, events: c_int, data: u64) -> io::Result<()> {
+        let Some(_using) = self.using() else { return Err(io::Error::from_raw_os_error(libc::EBADF)) };
         let mut event = libc::epoll_event { events: events as u32, u64: data };
         // SAFETY: `event` lives until the call returns.
         check(unsafe { libc::epoll_ctl(self.epoll.load(Ordering::Relaxed), operation, descriptor, &mut event) }).map(drop)
@@ -246,7 +270,7 @@ impl Epoll {
             return match result {
                 Ok(count) if count >= LARGE_RECEIVE / 2 => Ok((Received::Large { buffer, length: count }, count == size)),
                 Ok(count) => {
-                    let received = Received::Small(buffer.filled(count).into());
+                    let received = Received::Small(Copied::of(buffer.filled(count)));
                     memory.spare = Some(buffer);
                     stream.flags.fetch_and(!LARGE, Ordering::AcqRel);
                     Ok((received, count == size))
@@ -261,7 +285,7 @@ impl Epoll {
         if count >= LARGE_RECEIVE && flags & LARGE == 0 {
             stream.flags.fetch_or(LARGE, Ordering::AcqRel);
         }
-        Ok((Received::Small(memory.scratch[..count].into()), count == memory.scratch.len()))
+        Ok((Received::Small(Copied::of(&memory.scratch[..count])), count == memory.scratch.len()))
     }
 
     fn close_listener(&self, handle: &Handle) {
@@ -270,9 +294,11 @@ impl Epoll {
         self.pause_accept(handle);
         // Others may still hold the handle, but clients must be refused from now on. shutdown(2) would also stop the other processes of a pre-forking server,
         // so the number is made to name something harmless, and is closed with the handle.
-        // SAFETY: no pointers are passed; both numbers belong to this engine.
-        let replaced = unsafe { libc::dup3(self.interrupter.load(Ordering::Relaxed), descriptor_of(handle), libc::O_CLOEXEC) };
-        if replaced < 0 {
+        let replaced = self.using().is_some_and(|_using| {
+            // SAFETY: no pointers are passed; both numbers belong to this engine, and are kept open meanwhile.
+            unsafe { libc::dup3(self.interrupter.load(Ordering::Relaxed), descriptor_of(handle), libc::O_CLOEXEC) >= 0 }
+        });
+        if !replaced {
             shutdown(descriptor_of(handle), libc::SHUT_RDWR).ok();
         }
     }
@@ -430,6 +456,9 @@ impl Engine for Epoll {
 
     fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
         let mut polling = self.polling.lock();
+        if self.released.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         let Polling { events, ready, readable, memory } = &mut *polling;
         self.collect_resumed(readable);
         let mut timeout = if readable.is_empty() { timeout } else { Some(Duration::ZERO) };
@@ -438,7 +467,10 @@ impl Engine for Epoll {
             timeout = Some(Duration::ZERO); // `wake` came before us.
         }
         let count = self.wait(events, timeout);
-        self.sleep.swap(AWAKE, Ordering::AcqRel);
+        if may_sleep {
+            // A poll that may not sleep leaves a notification to the next one that may.
+            self.sleep.swap(AWAKE, Ordering::AcqRel);
+        }
         self.collect_resumed(readable);
 
         {
@@ -476,7 +508,9 @@ impl Engine for Epoll {
 
     fn wake(&self) {
         // Always a read-modify-write operation: the poll that consumes the notification sees what was written before each `wake`.
-        if self.sleep.swap(NOTIFIED, Ordering::AcqRel) == SLEEPING {
+        if self.sleep.swap(NOTIFIED, Ordering::AcqRel) == SLEEPING
+            && let Some(_using) = self.using()
+        {
             let one = 1u64.to_ne_bytes();
             // SAFETY: eight readable bytes. It can only fail when the counter is full, after 2^64 wake-ups.
             unsafe { libc::write(self.interrupter.load(Ordering::Relaxed), one.as_ptr().cast(), one.len()) };
@@ -499,6 +533,31 @@ impl Engine for Epoll {
         read_clock(clock.0 as u32 as libc::clockid_t)
     }
 
+    /// From the system call that the thread is in, as `/proc` shows it (proc(5)): "running", or the number of the call that it sleeps in.
+    fn activity(&self, clock: ThreadClock) -> Activity {
+        let thread = !(clock.0 as u32 as i32 >> 3);
+        let Ok(mut file) = std::fs::File::open(format!("/proc/self/task/{thread}/syscall")) else { return Activity::Unknown };
+        let mut text = [0; 32];
+        let Ok(length) = io::Read::read(&mut file, &mut text) else { return Activity::Unknown };
+        let word = text[..length].split(|byte| *byte == b' ' || *byte == b'\n').next().unwrap_or_default();
+        match std::str::from_utf8(word).ok().map(|word| (word, word.parse())) {
+            Some(("running", _)) => Activity::Running,
+            Some((_, Ok(libc::SYS_futex))) => Activity::Lock,
+            // -1: it sleeps, but in no system call (a page fault).
+            Some((_, Ok(number))) if number >= 0 => Activity::Waiting,
+            _ => Activity::Unknown,
+        }
+    }
+
+    fn release(&self) {
+        self.released.store(true, Ordering::SeqCst);
+        while self.users.load(Ordering::SeqCst) > 0 {
+            std::thread::yield_now(); // a system call that does not block is under way
+        }
+        drop(self.polling.lock()); // the last poll has returned
+        self.close_own();
+    }
+
     fn forked(&self) {
         leave_parent_behind();
         self.epoll.store(-1, Ordering::Relaxed);
@@ -508,14 +567,16 @@ impl Engine for Epoll {
 
 impl Drop for Epoll {
     fn drop(&mut self) {
-        if self.forks == super::handle::forks() {
-            for descriptor in [&self.epoll, &self.interrupter] {
-                let descriptor = descriptor.swap(-1, Ordering::Relaxed);
-                if descriptor >= 0 {
-                    release(descriptor.into());
-                }
-            }
-        }
+        self.close_own();
+    }
+}
+
+/// While it lives, the engine's own descriptors stay open.
+struct Using<'a>(&'a AtomicU32);
+
+impl Drop for Using<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -893,7 +954,8 @@ fn close(descriptor: c_int) {
 fn receive(descriptor: c_int, memory: &mut [u8]) -> Result<usize, c_int> {
     loop {
         // SAFETY: `memory` is writable for its whole length.
-        let count = unsafe { libc::recv(descriptor, memory.as_mut_ptr().cast(), memory.len(), 0) };
+        // The system call itself: glibc's wrapper is a cancellation point, which costs more than it does.
+        let count = unsafe { libc::syscall(libc::SYS_recvfrom, descriptor, memory.as_mut_ptr(), memory.len(), 0, 0, 0) };
         match count {
             1.. => return Ok(count as usize),
             0 => return Err(0),
@@ -907,7 +969,7 @@ fn receive(descriptor: c_int, memory: &mut [u8]) -> Result<usize, c_int> {
 
 fn send(descriptor: c_int, bytes: &[u8]) -> Result<usize, c_int> {
     // SAFETY: `bytes` is readable for its whole length.
-    let count = unsafe { libc::send(descriptor, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
+    let count = unsafe { libc::syscall(libc::SYS_sendto, descriptor, bytes.as_ptr(), bytes.len(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT, 0, 0) };
     if count < 0 { Err(errno()) } else { Ok(count as usize) }
 }
 

@@ -104,6 +104,19 @@ pub enum Closing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadClock(pub u64);
 
+/// What a thread does at this moment, as far as the platform tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activity {
+    #[default]
+    Unknown,
+    /// On a processor, or ready for one.
+    Running,
+    /// Waits for a lock; the interpreter's is one too.
+    Lock,
+    /// Waits for something else: data, time, a process.
+    Waiting,
+}
+
 pub trait Engine: Send + Sync {
     fn name(&self) -> &'static str;
     fn supports(&self, feature: Feature) -> bool;
@@ -141,6 +154,14 @@ pub trait Engine: Send + Sync {
     fn thread_clock(&self) -> ThreadClock;
     /// The CPU time, in nanoseconds, that the thread has used; None if it has ended.
     fn cpu_time(&self, clock: ThreadClock) -> Option<u64>;
+
+    /// What the thread does at this moment. May cost some microseconds.
+    fn activity(&self, _clock: ThreadClock) -> Activity {
+        Activity::Unknown
+    }
+
+    /// Nobody polls any more: gives the engine's own descriptors back, whoever still holds the engine. Handles stay usable for closing.
+    fn release(&self) {}
 
     /// In the child of a fork, where only the forking thread exists: closes the engine's descriptors and those of every handle, so that nothing of the
     /// parent's is touched or kept open. The engine is unusable afterwards.

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::buffer::{BufferSource, LARGE_RECEIVE, NoLargeBuffers, Outgoing, RECEIVE_SIZE, Received};
+use crate::buffer::{Copied, BufferSource, LARGE_RECEIVE, NoLargeBuffers, Outgoing, RECEIVE_SIZE, Received};
 use crate::completion::{Completion, Outcome, Token};
 use crate::sync::{Condvar, Mutex};
 
@@ -651,7 +651,7 @@ impl State {
             buffer.memory()[..count].copy_from_slice(&bytes);
             return Some(Outcome::Received(Received::Large { buffer, length: count }));
         }
-        Some(Outcome::Received(Received::Small(bytes)))
+        Some(Outcome::Received(Received::Small(Copied::of(&bytes))))
     }
 
     /// Gives the peer what its window takes.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Closing, Leader, Limits, Parker, Phase, Scheduler, Start, State, Worker, WorkerId};
-use crate::engine::ThreadClock;
+use crate::engine::{Activity, ThreadClock};
 
 /// The tick, and the tick after somebody was seen blocked.
 const TICK: u64 = 1_000_000;
@@ -31,8 +31,20 @@ pub struct Sample {
     pub worker: WorkerId,
     pub clock: ThreadClock,
     sequence: u64,
+    /// CPU time used until `since`, both in nanoseconds; `since` is 0 if it was never looked at.
+    pub cpu_before: u64,
+    pub since: u64,
     /// CPU time used so far, in nanoseconds; filled in by the caller.
     pub cpu: u64,
+    /// What it does at this moment; filled in by the caller where little CPU time was used and the platform tells.
+    pub activity: Activity,
+}
+
+impl Sample {
+    /// It has used so little CPU time since the last look that it may be blocked.
+    pub fn is_suspect(&self, now: u64) -> bool {
+        self.since != 0 && self.cpu.saturating_sub(self.cpu_before) * 2 < now.saturating_sub(self.since)
+    }
 }
 
 /// What is to be done after a tick.
@@ -84,7 +96,15 @@ impl<I> Scheduler<I> {
             if let Some(worker) = worker
                 && worker.phase == Phase::Running
             {
-                samples.push(Sample { worker: WorkerId(index), clock: worker.clock, sequence: worker.sequence, cpu: 0 });
+                samples.push(Sample {
+                    worker: WorkerId(index),
+                    clock: worker.clock,
+                    sequence: worker.sequence,
+                    cpu_before: worker.seen.cpu,
+                    since: worker.seen.at,
+                    cpu: 0,
+                    activity: Activity::Unknown,
+                });
             }
         }
     }
@@ -161,6 +181,8 @@ struct Tally {
     busy_cpu: u64,
     busy_wall: u64,
     busy: usize,
+    /// Some runner was found waiting for something that is certainly not the interpreter.
+    certainly_waiting: bool,
 }
 
 impl<I> State<I> {
@@ -178,7 +200,10 @@ impl<I> State<I> {
 
     fn examine(&mut self, samples: &[Sample], now: u64, limits: Limits) -> Tally {
         let mut tally = Tally::default();
-        let contended = limits.interpreter_lock && now < self.watch.contended_until;
+        // A runner that computes may be computing in the interpreter.
+        let computing = samples.iter().any(|sample| sample.since != 0 && !sample.is_suspect(now));
+        let contended = limits.interpreter_lock && (computing || now < self.watch.contended_until);
+        let work_waits = !self.ready.is_empty() || self.leader.is_none();
         for sample in samples {
             let Some(worker) = self.workers[sample.worker.0].as_mut() else { continue };
             if worker.clock != sample.clock {
@@ -200,19 +225,28 @@ impl<I> State<I> {
                 tally.busy_cpu += cpu;
                 tally.busy_wall += wall;
             }
-            if before.sequence != sample.sequence {
-                tally.moving += 1;
-            } else if cpu * 8 >= wall {
-                tally.computing += 1;
-            } else {
-                let since = before.still_since.unwrap_or(before.at);
-                worker.seen.still_since = Some(since);
-                if !contended || now - since >= STILL_UNDER_CONTENTION {
-                    worker.phase = Phase::Relieved;
-                    self.running -= 1;
-                    self.counts.compensations += 1;
-                    self.watch.fast_until = now + FAST_FOR;
-                }
+            tally.certainly_waiting |= sample.activity == Activity::Waiting;
+            let stuck = before.sequence == sample.sequence;
+            let blocked = match sample.activity {
+                // Seen in the act. While work waits a slot is not left to it, even if it has only just begun.
+                Activity::Waiting => stuck || work_waits,
+                // Runnable: it computes, or the machine gives it no processor.
+                Activity::Running => false,
+                // Perhaps it waits for the interpreter, and another runner would only wait behind it.
+                Activity::Lock | Activity::Unknown => stuck && cpu * 8 < wall,
+            };
+            if !blocked {
+                tally.moving += usize::from(!stuck);
+                tally.computing += usize::from(stuck);
+                continue;
+            }
+            let since = before.still_since.unwrap_or(before.at);
+            worker.seen.still_since = Some(since);
+            if sample.activity == Activity::Waiting || !contended || now - since >= STILL_UNDER_CONTENTION {
+                worker.phase = Phase::Relieved;
+                self.running -= 1;
+                self.counts.compensations += 1;
+                self.watch.fast_until = now + FAST_FOR;
             }
         }
         tally
@@ -227,7 +261,7 @@ impl<I> State<I> {
             let processors = if limits.interpreter_lock { 1 } else { limits.concurrency as u64 };
             let mostly_waiting = tally.busy_cpu * 2 < tally.busy_wall;
             let room = tally.busy_cpu * 5 < tick_wall * processors * 4;
-            if mostly_waiting && room && !contended {
+            if mostly_waiting && room && (!contended || tally.certainly_waiting) {
                 self.extra = (self.extra * 2).max(1).min(limits.max_workers);
                 self.watch.extra_changed = now;
             } else if tally.busy_cpu * 5 > tally.busy_wall * 4 && self.extra > 0 {

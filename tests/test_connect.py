@@ -1,0 +1,247 @@
+"""`connect`: the same connections and handlers from the client's side."""
+
+import gc
+import random
+import socket
+import threading
+import time
+
+import pytest
+
+import proactor
+from peers import TIMEOUT, Recorder, RecordingEcho, echo, eventually, read_exactly, threads_of_process
+
+
+def test_both_sides_may_be_proactors(serve) -> None:
+    handler = Recorder()
+    connection = proactor.connect(serve().address, handler, timeout=TIMEOUT)
+    data = random.Random(1).randbytes(3_000_000)
+    for at in range(0, len(data), 60_000):
+        connection.send(data[at : at + 60_000])
+    handler.wait_for(lambda handler: sum(map(len, handler.values("received"))) == len(data), "it all comes back")
+    assert handler.data() == data
+    connection.close()
+    assert handler.wait_closed() == [None]
+    assert handler.names()[0] == "connected"
+    assert handler.overlaps == []
+
+
+def test_a_plain_function_is_a_handler_here_too(serve) -> None:
+    answers: list[bytes] = []
+    came = threading.Event()
+
+    def handler(connection, data):
+        answers.append(data)
+        came.set()
+        connection.close()
+
+    connection = proactor.connect(serve().address, handler)
+    connection.send(b"hello")
+    assert came.wait(TIMEOUT)
+    assert answers == [b"hello"]
+
+
+@pytest.mark.parametrize("form", ["tuple", "string", "ipv6", "unix", "socket"])
+def test_every_form_of_address(serve, tmp_path, form) -> None:
+    where = {"ipv6": "[::1]:0", "unix": f"unix:{tmp_path}/s.sock"}.get(form, ("127.0.0.1", 0))
+    server = serve(echo, where)
+    address = server.address
+    if form == "string":
+        address = f"127.0.0.1:{server.address[1]}"
+    elif form == "ipv6":
+        address = f"[::1]:{server.address[1]}"
+    elif form == "socket":
+        address = socket.create_connection(server.address)
+    handler = Recorder()
+    connection = proactor.connect(address, handler, timeout=TIMEOUT)
+    if form == "unix":
+        assert connection.peername == f"{tmp_path}/s.sock"
+    else:
+        assert connection.peername[:2] == server.address[:2]
+    connection.send(b"ping")
+    handler.wait_for(lambda handler: handler.data() == b"ping", "the echo")
+    connection.close()
+    handler.wait_closed()
+
+
+def test_its_own_pool_ends_with_the_connection(serve) -> None:
+    server = serve()
+    before = threads_of_process()
+    for end in ("close", "abort"):
+        handler = Recorder()
+        connection = proactor.connect(server.address, handler)
+        assert any(thread.name.startswith("proactor-connect-") for thread in threading.enumerate())
+        getattr(connection, end)()
+        handler.wait_closed()
+    # The server's pool may have got a further worker meanwhile.
+    eventually(lambda: not any(thread.name.startswith("proactor-connect") for thread in threading.enumerate()), "its threads have ended")
+    eventually(lambda: len(threads_of_process()) <= len(before) + 1, "the native ones too")
+
+
+def test_its_own_pool_ends_when_the_server_closes(serve) -> None:
+    server = serve()
+    handler = Recorder()
+    proactor.connect(server.address, handler)
+    eventually(lambda: server.connections, "it is connected")
+    server.shutdown(TIMEOUT)
+    assert handler.wait_closed() == [None]
+
+
+def test_its_own_pool_ends_even_if_closed_raises(serve, caplog) -> None:
+    class Raising(Recorder):
+        def on_closed(self, connection):
+            raise ValueError("in closed")
+
+    handler = Raising()
+    proactor.connect(serve().address, handler).close()
+    handler.wait_closed()
+    eventually(lambda: not any(thread.name.startswith("proactor-connect") for thread in threading.enumerate()), "its threads have ended")
+    assert "in closed" in caplog.text
+    caplog.clear()
+
+
+def test_a_connection_nobody_keeps_lives_on(serve) -> None:
+    handler = Recorder()
+    server = serve()
+    proactor.connect(server.address, handler).send(b"x")
+    handler.wait_for(lambda handler: handler.data() == b"x", "the echo")
+    with handler.changed:
+        handler.connections.clear()
+    gc.collect()
+    assert server.broadcast(b"y").sent == 1
+    handler.wait_for(lambda handler: b"y" in handler.values("received"), "it is still told")
+
+
+def test_a_shared_pool_stays_and_takes_its_connections_with_it(serve, make_pool) -> None:
+    server = serve()
+    pool = proactor.ThreadPool()
+    first, second = Recorder(), Recorder()
+    connection = proactor.connect(server.address, first, pool=pool)
+    proactor.connect(server.address, second, pool=pool)
+    eventually(lambda: len(server.connections) == 2, "both are connected")
+    connection.close()
+    first.wait_closed()
+    assert pool.submit(lambda: 5).result(TIMEOUT) == 5
+    pool.shutdown()
+    [error] = second.wait_closed()
+    assert isinstance(error, ConnectionAbortedError)
+    with pytest.raises(RuntimeError, match="shut down"):
+        proactor.connect(server.address, Recorder(), pool=pool)
+    eventually(lambda: server.connections == (), "the server sees both end")
+
+
+def test_many_connections_on_one_pool(serve, make_pool) -> None:
+    pool = make_pool()
+    server = serve()
+    handler = Recorder()
+    connections = [proactor.connect(server.address, handler, pool=pool) for _ in range(100)]
+    for number, connection in enumerate(connections):
+        connection.send(number.to_bytes(2, "big") * 50)
+    handler.wait_for(lambda handler: len(handler.data()) == 100 * 100, "every answer")
+    for number, connection in enumerate(connections):
+        assert handler.data(connection.id) == number.to_bytes(2, "big") * 50
+        connection.close()
+    handler.wait_closed(100)
+
+
+def test_framing_and_limits_are_those_of_serve(serve) -> None:
+    handler = Recorder()
+    connection = proactor.connect(serve().address, handler, framing=proactor.Lines())
+    connection.send(b"one\ntwo\nthr")
+    handler.wait_for(lambda handler: handler.values("received") == [b"one", b"two"], "whole lines")
+    connection.shutdown_write()
+    handler.wait_closed()
+    assert handler.values("received") == [b"one", b"two", b"thr"]
+    for wrong in ({"send_limit": 0}, {"idle_timeout": 0}, {"framing": 3}):
+        with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+            proactor.connect(("127.0.0.1", 1), echo, **wrong)
+
+
+def test_idle_timeout_ends_a_client_too(serve) -> None:
+    handler = Recorder()
+    proactor.connect(serve().address, handler, idle_timeout=0.2)
+    [error] = handler.wait_closed()
+    assert isinstance(error, TimeoutError)
+
+
+def test_a_refused_connect_names_the_address() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError, match=f"cannot connect to 127.0.0.1:{port}"):
+            proactor.connect(("127.0.0.1", port), echo)
+
+
+def test_a_connect_that_is_not_answered_times_out() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = []
+        try:
+            for _ in range(4):  # once the backlog is full, further SYNs are dropped
+                filler = socket.socket()
+                filler.setblocking(False)
+                filler.connect_ex(full.getsockname())
+                fillers.append(filler)
+            started = time.monotonic()
+            with pytest.raises(TimeoutError, match=r"did not answer within 0\.3 seconds"):
+                proactor.connect(full.getsockname(), echo, timeout=0.3)
+            assert time.monotonic() - started < 5
+        finally:
+            for filler in fillers:
+                filler.close()
+
+
+def test_an_unknown_name_and_a_missing_path_are_told(tmp_path) -> None:
+    with pytest.raises(OSError, match=r"256\.256\.256\.256"):
+        proactor.connect(("256.256.256.256", 80), echo)
+    with pytest.raises(FileNotFoundError, match="cannot connect to unix:"):
+        proactor.connect(f"unix:{tmp_path}/nobody", echo)
+    with pytest.raises(ValueError, match="no address"):
+        proactor.connect("nowhere", echo)
+    with pytest.raises(TypeError, match="a handler is"):
+        proactor.connect(("127.0.0.1", 1), 5)
+
+
+def test_a_bad_handler_is_told_and_leaves_nothing(serve) -> None:
+    server = serve()
+    with pytest.raises(TypeError, match="a handler is"):
+        proactor.connect(server.address, 5)
+
+
+def test_a_client_may_talk_in_connected(serve, connect) -> None:
+    class Asking(Recorder):
+        def on_connected(self, connection):
+            connection.send(b"question")
+            self.note(connection, "answer", connection.receive(timeout=TIMEOUT))
+            connection.close()
+
+    handler = Asking()
+    proactor.connect(serve(RecordingEcho()).address, handler)
+    handler.wait_closed()
+    assert handler.values("answer") == [b"question"]
+
+
+def test_a_handler_of_a_server_may_connect_elsewhere_on_the_same_pool(serve, connect, make_pool) -> None:
+    """A relay: what comes in goes out, what comes back goes back."""
+    pool = make_pool()
+    target = serve(lambda connection, data: connection.send(data.upper()), pool=pool)
+
+    class Relay(proactor.Handler):
+        def connected(self, connection):
+            connection.context = proactor.connect(target.address, lambda _upstream, data: connection.send(data), pool=pool, timeout=TIMEOUT)
+
+        def received(self, connection, data):
+            connection.context.send(data)
+
+        def closed(self, connection, error):
+            connection.context.close()
+
+    relay = serve(Relay, pool=pool)
+    clients = [connect(relay) for _ in range(5)]
+    for number, client in enumerate(clients):
+        client.sendall(b"message %d" % number)
+    for number, client in enumerate(clients):
+        assert read_exactly(client, 9) == b"MESSAGE %d" % number
+        client.close()
+    eventually(lambda: target.connections == (), "the upstream connections end as well")
