@@ -199,13 +199,21 @@ def test_an_initializer_that_raises_later_breaks_the_pool_too(caplog) -> None:
     with proactor.ThreadPool(initializer=second_fails, concurrency=2) as pool:
         running = pool.submit(release.wait, TIMEOUT)
         queued = [pool.submit(int) for _ in range(3)]
-        try:
-            wait(queued, TIMEOUT)
-            assert all(future.done() for future in queued), "either done by the worker that lives, or broken"
-        finally:
-            release.set()
-        assert running.done() or running.result(TIMEOUT)
+        eventually(lambda: len(started) > 1, "a second worker was to be started")
+        eventually(lambda: refuses(pool), "the pool takes no more work")
+        release.set()
+        wait(queued, TIMEOUT)
+        assert all(future.done() for future in queued), "either done by the worker that lives, or broken"
+        assert running.result(TIMEOUT)
     caplog.clear()
+
+
+def refuses(pool) -> bool:
+    try:
+        pool.submit(int)
+    except BrokenExecutor:
+        return True
+    return False
 
 
 @pytest.mark.parametrize(

@@ -139,9 +139,11 @@ def test_blocking_lets_an_exception_through_and_takes_the_slot_back(make_pool) -
             with proactor.blocking():
                 raise LookupError
         except LookupError:
-            return pool.statistics().running, pool.statistics().blocked
+            return pool.statistics()
 
-    assert pool.submit(call).result(TIMEOUT) == (1, 0)
+    numbers = pool.submit(call).result(TIMEOUT)
+    assert numbers.blocked == 0
+    assert numbers.running >= 1
 
 
 def test_blocking_outside_a_worker_does_nothing() -> None:

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from typing_extensions import disjoint_base
 
-__all__ = ["ENGINES", "Connection", "Group", "Listener", "Port", "Worker", "__version__", "block", "current_worker", "unblock"]
+__all__ = ["ENGINES", "Connection", "Group", "Listener", "Network", "Peer", "Port", "Worker", "__version__", "block", "current_worker", "unblock"]
 
 __version__: str
 ENGINES: list[str]
@@ -94,7 +94,7 @@ class Port:
         interpreter_lock: bool,
         idle_seconds: float | None,
         busy_poll: float,
-        engine: str | None = None,
+        engine: str | Network | None = None,
     ) -> Port: ...
     @property
     def engine(self) -> str:
@@ -183,6 +183,9 @@ class Group:
     def wait_empty(self, but: int = 0, timeout: float | None = None) -> bool:
         """Waits until at most `but` connections are left; False when the time ran out. Signal handlers run meanwhile."""
 
+    def is_current(self) -> bool:
+        """Whether the calling thread is in a handler of one of the group's connections."""
+
     def retire(self) -> None:
         """No connection will come any more: the handlers are let go with the last one."""
 
@@ -199,6 +202,61 @@ class Worker:
 
     def __next__(self) -> tuple[Callable[..., object], Any, Any]:
         """Implement next(self)."""
+
+@final
+class Network:
+    """The simulated engine's network: in memory, seeded, with a clock that only `advance` moves. Seed 0 is the well-behaved one; every other seed
+    splits, merges, shortens and reorders as a real network may."""
+
+    def __new__(cls, seed: int = 0) -> Network: ...
+    @property
+    def now(self) -> float:
+        """Its clock, in seconds."""
+
+    def advance(self, seconds: float) -> None:
+        """Moves the clock."""
+
+    def listen(self) -> int:
+        """A listening socket's descriptor, for `Port.listen`."""
+
+    def pair(self) -> tuple[int, Peer]:
+        """A connected socket's descriptor, for `Port.attach`, and its peer."""
+
+    def connect(self, listener: int, address: str) -> Peer:
+        """A client connects; `address` is its own. Raises ConnectionRefusedError where nobody listens."""
+
+    def fail_next(self, what: str, errno: int) -> None:
+        """Lets the next "adopt", "associate", "accept", "accept_paused", "receive", "send" or "shutdown_write" fail."""
+
+    def need_pending_accepts(self) -> None:
+        """Accepts have to be pending from here on, as on Windows."""
+
+    def pending_accepts(self, listener: int) -> int: ...
+    def wait_quiet(self, timeout: float) -> bool:
+        """Waits, in real time, until a worker sleeps in the engine and nothing is left to do."""
+
+@final
+class Peer:
+    """The other end of a simulated connection."""
+
+    def send(self, data: bytes) -> None: ...
+    def finish(self) -> None: ...
+    def reset(self) -> None: ...
+    def fail(self, errno: int) -> None: ...
+    def received(self) -> bytes:
+        """What has come since the last call."""
+
+    def set_window(self, size: int) -> None:
+        """How many bytes come through before the peer takes them with `received`."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether our side has finished sending."""
+
+    @property
+    def was_reset(self) -> bool: ...
+    def wait(self, timeout: float) -> bool:
+        """Waits, in real time, until something has come or our side has ended."""
 
 def block() -> None:
     """Frees the calling worker's slot until as many calls of `unblock` have followed. No effect on other threads."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from proactor import _core
@@ -101,7 +102,9 @@ class ThreadPool(Executor):
         )
         broken = threading.Event()
         self._broken = broken
-        self._workers = Workers(self._port, thread_name_prefix or "proactor", initializer, initargs, broken.set)
+        self._workers = Workers(
+            self._port, thread_name_prefix or "proactor", initializer, initargs, broken=broken.set, never_begun=partial(_never_begun, broken)
+        )
         # Set: what has not begun is cancelled.
         self._cancelling = threading.Event()
         # Guards _members and _shut.
@@ -117,18 +120,20 @@ class ThreadPool(Executor):
             BrokenExecutor: the initializer raised.
             PoolHung: every worker has been inside its handler for a second.
         """
+        self._check_usable()
+        future: Future[T] = Future()
+        call = _Submitted(future, self._cancelling, fn, args, kwargs).run
+        # Under the lock, so that no call comes after the last worker has looked.
         with self._lock:
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-        self._check_usable()
-        self._workers.ensure_started()
-        future: Future[T] = Future()
-        self._port.call(_Submitted(future, self._cancelling, fn, args, kwargs).run, ())
+            self._workers.ensure_started()
+            self._port.call(call, ())
         return future
 
     def _check_usable(self) -> None:
         if self._broken.is_set():
-            raise BrokenExecutor("the initializer raised in a worker thread: the pool takes no work")
+            raise _broken_executor()
         if self._port.is_hung():
             doing = "; ".join(self._workers.running())
             raise PoolHung(
@@ -148,12 +153,7 @@ class ThreadPool(Executor):
             member._end_with_pool()
         if not drain:
             self._cancelling.set()
-        rest, running = self._workers.close(drain=drain, wait=wait, timeout=timeout)
-        for function, _arguments in rest:
-            submitted = getattr(function, "__self__", None)
-            if isinstance(submitted, _Submitted):
-                submitted.cancel()
-        return running
+        return self._workers.close(drain=drain, wait=wait, timeout=timeout)
 
     def statistics(self) -> PoolStatistics:
         """A snapshot."""
@@ -224,6 +224,21 @@ class _Submitted:
             del self, future
         else:
             future.set_result(result)
+
+
+def _never_begun(broken: threading.Event, calls: list[tuple[Any, Any]]) -> None:
+    for function, _arguments in calls:
+        submitted = getattr(function, "__self__", None)
+        if not isinstance(submitted, _Submitted):
+            continue
+        if not broken.is_set():
+            submitted.cancel()
+        elif submitted.future.set_running_or_notify_cancel():
+            submitted.future.set_exception(_broken_executor())
+
+
+def _broken_executor() -> BrokenExecutor:
+    return BrokenExecutor("the initializer raised in a worker thread: the pool takes no work")
 
 
 @contextmanager

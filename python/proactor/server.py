@@ -193,13 +193,15 @@ class Server:
         self._closed = threading.Event()
         self._ended = True  # until it listens: nothing to warn of
         listening = bind(address, backlog=backlog, reuse_port=reuse_port)
-        self._unix_path = None
+        # The file of our Unix socket, and which file that was.
+        self._unix_file: tuple[str, tuple[int, int]] | None = None
         self._owns_pool = pool is None
         try:
             name = listening.getsockname()
             self.address: Any = f"unix:{_as_text(name)}" if listening.family == getattr(socket, "AF_UNIX", None) else name
             if isinstance(address, str) and address.startswith("unix:"):
-                self._unix_path = address.removeprefix("unix:")
+                path = os.path.abspath(address.removeprefix("unix:"))
+                self._unix_file = path, _identity(path)
             shown = self.address if isinstance(self.address, str) else f"{name[0]}:{name[1]}"
             self.pool = ThreadPool() if pool is None else pool
             self._port, self._workers = self.pool.start()
@@ -247,13 +249,13 @@ class Server:
         """
         if not self._is_first_to_end():
             # Neither a handler that it waits for, nor a signal handler that interrupted it, can wait for the end.
-            if not self._in_own_handler() and self._ended_by != threading.get_ident():
+            if not self._group.is_current() and self._ended_by != threading.get_ident():
                 self._wait_closed(timeout)
             return self._report or self._make_report(completed=False, running=self._workers.running())
         deadline = None if timeout is None else time.monotonic() + timeout
         self._stop_listening()
         self._port.drain(self._group)
-        but = 1 if self._in_own_handler() else 0
+        but = 1 if self._group.is_current() else 0
         completed = self._group.wait_empty(but, timeout)
         return self._end(deadline, completed=completed, drain=True)
 
@@ -275,7 +277,7 @@ class Server:
     def _end(self, deadline: float | None, *, completed: bool, drain: bool) -> ShutdownReport:
         """The last part of both ways to end."""
         running: tuple[str, ...] = ()
-        but = 1 if self._in_own_handler() else 0
+        but = 1 if self._group.is_current() else 0
         if not completed:
             running = self._workers.running()
         self._port.abort_all(self._group)
@@ -336,16 +338,13 @@ class Server:
     def _stop_listening(self) -> None:
         self._port.close_listener(self._listener)
         self._group.retire()
-        if self._unix_path is not None:
-            path, self._unix_path = self._unix_path, None
+        if self._unix_file is not None:
+            (path, identity), self._unix_file = self._unix_file, None
             try:
-                os.unlink(path)
+                if _identity(path) == identity:  # not a successor's
+                    os.unlink(path)
             except FileNotFoundError:
                 pass  # somebody else has removed it: it is gone, which is what was wanted
-
-    def _in_own_handler(self) -> bool:
-        current = _core.current_worker()
-        return current is not None and current[0] == self._port.address and current[1] != 0
 
     def __enter__(self) -> Self:
         return self
@@ -384,6 +383,7 @@ def connect(
         OSError: what the kernel said, with the address in its text; TimeoutError after `timeout` seconds.
     """
     limits = _Limits(framing, idle_timeout, send_timeout, receive_limit, send_limit, 2 * (receive_limit + send_limit), keepalive, no_delay)
+    _handlers(handler)  # a wrong one is told before anybody is called
     connected = connect_to(address, timeout)
     own_pool = None
     try:
@@ -440,6 +440,11 @@ def _peer_text(connected: socket.socket) -> str:
 
 def _as_text(path: str | bytes) -> str:
     return os.fsdecode(path)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _left(deadline: float | None, *, at_least: float) -> float | None:

@@ -25,13 +25,22 @@ class Workers:
     """Owns a port's threads. Safe from any thread."""
 
     def __init__(
-        self, port: _core.Port, prefix: str, initializer: Callable[..., object] | None, arguments: tuple[Any, ...], start_failed_is_fatal: Callable[[], None]
+        self,
+        port: _core.Port,
+        prefix: str,
+        initializer: Callable[..., object] | None,
+        arguments: tuple[Any, ...],
+        *,
+        broken: Callable[[], None],
+        never_begun: Callable[[list[tuple[Any, Any]]], None],
     ) -> None:
+        """`broken` is called when the initializer has raised, `never_begun` with the calls that are left at the end."""
         self.port = port
         self.prefix = prefix
         self._initializer = initializer
         self._arguments = arguments
-        self._broken = start_failed_is_fatal
+        self._broken = broken
+        self._never_begun = never_begun
         # Guards _threads, _in_loop, _number, _started and _closing.
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
@@ -40,6 +49,7 @@ class Workers:
         self._number = 0
         self._started = False
         self._closing = False
+        self._initializer_failed = False
         _every.add(self)
 
     def ensure_started(self) -> None:
@@ -82,20 +92,29 @@ class Workers:
                 self.port.start_failed()
                 log.warning("%s: no further worker thread (%s); going on with %d, trying again in a second", self.prefix, error, len(self._threads))
 
+    def initializer_failed(self, name: str) -> None:
+        """In the handler of what the initializer raised."""
+        _log(logging.CRITICAL, "%s: the initializer raised; the pool takes no more work", name, exc_info=sys.exception())
+        self._broken()
+        with self._lock:
+            self._initializer_failed = True
+        self.port.start_failed()
+
     def left(self) -> None:
         """The calling worker thread is about to exit."""
         with self._lock:
             self._in_loop -= 1
-            last = self._closing and self._in_loop == 0
+            # After a drain nobody waited for, or when the initializer has failed in the only worker.
+            last = self._in_loop == 0 and (self._closing or self._initializer_failed)
         if last:
-            self.port.close()  # after a drain nobody waited for
+            self._never_begun(self.port.close())
             self.port.release()
 
-    def close(self, *, drain: bool = False, wait: bool = True, timeout: float | None = None) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+    def close(self, *, drain: bool = False, wait: bool = True, timeout: float | None = None) -> tuple[str, ...]:
         """Ends the workers; with `drain` after everything queued was done. Idempotent, and safe inside a handler: a thread never joins itself.
 
         Returns:
-            The calls that were never begun, and which handlers did not return in time.
+            Which handlers did not return in time.
         """
         inside = threading.current_thread() in self.alive()
         with self._lock:
@@ -106,16 +125,14 @@ class Workers:
             stuck = self._join(deadline) if wait else ()
             if inside or (not wait and self.alive()):
                 # Nobody waits, or the caller is a worker, whose own connection has yet to be told its end: the last worker to leave closes the port.
-                return [], stuck
-        rest = self.port.close()
-        stuck = ()
-        if wait:
-            stuck = self._join(deadline)
+                return stuck
+        self._never_begun(self.port.close())
+        stuck = self._join(deadline) if wait else ()
         with self._lock:
             over = self._in_loop == 0
         if over:
             self.port.release()
-        return rest, stuck
+        return stuck
 
     def _join(self, deadline: float | None) -> tuple[str, ...]:
         me = threading.current_thread()
@@ -152,9 +169,7 @@ def _work(workers: Workers, port: _core.Port) -> None:
             try:
                 workers._initializer(*workers._arguments)
             except BaseException:
-                log.critical("%s: the initializer raised", thread.name, exc_info=True)
-                port.start_failed()
-                workers._broken()
+                workers.initializer_failed(thread.name)
                 return
         # Not in a variable: the traceback of an exception that a user keeps would keep it with this frame, past the end of its thread.
         for function, first, second in port.worker(workers.start_spare, _apply):
@@ -181,12 +196,15 @@ def _failed(first: Any, second: Any, error: BaseException) -> None:
     error.__traceback__ = trace
     connection = next((value for value in (first, *(second if isinstance(second, tuple) else ())) if isinstance(value, Connection)), None)
     if connection is not None:
-        connection.fail(error)
-        _log(logging.ERROR, "the handler of %r raised; the connection closes", connection, exc_info=error)
+        try:
+            _log(logging.ERROR, "the handler of %r raised; the connection closes", connection, exc_info=error)
+        finally:
+            connection.fail(error)
     else:
         _log(logging.ERROR, "a call raised", exc_info=error)
 
 
+_HERE = os.path.dirname(__file__)
 _LOOP = (_work.__code__, _apply.__code__)
 
 
@@ -232,10 +250,14 @@ def describe(threads: Iterable[threading.Thread]) -> Iterable[str]:
 
 
 def _handler_frame(frame: FrameType) -> FrameType:
-    """The outermost frame of the handler: the one that the worker's loop called."""
-    while frame.f_back is not None and frame.f_back.f_code not in _LOOP:
+    """The outermost frame of the user's: that of the handler or of the submitted call. Without one, what the worker's loop called."""
+    found = None
+    while True:
+        if os.path.dirname(frame.f_code.co_filename) != _HERE:
+            found = frame
+        if frame.f_back is None or frame.f_back.f_code in _LOOP:
+            return found or frame
         frame = frame.f_back
-    return frame
 
 
 def _at_exit() -> None:

@@ -7,6 +7,7 @@ mod buffers;
 mod connection;
 mod errors;
 mod port;
+mod simulated;
 mod worker;
 
 #[pymodule(gil_used = false)]
@@ -15,6 +16,8 @@ mod _core {
     use crate::connection::Connection;
     #[pymodule_export]
     use crate::port::{Group, Listener, Port};
+    #[pymodule_export]
+    use crate::simulated::{Network, Peer};
     #[pymodule_export]
     use crate::worker::{Worker, block, current_worker, unblock};
 

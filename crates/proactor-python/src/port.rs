@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use proactor_core::buffer::SharedBytes;
 use proactor_core::connection::Event;
-use proactor_core::engine::{self, AcceptWindow, Address, Kind, SocketOptions};
+use proactor_core::engine::{self, AcceptWindow, Address, Engine, Kind, SocketOptions};
 use proactor_core::error::Failure;
 use proactor_core::framing::Framing;
 use proactor_core::group::{Group as CoreGroup, Release, Settings, Traffic, Upper, Wants};
@@ -20,7 +20,8 @@ use pyo3::types::{PyList, PyTuple, PyType};
 use crate::buffers::{Data, Pool, Source};
 use crate::connection::public_object;
 use crate::errors;
-use crate::worker::{Blocking, Worker};
+use crate::simulated::Network;
+use crate::worker::{Blocking, Worker, current};
 
 /// What this layer keeps with the core's objects.
 pub struct Layer;
@@ -123,7 +124,7 @@ impl Port {
         interpreter_lock: bool,
         idle_seconds: Option<f64>,
         busy_poll: f64,
-        engine: Option<&str>,
+        engine: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         if concurrency == 0 || max_workers == 0 {
             return Err(PyValueError::new_err("concurrency and max_workers must be at least 1"));
@@ -131,7 +132,13 @@ impl Port {
         let idle = idle_seconds.map(|value| seconds(value, "idle_seconds")).transpose()?;
         let busy_poll = nanoseconds(Some(busy_poll), "busy_poll")?.unwrap_or(0);
         let pool = Arc::new(Pool::default());
-        let engine = engine::open(engine, Arc::new(Source(pool.clone()))).map_err(|error| errors::from_io(&error))?;
+        let engine: Arc<dyn Engine> = match engine {
+            Some(engine) if engine.is_instance_of::<Network>() => engine.cast::<Network>()?.get().engine(),
+            other => {
+                let name: Option<String> = other.map(Bound::extract).transpose()?;
+                engine::open(name.as_deref(), Arc::new(Source(pool.clone()))).map_err(|error| errors::from_io(&error))?
+            }
+        };
         let core = CorePort::new(engine, Limits { concurrency, max_workers, interpreter_lock }, idle, busy_poll);
         let monitored = core.clone();
         let monitor = py.detach(|| std::thread::Builder::new().name("proactor-mon".into()).spawn(move || monitored.monitor()));
@@ -380,6 +387,11 @@ impl Drop for Port {
 
 #[pymethods]
 impl Group {
+    /// Whether the calling thread is in a handler of one of the group's connections.
+    fn is_current(&self) -> bool {
+        current().is_some_and(|current| current.group == Arc::as_ptr(&self.0) as usize)
+    }
+
     /// No connection will come any more: the handlers are let go with the last one.
     fn retire(&self) {
         self.0.retire();

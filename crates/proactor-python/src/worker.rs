@@ -24,6 +24,8 @@ pub struct Current {
     pub worker: WorkerId,
     /// Whose handler runs; 0: a posted call.
     pub connection: u64,
+    /// The address of that connection's group, to be compared only.
+    pub group: usize,
 }
 
 thread_local! {
@@ -109,7 +111,7 @@ impl Interpreter for Attached<'_, '_> {
 impl Worker {
     pub fn new(port: Arc<CorePort<Layer>>, pool: Arc<Pool>, start_worker: Py<PyAny>, apply: Py<PyAny>) -> Self {
         let core = port.worker();
-        CURRENT.set(Some(Current { port: Arc::as_ptr(&port), worker: core.id, connection: 0 }));
+        CURRENT.set(Some(Current { port: Arc::as_ptr(&port), worker: core.id, connection: 0, group: 0 }));
         Worker { port, pool, core, start_worker, apply, answer: Reused::default(), exited: false }
     }
 }
@@ -138,8 +140,8 @@ impl Worker {
         // A worker that waits holds on to nothing of what it handled.
         answer.clear(py);
         let task = port.next(core, &Attached(py, pool), |upper| upper.map(|object| object.clone_ref(py)));
-        let connection = core.current.as_ref().map_or(0, |connection| connection.id);
-        CURRENT.set(Some(Current { port: Arc::as_ptr(port), worker: core.id, connection }));
+        let (connection, group) = core.current.as_ref().map_or((0, 0), |connection| (connection.id, Arc::as_ptr(&connection.group) as usize));
+        CURRENT.set(Some(Current { port: Arc::as_ptr(port), worker: core.id, connection, group }));
         let (connection, event, object) = match task {
             None => {
                 *exited = true;

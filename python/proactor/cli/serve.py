@@ -124,7 +124,7 @@ def _serve(
         handler.stopping = True
     report = _drain(server, pool, stop, options.drain)
     if report is None:
-        logger.error("the shutdown did not finish in time: ending the process")
+        logger.error("the shutdown did not finish: ending the process")
     elif report.running:
         logger.warning("ending the process: these handlers did not return: %s", ", ".join(report.running))
     writer.flush()
@@ -136,21 +136,24 @@ def _serve(
 
 def _drain(server: proactor.Server, pool: proactor.ThreadPool, stop: StopRequests, drain: float) -> proactor.ShutdownReport | None:
     """Shuts down on a thread of its own, so that this one, the main one, still hears a second signal. None: it took too long."""
-    finished: list[proactor.ShutdownReport] = []
+    reports: list[proactor.ShutdownReport] = []
+    finished = threading.Event()
 
     def shut_down() -> None:
         try:
             report = server.shutdown(drain)
             if not report.running:
                 pool.shutdown(wait=True)
-            finished.append(report)
+            reports.append(report)
+        except Exception:
+            logger.exception("the shutdown failed")
         finally:
+            finished.set()
             stop.wake()
 
-    thread = threading.Thread(target=shut_down, name="shutdown", daemon=True)
-    thread.start()
-    stop.wait_until(lambda: not thread.is_alive() or bool(finished), drain + SPARE_SECONDS)
-    return finished[0] if finished else None
+    threading.Thread(target=shut_down, name="shutdown", daemon=True).start()
+    stop.wait_until(finished.is_set, drain + SPARE_SECONDS)
+    return reports[0] if reports else None
 
 
 def _print_report(server: proactor.Server, report: proactor.ShutdownReport | None, skipped: int) -> None:

@@ -10,7 +10,7 @@
 //! * `poll` sets `READABLE` at an edge and clears it when the socket is drained. `receive` sets `RECEIVING`. Both are read-modify-write operations on one
 //!   word, so that one of the two sees the other, and puts the handle on a list to be received from.
 //! * `LISTED` says that the handle is on such a list; whoever sets it adds the handle. It is cleared in the same operation that looks at `RECEIVING` for the
-//!   last time, so that a `receive` that relied on it is never forgotten.
+//!   last time, so that a `receive` that relied on it is never forgotten. (`tests/loom_epoll.rs` tries every order.)
 //! * A short read has drained the socket, and spares the read that would say so, unless the hang-up edge has been consumed already (`HUNG_UP`): then
 //!   there is an end or an error behind the bytes, of which no further edge will tell.
 //!
@@ -47,8 +47,7 @@ pub struct Epoll {
     epoll: AtomicI32,
     /// The eventfd that interrupts a sleeping poll. Edge-triggered, so that it never has to be read.
     interrupter: AtomicI32,
-    /// `AWAKE`, `SLEEPING` or `NOTIFIED`.
-    sleep: AtomicU32,
+    sleep: Sleep,
     /// Calls on the two descriptors that are under way; see `release`.
     users: AtomicU32,
     released: AtomicBool,
@@ -80,7 +79,7 @@ impl Epoll {
         let engine = Epoll {
             epoll: AtomicI32::new(epoll),
             interrupter: AtomicI32::new(interrupter),
-            sleep: AtomicU32::new(AWAKE),
+            sleep: Sleep::default(),
             users: AtomicU32::new(0),
             released: AtomicBool::new(false),
             fine_timer: fine_timer_works(epoll),
@@ -185,24 +184,21 @@ impl Epoll {
     fn stream_ready(&self, handle: Handle, token: Token, events: u32, readable: &mut VecDeque<Handle>, completions: &mut Vec<Completion>) {
         let stream: &Stream = handle.state();
         let failed = events & ERROR != 0 && stream.take_error(descriptor_of(&handle));
-        let mut edges = 0;
-        if events & (READ | HANG_UP) != 0 {
-            edges |= READABLE | LISTED;
-        }
+        let mut seen = 0;
         if events & HANG_UP != 0 {
-            edges |= HUNG_UP;
+            seen |= HUNG_UP;
         }
         if failed {
-            edges |= FAILED;
+            seen |= FAILED;
         }
-        let flags = if edges != 0 { stream.flags.fetch_or(edges, Ordering::AcqRel) } else { stream.flags.load(Ordering::Acquire) };
+        let flags = if seen != 0 { stream.readiness.set(seen) } else { stream.readiness.flags() };
         if flags & WRITE_BLOCKED != 0
             && events & (WRITE | HANG_UP) != 0
             && let Some(outcome) = stream.continue_send(descriptor_of(&handle))
         {
             completions.push(Completion { token, outcome });
         }
-        if edges & LISTED != 0 && flags & LISTED == 0 {
+        if events & (READ | HANG_UP) != 0 && stream.readiness.edge() {
             readable.push_back(handle);
         }
     }
@@ -211,22 +207,20 @@ impl Epoll {
     fn receive_ready(&self, handle: &Handle, memory: &mut ReceiveMemory, completions: &mut Vec<Completion>) -> (usize, bool) {
         let stream: &Stream = handle.state();
         let Some(token) = handle.token() else { return (0, false) };
-        let flags = stream.flags.load(Ordering::Acquire);
-        if !wants_receive(flags) {
-            let flags = stream.flags.fetch_and(!LISTED, Ordering::AcqRel);
-            if wants_receive(flags) {
-                // Resumed in between, by somebody who saw it on the list. Back to the list, unless it is there by now.
-                return (0, stream.flags.fetch_or(LISTED, Ordering::AcqRel) & LISTED == 0);
+        match stream.readiness.next() {
+            Next::Receive => {}
+            Next::Later => return (0, true),
+            Next::Nothing => {
+                if stream.readiness.flags() & (FAILED | CLOSED) == FAILED {
+                    // Receiving is paused or over, so nobody would read their way to the error.
+                    stream.readiness.over();
+                    let error = io::Error::from_raw_os_error(stream.error.load(Ordering::Acquire));
+                    completions.push(Completion { token, outcome: Outcome::ReceiveFailed(error) });
+                }
+                return (0, false);
             }
-            if flags & (FAILED | CLOSED) == FAILED {
-                // Receiving is paused or over, so nobody would read their way to the error.
-                stream.flags.fetch_or(OVER, Ordering::AcqRel);
-                stream.flags.fetch_and(!FAILED, Ordering::AcqRel);
-                let error = io::Error::from_raw_os_error(stream.error.load(Ordering::Acquire));
-                completions.push(Completion { token, outcome: Outcome::ReceiveFailed(error) });
-            }
-            return (0, false);
         }
+        let flags = stream.readiness.flags();
         let descriptor = descriptor_of(handle);
         let (outcome, count, drained) = match self.receive_once(descriptor, stream, flags, memory) {
             Ok((received, full)) => {
@@ -234,27 +228,22 @@ impl Epoll {
                 (Outcome::Received(received), count, !full && flags & HUNG_UP == 0)
             }
             Err(libc::EAGAIN) if stream.error.load(Ordering::Acquire) == 0 => {
-                stream.flags.fetch_and(!(LISTED | READABLE), Ordering::AcqRel);
+                stream.readiness.drained();
                 return (0, false);
             }
             Err(number) => {
                 let outcome = match stream.end_or_error(descriptor, handle.kind(), number) {
                     0 => Outcome::Ended,
-                    number => {
-                        stream.flags.fetch_and(!FAILED, Ordering::AcqRel);
-                        Outcome::ReceiveFailed(io::Error::from_raw_os_error(number))
-                    }
+                    number => Outcome::ReceiveFailed(io::Error::from_raw_os_error(number)),
                 };
-                // In this order, so that no `receive` comes in between and brings a second end.
-                stream.flags.fetch_or(OVER, Ordering::AcqRel);
-                stream.flags.fetch_and(!LISTED, Ordering::AcqRel);
+                stream.readiness.over();
                 completions.push(Completion { token, outcome });
                 return (0, false);
             }
         };
         completions.push(Completion { token, outcome });
         if drained {
-            stream.flags.fetch_and(!(LISTED | READABLE), Ordering::AcqRel);
+            stream.readiness.drained();
         }
         (count, !drained)
     }
@@ -272,7 +261,7 @@ impl Epoll {
                 Ok(count) => {
                     let received = Received::Small(Copied::of(buffer.filled(count)));
                     memory.spare = Some(buffer);
-                    stream.flags.fetch_and(!LARGE, Ordering::AcqRel);
+                    stream.readiness.clear(LARGE);
                     Ok((received, count == size))
                 }
                 Err(number) => {
@@ -283,7 +272,7 @@ impl Epoll {
         }
         let count = receive(descriptor, &mut memory.scratch)?;
         if count >= LARGE_RECEIVE && flags & LARGE == 0 {
-            stream.flags.fetch_or(LARGE, Ordering::AcqRel);
+            stream.readiness.set(LARGE);
         }
         Ok((Received::Small(Copied::of(&memory.scratch[..count])), count == memory.scratch.len()))
     }
@@ -305,7 +294,7 @@ impl Epoll {
 
     fn close_stream(&self, handle: &Handle, how: Closing) {
         let stream: &Stream = handle.state();
-        let flags = stream.flags.fetch_or(CLOSED | WRITE_SHUT, Ordering::AcqRel);
+        let flags = stream.readiness.set(CLOSED | WRITE_SHUT);
         if flags & CLOSED != 0 {
             return;
         }
@@ -415,11 +404,7 @@ impl Engine for Epoll {
 
     fn receive(&self, handle: &Handle) {
         let stream: &Stream = handle.state();
-        let flags = stream.flags.fetch_or(RECEIVING, Ordering::AcqRel);
-        if flags & (RECEIVING | READABLE | LISTED | OVER | CLOSED) != READABLE {
-            return; // An edge will come, or the handle is on the list already.
-        }
-        if stream.flags.fetch_or(LISTED, Ordering::AcqRel) & LISTED == 0 {
+        if stream.readiness.resume() {
             let mut resumed = self.resumed.lock();
             resumed.push(handle.clone());
             self.any_resumed.store(true, Ordering::Release);
@@ -429,7 +414,7 @@ impl Engine for Epoll {
     }
 
     fn pause_receive(&self, handle: &Handle) {
-        handle.state::<Stream>().flags.fetch_and(!RECEIVING, Ordering::AcqRel);
+        handle.state::<Stream>().readiness.pause();
     }
 
     fn send(&self, handle: &Handle, data: Outgoing) -> Submission {
@@ -438,7 +423,7 @@ impl Engine for Epoll {
 
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()> {
         // First the flag: it tells a hang-up that we asked for from one that we did not.
-        let flags = handle.state::<Stream>().flags.fetch_or(WRITE_SHUT, Ordering::AcqRel);
+        let flags = handle.state::<Stream>().readiness.set(WRITE_SHUT);
         if flags & WRITE_SHUT != 0 {
             return Ok(());
         }
@@ -462,14 +447,13 @@ impl Engine for Epoll {
         let Polling { events, ready, readable, memory } = &mut *polling;
         self.collect_resumed(readable);
         let mut timeout = if readable.is_empty() { timeout } else { Some(Duration::ZERO) };
-        let may_sleep = timeout != Some(Duration::ZERO);
-        if may_sleep && self.sleep.compare_exchange(AWAKE, SLEEPING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        if timeout != Some(Duration::ZERO) && !self.sleep.begin() {
             timeout = Some(Duration::ZERO); // `wake` came before us.
         }
         let count = self.wait(events, timeout);
         if may_sleep {
             // A poll that may not sleep leaves a notification to the next one that may.
-            self.sleep.swap(AWAKE, Ordering::AcqRel);
+            self.sleep.end();
         }
         self.collect_resumed(readable);
 
@@ -507,8 +491,7 @@ impl Engine for Epoll {
     }
 
     fn wake(&self) {
-        // Always a read-modify-write operation: the poll that consumes the notification sees what was written before each `wake`.
-        if self.sleep.swap(NOTIFIED, Ordering::AcqRel) == SLEEPING
+        if self.sleep.notify()
             && let Some(_using) = self.using()
         {
             let one = 1u64.to_ne_bytes();
@@ -580,6 +563,100 @@ impl Drop for Using<'_> {
     }
 }
 
+/// Whether `poll` sleeps, so that `wake` costs a system call only then.
+pub struct Sleep(AtomicU32);
+
+impl Default for Sleep {
+    fn default() -> Self {
+        Sleep(AtomicU32::new(AWAKE))
+    }
+}
+
+impl Sleep {
+    /// Before sleeping; false if there was a notification already, and nobody may sleep.
+    pub fn begin(&self) -> bool {
+        self.0.compare_exchange(AWAKE, SLEEPING, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// After sleeping, or after not sleeping: the notifications that have come are consumed.
+    pub fn end(&self) {
+        self.0.swap(AWAKE, Ordering::AcqRel);
+    }
+
+    /// True if a sleeper has to be interrupted. Always a read-modify-write operation: whoever consumes the notification sees what each notifier wrote before.
+    pub fn notify(&self) -> bool {
+        self.0.swap(NOTIFIED, Ordering::AcqRel) == SLEEPING
+    }
+}
+
+/// What is known of a stream's readiness, and of what is wanted from it: see the head of the file. Where a method answers that the handle is to be listed, the
+/// caller puts it on a list to be received from, and must.
+#[derive(Default)]
+pub struct Readiness(AtomicU32);
+
+/// What to do with the handle at the head of the list.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Receive from it once; then it is `drained` or `over`, or it goes to the end of the list.
+    Receive,
+    /// It goes to the end of the list.
+    Later,
+    /// It is off the list.
+    Nothing,
+}
+
+impl Readiness {
+    fn flags(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Sets flags; answers those before.
+    fn set(&self, flags: u32) -> u32 {
+        self.0.fetch_or(flags, Ordering::AcqRel)
+    }
+
+    fn clear(&self, flags: u32) -> u32 {
+        self.0.fetch_and(!flags, Ordering::AcqRel)
+    }
+
+    /// The socket has become readable; true if the handle is to be listed. Only `poll`.
+    pub fn edge(&self) -> bool {
+        self.set(READABLE | LISTED) & LISTED == 0
+    }
+
+    /// True if the handle is to be listed: an edge has come already, and no other will.
+    pub fn resume(&self) -> bool {
+        self.set(RECEIVING) & (RECEIVING | READABLE | LISTED | OVER | CLOSED) == READABLE && self.set(LISTED) & LISTED == 0
+    }
+
+    pub fn pause(&self) {
+        self.clear(RECEIVING);
+    }
+
+    /// What to do with the handle at the head of the list. Only `poll`.
+    pub fn next(&self) -> Next {
+        if wants_receive(self.flags()) {
+            Next::Receive
+        } else if !wants_receive(self.clear(LISTED)) || self.set(LISTED) & LISTED != 0 {
+            Next::Nothing
+        } else {
+            Next::Later // resumed in between, by somebody who saw it on the list
+        }
+    }
+
+    /// Everything has been received, and the handle is off the list. Only `poll`.
+    pub fn drained(&self) {
+        self.clear(LISTED | READABLE);
+    }
+
+    /// The end or an error has been received, and the handle is off the list. Only `poll`.
+    pub fn over(&self) {
+        // In this order, so that no `resume` comes in between and brings a second end.
+        self.set(OVER);
+        self.clear(LISTED | FAILED);
+    }
+}
+
 /// What `poll` needs from one call to the next.
 struct Polling {
     events: Box<[libc::epoll_event]>,
@@ -643,8 +720,7 @@ struct Listener {
 /// The engine's state of a connection; small, since there are many idle ones.
 #[derive(Default)]
 struct Stream {
-    /// `READABLE`, `RECEIVING`, ...: see the head of the file.
-    flags: AtomicU32,
+    readiness: Readiness,
     /// The error that ended the connection, once somebody has taken it from the socket (which tells it only once); else 0.
     error: AtomicI32,
     /// Guards the rest of a blocked send.
@@ -658,7 +734,7 @@ struct Unsent {
 
 impl Stream {
     fn send(&self, descriptor: c_int, mut data: Outgoing) -> Submission {
-        let flags = self.flags.load(Ordering::Acquire);
+        let flags = self.readiness.flags();
         debug_assert!(flags & (WRITE_BLOCKED | CLOSED) != WRITE_BLOCKED, "one send at a time may be pending on a handle");
         let mut sent = 0;
         let blocked = if flags & CLOSED != 0 {
@@ -678,13 +754,13 @@ impl Stream {
     /// Leaves the rest of a send to `poll`, unless there is room by now.
     fn send_later(&self, descriptor: c_int, mut rest: Unsent) -> Submission {
         let mut unsent = self.unsent.lock();
-        let flags = self.flags.fetch_or(WRITE_BLOCKED, Ordering::AcqRel);
+        let flags = self.readiness.set(WRITE_BLOCKED);
         let result = if flags & CLOSED != 0 { Err(libc::EPIPE) } else { transmit(descriptor, &mut rest.data, &mut rest.sent) };
         if let Ok(true) = result {
             *unsent = Some(Box::new(rest));
             return Submission::Pending;
         }
-        self.flags.fetch_and(!WRITE_BLOCKED, Ordering::AcqRel);
+        self.readiness.clear(WRITE_BLOCKED);
         drop(unsent);
         match result {
             Ok(_) => Submission::Done { bytes: rest.sent },
@@ -701,7 +777,7 @@ impl Stream {
             return None;
         }
         let rest = unsent.take()?;
-        self.flags.fetch_and(!WRITE_BLOCKED, Ordering::AcqRel);
+        self.readiness.clear(WRITE_BLOCKED);
         drop(unsent);
         Some(match result {
             Ok(_) => Outcome::Sent { bytes: rest.sent },
@@ -742,9 +818,7 @@ impl Stream {
     fn end_or_error(&self, descriptor: c_int, kind: Kind, number: c_int) -> c_int {
         let taken = self.error.load(Ordering::Acquire);
         match number {
-            0 if taken == 0 && kind == Kind::Tcp && hung_up(descriptor) && self.flags.load(Ordering::Acquire) & WRITE_SHUT == 0 => {
-                libc::ECONNRESET
-            }
+            0 if taken == 0 && kind == Kind::Tcp && hung_up(descriptor) && self.readiness.flags() & WRITE_SHUT == 0 => libc::ECONNRESET,
             0 | libc::EAGAIN | libc::EPIPE if taken != 0 => taken,
             number => {
                 if number != 0 {
@@ -813,7 +887,7 @@ fn concerns_one_connection(number: c_int) -> bool {
     )
 }
 
-// The bits of `Listener::flags` and `Stream::flags`.
+// The bits of `Listener::flags` and `Readiness`.
 const CLOSED: u32 = 1 << 0;
 const ACCEPTING: u32 = 1 << 1;
 const NO_DELAY: u32 = 1 << 2;
@@ -836,7 +910,7 @@ const OVER: u32 = 1 << 8;
 /// The socket's error has been taken and not been told yet.
 const FAILED: u32 = 1 << 9;
 
-// The states of `Epoll::sleep`.
+// The states of `Sleep`.
 const AWAKE: u32 = 0;
 const SLEEPING: u32 = 1;
 const NOTIFIED: u32 = 2;

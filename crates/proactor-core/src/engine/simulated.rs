@@ -49,6 +49,7 @@ impl Simulated {
             random: (seed != 0).then_some(Random(seed)),
             clock: 1_000_000_000,
             woken: false,
+            sleeping: false,
             sockets: Vec::new(),
             descriptors: Vec::new(),
             ready: VecDeque::new(),
@@ -56,7 +57,7 @@ impl Simulated {
             cpu_times: Vec::new(),
             needs_pending_accepts: false,
         };
-        let network = Network { state: Mutex::new(state), changed: Condvar::new(), polling: Mutex::new(()) };
+        let network = Network { state: Mutex::new(state), changed: Condvar::new(), happened: Condvar::new(), polling: Mutex::new(()) };
         Simulated { network: Arc::new(network), buffers }
     }
 
@@ -64,6 +65,11 @@ impl Simulated {
     pub fn advance(&self, time: Duration) {
         self.network.state.lock().clock += nanoseconds(time);
         self.network.changed.notify_all();
+    }
+
+    /// Waits, in real time, until the leader sleeps and there is nothing left to do; false when `timeout` ran out.
+    pub fn wait_quiet(&self, timeout: Duration) -> bool {
+        self.network.wait_until(timeout, |state| state.sleeping && state.ready.is_empty() && !state.woken)
     }
 
     /// A listening socket, to be adopted.
@@ -175,6 +181,14 @@ impl Peer {
         self.change(|stream| stream.aborted)
     }
 
+    /// Waits, in real time, until something has come that was not taken, or our side has ended; false when `timeout` ran out.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        self.network.wait_until(timeout, |state| {
+            let stream = state.stream(self.socket);
+            !stream.arrived.is_empty() || stream.write_shut || stream.aborted || stream.closed
+        })
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Stream) -> T) -> T {
         let mut state = self.network.state.lock();
         let result = change(state.stream(self.socket));
@@ -262,6 +276,7 @@ impl Engine for Simulated {
         assert!(state.stream(number).unsent.is_none(), "one send at a time may be pending on a handle");
         let mut unsent = Unsent { data, sent: 0 };
         let result = state.transmit(number, &mut unsent);
+        self.network.happened.notify_all();
         match result {
             Ok(()) if unsent.data.is_empty() => Submission::Done { bytes: unsent.sent },
             Ok(()) => {
@@ -285,11 +300,13 @@ impl Engine for Simulated {
             return Err(io::Error::from_raw_os_error(ENOTCONN));
         }
         stream.write_shut = true;
+        self.network.happened.notify_all();
         Ok(())
     }
 
     fn close(&self, handle: &Handle, how: Closing) {
         let unsent = self.network.state.lock().close(handle.state::<Held>().socket, how);
+        self.network.happened.notify_all();
         drop(unsent);
     }
 
@@ -310,7 +327,10 @@ impl Engine for Simulated {
                 break;
             }
             if state.ready.is_empty() {
+                state.sleeping = true;
+                self.network.happened.notify_all();
                 state = self.network.changed.wait(state);
+                state.sleeping = false;
             }
         }
         drop(state);
@@ -346,6 +366,8 @@ struct Network {
     state: Mutex<State>,
     /// Notified when there may be something to poll for.
     changed: Condvar,
+    /// Notified when our side has done something, or sleeps in `poll`: for tests that wait for it.
+    happened: Condvar,
     /// Held by the one who polls.
     polling: Mutex<()>,
 }
@@ -355,6 +377,19 @@ impl Network {
     fn hold(self: &Arc<Self>, socket: usize, descriptor: i64, kind: Kind) -> Handle {
         let held = Held { network: Arc::clone(self), socket, descriptor };
         Handle::new(descriptor, kind, Box::new(held), |_| {})
+    }
+
+    fn wait_until(&self, timeout: Duration, mut condition: impl FnMut(&mut State) -> bool) -> bool {
+        let mut state = self.state.lock();
+        while !condition(&mut state) {
+            let timed_out;
+            // Each thing that happens begins a new wait: the time-out is against a hang, not a measure.
+            (state, timed_out) = self.happened.wait_for(state, timeout);
+            if timed_out {
+                return condition(&mut state);
+            }
+        }
+        true
     }
 
     /// Puts a socket on the list of those with something to do, if it has.
@@ -388,6 +423,8 @@ struct State {
     /// Nanoseconds.
     clock: u64,
     woken: bool,
+    /// The leader sleeps in `poll`.
+    sleeping: bool,
     /// Never used again, so that a peer finds its own.
     sockets: Vec<Socket>,
     /// The lowest free number is used again, as the system does it.

@@ -355,6 +355,18 @@ fn a_unix_peer_that_leaves_bytes_unread_has_reset_and_one_that_does_not_has_ende
 }
 
 #[test]
+fn a_reset_whose_error_somebody_took_away_is_still_no_end() {
+    let mut bench = bench();
+    let connection = bench.connect_receiving();
+    bench.settle();
+    connection.peer.reset();
+    // As a send of another thread does that has not told us yet: the socket tells its error only once.
+    assert_eq!(get_option(connection.handle.descriptor() as i32, libc::SOL_SOCKET, libc::SO_ERROR), libc::ECONNRESET);
+    bench.until("the reset is told", |bench| bench.record(connection.token).failure.is_some());
+    assert_eq!(bench.record(connection.token).failure, Some(libc::ECONNRESET));
+}
+
+#[test]
 fn what_is_no_stream_socket_is_refused_and_stays_the_callers() {
     let engine = open();
     let datagrams = UdpSocket::bind("127.0.0.1:0").expect("binds");

@@ -44,6 +44,7 @@ suite! {
     a_pending_send_completes_once_with_its_whole_count
     a_pending_send_that_fails_reports_what_was_sent_and_what_was_not
     a_send_on_a_dead_connection_fails_at_once
+    a_reset_stays_a_reset_however_often_a_sender_asks
     bytes_of_a_pending_send_are_dropped_once_when_the_handle_is_closed
     a_successor_in_the_slot_never_gets_its_predecessors_completions
     closing_twice_is_harmless_and_everything_afterwards_fails

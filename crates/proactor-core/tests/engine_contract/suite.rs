@@ -326,6 +326,20 @@ pub fn a_send_on_a_dead_connection_fails_at_once<W: World>(mut bench: Bench<W>) 
     }
 }
 
+pub fn a_reset_stays_a_reset_however_often_a_sender_asks<W: World>(mut bench: Bench<W>) {
+    let Connection { handle, token, peer } = bench.connect();
+    peer.reset();
+    for _ in 0..3 {
+        match bench.engine().send(&handle, outgoing(b"hello")) {
+            Submission::Failed { error, .. } => assert_eq!(error.raw_os_error(), Some(ECONNRESET)),
+            other => panic!("{other:?}"),
+        }
+    }
+    bench.engine().receive(&handle);
+    bench.until("the reset is told", |bench| bench.record(token).failure.is_some());
+    assert_eq!(bench.record(token).failure, Some(ECONNRESET));
+}
+
 pub fn bytes_of_a_pending_send_are_dropped_once_when_the_handle_is_closed<W: World>(mut bench: Bench<W>) {
     let bytes = pattern(1 << 20);
     for how in [Closing::Orderly, Closing::Abort] {
@@ -413,13 +427,19 @@ pub fn closing_twice_is_harmless_and_everything_afterwards_fails<W: World>(mut b
 }
 
 pub fn an_orderly_close_lets_the_peer_have_what_was_sent<W: World>(mut bench: Bench<W>) {
-    let bytes = pattern(30_000);
-    for _ in 0..20 {
-        let mut connection = bench.connect_receiving();
-        bench.engine().pause_receive(&connection.handle);
+    let bytes = pattern(1 << 20);
+    for _ in 0..10 {
+        let mut connection = bench.connect_narrow();
         assert_eq!(connection.peer.send(b"never read"), 10);
-        bench.settle();
-        send_all(&mut bench, &mut connection, &bytes);
+        // As much as the system takes, and more than the peer has room for.
+        let mut taken = 0;
+        for chunk in bytes.chunks(4_096) {
+            match bench.engine().send(&connection.handle, outgoing(chunk)) {
+                Submission::Done { bytes } => taken += bytes,
+                Submission::Pending => break,
+                Submission::Failed { error, .. } => panic!("{error}"),
+            }
+        }
         bench.engine().close(&connection.handle, Closing::Orderly);
         let Connection { handle, token, mut peer } = connection;
         drop(handle);
@@ -427,9 +447,9 @@ pub fn an_orderly_close_lets_the_peer_have_what_was_sent<W: World>(mut bench: Be
         let mut received = Vec::new();
         bench.until("all bytes come, and the end", |_| {
             received.extend(peer.received());
-            received.len() >= bytes.len() && peer.ended()
+            received.len() >= taken && peer.ended()
         });
-        assert!(received == bytes && !peer.was_reset());
+        assert!(bytes.starts_with(&received), "the bytes differ");
     }
 }
 
@@ -541,6 +561,7 @@ pub fn large_messages_come_in_large_buffers<W: World>(_: Bench<W>) {
             bench.until("the bytes come", |bench| bench.record(connection.token).data.len() == bytes.len() + 5 * round);
         }
         assert_eq!(bench.record(connection.token).large, large);
+        assert!(source.taken.load(Ordering::SeqCst) <= large + 1, "a buffer that was not filled serves the next time");
         let out = source.taken.load(Ordering::SeqCst) - source.dropped.load(Ordering::SeqCst);
         assert!(out <= 1, "the engine keeps at most one buffer, and none is lost");
 

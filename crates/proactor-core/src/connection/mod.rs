@@ -29,6 +29,11 @@ pub enum Event {
     Closed(Option<Failure>),
 }
 
+mod after;
+mod transitions;
+
+pub(crate) use after::{After, Rare};
+
 pub struct Connection<U: Upper> {
     pub id: u64,
     pub peer: Address,
@@ -87,59 +92,6 @@ struct State<U: Upper> {
     traffic: Traffic,
     /// When bytes last moved, in the engine's nanoseconds.
     active_at: u64,
-}
-
-/// What must follow a transition, once the lock is released. Small, because there are several a message; what is rare is apart.
-#[must_use]
-pub(crate) struct After<U: Upper> {
-    /// Put the connection into the ready queue.
-    pub schedule: bool,
-    /// Write what is queued.
-    pub flush: bool,
-    waiter: Option<Arc<Waiter>>,
-    rare: Option<Box<Rare<U>>>,
-}
-
-pub(crate) struct Rare<U: Upper> {
-    /// The handle was closed: free the slot.
-    pub forget: bool,
-    /// Nothing will ever happen to it again.
-    pub gone: Option<Traffic>,
-    /// It waits for its queue to empty: close it anyway after `send_timeout`.
-    pub linger: bool,
-    // Dropped by the caller, outside the lock: they may hold Python objects.
-    outgoing: Option<Outgoing>,
-    events: Vec<Event>,
-    upper: Option<U::Connection>,
-    handle: Option<Handle>,
-}
-
-impl<U: Upper> Default for After<U> {
-    fn default() -> Self {
-        After { schedule: false, flush: false, waiter: None, rare: None }
-    }
-}
-
-impl<U: Upper> After<U> {
-    /// Nothing follows, as mostly.
-    #[inline]
-    pub fn is_nothing(&self) -> bool {
-        !self.schedule && !self.flush && self.waiter.is_none() && self.rare.is_none()
-    }
-
-    /// Wakes whoever waits for the connection to change, and answers what is rare.
-    pub fn notify(&mut self) -> Option<Box<Rare<U>>> {
-        if let Some(waiter) = self.waiter.take() {
-            waiter.notify();
-        }
-        self.rare.take()
-    }
-
-    fn rare(&mut self) -> &mut Rare<U> {
-        self.rare.get_or_insert_with(|| {
-            Box::new(Rare { forget: false, gone: None, linger: false, outgoing: None, events: Vec::new(), upper: None, handle: None })
-        })
-    }
 }
 
 /// What became of bytes given to `queue`.
@@ -604,128 +556,5 @@ impl<U: Upper> Connection<U> {
 
     pub fn upper<R>(&self, with: impl FnOnce(Option<&U::Connection>) -> R) -> R {
         with(self.state.lock().upper.as_ref())
-    }
-
-    // ---- transitions, under the lock ----
-
-    fn is_full(&self, state: &State<U>, length: usize) -> bool {
-        let queued = state.outgoing.len() + state.in_flight;
-        let total = self.group.queued.load(Ordering::Relaxed);
-        // One message always fits into an empty queue, however long it is.
-        queued > 0 && (queued + length > self.settings().send_limit || total + length > self.settings().total_limit)
-    }
-
-    fn count_inbox(&self, state: &mut State<U>, bytes: usize) {
-        state.inbox_bytes += bytes;
-        self.group.queued.fetch_add(bytes, Ordering::SeqCst);
-    }
-
-    fn uncount_inbox(&self, state: &mut State<U>, bytes: usize, engine: &dyn Engine) {
-        state.inbox_bytes -= bytes;
-        self.group.queued.fetch_sub(bytes, Ordering::SeqCst);
-        if state.pauses & pause::INBOX != 0 && state.inbox_bytes < self.settings().receive_limit / 2 {
-            self.resume_for(state, pause::INBOX, engine);
-        }
-    }
-
-    fn pause_for(&self, state: &mut State<U>, reason: u8, engine: &dyn Engine) {
-        if state.pauses == 0
-            && !state.ended
-            && let Some(handle) = &state.handle
-        {
-            engine.pause_receive(handle);
-        }
-        state.pauses |= reason;
-    }
-
-    fn resume_for(&self, state: &mut State<U>, reason: u8, engine: &dyn Engine) {
-        let paused = state.pauses != 0;
-        state.pauses &= !reason;
-        if paused
-            && state.pauses == 0
-            && !state.ended
-            && state.life == Life::Open
-            && let Some(handle) = &state.handle
-        {
-            engine.receive(handle);
-        }
-    }
-
-    fn discard_messages(&self, state: &mut State<U>, after: &mut After<U>) {
-        let dropped = state.mailbox.split_off(|event| !matches!(event, Event::Received(_) | Event::Ended));
-        self.group.queued.fetch_sub(state.inbox_bytes, Ordering::SeqCst);
-        state.inbox_bytes = 0;
-        after.rare().events.extend(dropped);
-    }
-
-    fn begin_close(&self, state: &mut State<U>, failure: Option<Failure>, engine: &dyn Engine, after: &mut After<U>) {
-        debug_assert!(state.life == Life::Open);
-        self.pause_for(state, pause::CLOSING, engine);
-        state.life = Life::Closing;
-        state.failure = failure;
-        after.flush = !state.outgoing.is_empty();
-        if after.flush || state.sending {
-            after.rare().linger = true;
-        }
-        self.end_if_flushed(state, engine, after);
-    }
-
-    /// When the queue is empty: ends the writing side, or the connection, if that was asked for.
-    fn end_if_flushed(&self, state: &mut State<U>, engine: &dyn Engine, after: &mut After<U>) {
-        if state.sending || !state.outgoing.is_empty() {
-            return;
-        }
-        if state.life == Life::Closing {
-            let failure = state.failure.take();
-            self.finalize(state, failure, engine, after);
-        } else if state.life == Life::Open && state.write_end == WriteEnd::Wanted {
-            state.write_end = WriteEnd::Done;
-            if let Some(handle) = &state.handle
-                && let Err(error) = engine.shutdown_write(handle)
-            {
-                self.finalize(state, Some(error.into()), engine, after);
-            } else if state.ended && !state.mailbox.is_scheduled() {
-                self.begin_close(state, None, engine, after);
-            }
-        }
-    }
-
-    fn finalize(&self, state: &mut State<U>, failure: Option<Failure>, engine: &dyn Engine, after: &mut After<U>) {
-        if state.life == Life::Closed {
-            return;
-        }
-        let how = match failure {
-            Some(Failure::Os(_)) => crate::engine::Closing::Abort,
-            _ => crate::engine::Closing::Orderly,
-        };
-        state.life = Life::Closed;
-        if let Some(handle) = state.handle.take() {
-            engine.close(&handle, how);
-            after.rare().handle = Some(handle);
-        }
-        let unsent = state.outgoing.len() + state.in_flight;
-        state.traffic.dropped += unsent as u64;
-        self.group.queued.fetch_sub(unsent, Ordering::SeqCst);
-        state.in_flight = 0;
-        after.rare().outgoing = Some(std::mem::take(&mut state.outgoing));
-        state.failure = failure.clone();
-        state.framer = None;
-        after.flush = false;
-        after.rare().forget = true;
-        if self.settings().wants.closed {
-            after.schedule |= state.mailbox.push(Event::Closed(failure));
-        }
-        after.waiter = state.waiter.clone();
-        self.check_gone(state, after);
-    }
-
-    /// Closed, and every handler has returned: the public object is let go.
-    fn check_gone(&self, state: &mut State<U>, after: &mut After<U>) {
-        if state.life == Life::Closed && !state.mailbox.is_scheduled() && !state.gone {
-            state.gone = true;
-            let rare = after.rare();
-            rare.gone = Some(state.traffic);
-            rare.upper = state.upper.take();
-        }
     }
 }

@@ -1,0 +1,56 @@
+//! What a change of a connection leaves to be done once its lock is released.
+
+use super::*;
+
+/// What must follow a transition, once the lock is released. Small, because there are several a message; what is rare is apart.
+#[must_use]
+pub(crate) struct After<U: Upper> {
+    /// Put the connection into the ready queue.
+    pub schedule: bool,
+    /// Write what is queued.
+    pub flush: bool,
+    pub(super) waiter: Option<Arc<Waiter>>,
+    rare: Option<Box<Rare<U>>>,
+}
+
+pub(crate) struct Rare<U: Upper> {
+    /// The handle was closed: free the slot.
+    pub forget: bool,
+    /// Nothing will ever happen to it again.
+    pub gone: Option<Traffic>,
+    /// It waits for its queue to empty: close it anyway after `send_timeout`.
+    pub linger: bool,
+    // Dropped by the caller, outside the lock: they may hold Python objects.
+    pub(super) outgoing: Option<Outgoing>,
+    pub(super) events: Vec<Event>,
+    pub(super) upper: Option<U::Connection>,
+    pub(super) handle: Option<Handle>,
+}
+
+impl<U: Upper> Default for After<U> {
+    fn default() -> Self {
+        After { schedule: false, flush: false, waiter: None, rare: None }
+    }
+}
+
+impl<U: Upper> After<U> {
+    /// Nothing follows, as mostly.
+    #[inline]
+    pub fn is_nothing(&self) -> bool {
+        !self.schedule && !self.flush && self.waiter.is_none() && self.rare.is_none()
+    }
+
+    /// Wakes whoever waits for the connection to change, and answers what is rare.
+    pub fn notify(&mut self) -> Option<Box<Rare<U>>> {
+        if let Some(waiter) = self.waiter.take() {
+            waiter.notify();
+        }
+        self.rare.take()
+    }
+
+    pub(super) fn rare(&mut self) -> &mut Rare<U> {
+        self.rare.get_or_insert_with(|| {
+            Box::new(Rare { forget: false, gone: None, linger: false, outgoing: None, events: Vec::new(), upper: None, handle: None })
+        })
+    }
+}

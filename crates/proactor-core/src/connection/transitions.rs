@@ -1,0 +1,126 @@
+//! How a connection changes: each of these runs under its lock and adds to `After` what must follow.
+
+use super::*;
+
+impl<U: Upper> Connection<U> {
+    pub(super) fn is_full(&self, state: &State<U>, length: usize) -> bool {
+        let queued = state.outgoing.len() + state.in_flight;
+        let total = self.group.queued.load(Ordering::Relaxed);
+        // One message always fits into an empty queue, however long it is.
+        queued > 0 && (queued + length > self.settings().send_limit || total + length > self.settings().total_limit)
+    }
+
+    pub(super) fn count_inbox(&self, state: &mut State<U>, bytes: usize) {
+        state.inbox_bytes += bytes;
+        self.group.queued.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    pub(super) fn uncount_inbox(&self, state: &mut State<U>, bytes: usize, engine: &dyn Engine) {
+        state.inbox_bytes -= bytes;
+        self.group.queued.fetch_sub(bytes, Ordering::SeqCst);
+        if state.pauses & pause::INBOX != 0 && state.inbox_bytes < self.settings().receive_limit / 2 {
+            self.resume_for(state, pause::INBOX, engine);
+        }
+    }
+
+    pub(super) fn pause_for(&self, state: &mut State<U>, reason: u8, engine: &dyn Engine) {
+        if state.pauses == 0
+            && !state.ended
+            && let Some(handle) = &state.handle
+        {
+            engine.pause_receive(handle);
+        }
+        state.pauses |= reason;
+    }
+
+    pub(super) fn resume_for(&self, state: &mut State<U>, reason: u8, engine: &dyn Engine) {
+        let paused = state.pauses != 0;
+        state.pauses &= !reason;
+        if paused
+            && state.pauses == 0
+            && !state.ended
+            && state.life == Life::Open
+            && let Some(handle) = &state.handle
+        {
+            engine.receive(handle);
+        }
+    }
+
+    pub(super) fn discard_messages(&self, state: &mut State<U>, after: &mut After<U>) {
+        let dropped = state.mailbox.split_off(|event| !matches!(event, Event::Received(_) | Event::Ended));
+        self.group.queued.fetch_sub(state.inbox_bytes, Ordering::SeqCst);
+        state.inbox_bytes = 0;
+        after.rare().events.extend(dropped);
+    }
+
+    pub(super) fn begin_close(&self, state: &mut State<U>, failure: Option<Failure>, engine: &dyn Engine, after: &mut After<U>) {
+        debug_assert!(state.life == Life::Open);
+        self.pause_for(state, pause::CLOSING, engine);
+        state.life = Life::Closing;
+        state.failure = failure;
+        after.flush = !state.outgoing.is_empty();
+        if after.flush || state.sending {
+            after.rare().linger = true;
+        }
+        self.end_if_flushed(state, engine, after);
+    }
+
+    /// When the queue is empty: ends the writing side, or the connection, if that was asked for.
+    pub(super) fn end_if_flushed(&self, state: &mut State<U>, engine: &dyn Engine, after: &mut After<U>) {
+        if state.sending || !state.outgoing.is_empty() {
+            return;
+        }
+        if state.life == Life::Closing {
+            let failure = state.failure.take();
+            self.finalize(state, failure, engine, after);
+        } else if state.life == Life::Open && state.write_end == WriteEnd::Wanted {
+            state.write_end = WriteEnd::Done;
+            if let Some(handle) = &state.handle
+                && let Err(error) = engine.shutdown_write(handle)
+            {
+                self.finalize(state, Some(error.into()), engine, after);
+            } else if state.ended && !state.mailbox.is_scheduled() {
+                self.begin_close(state, None, engine, after);
+            }
+        }
+    }
+
+    pub(super) fn finalize(&self, state: &mut State<U>, failure: Option<Failure>, engine: &dyn Engine, after: &mut After<U>) {
+        if state.life == Life::Closed {
+            return;
+        }
+        let how = match failure {
+            Some(Failure::Os(_)) => crate::engine::Closing::Abort,
+            _ => crate::engine::Closing::Orderly,
+        };
+        state.life = Life::Closed;
+        if let Some(handle) = state.handle.take() {
+            engine.close(&handle, how);
+            after.rare().handle = Some(handle);
+        }
+        let unsent = state.outgoing.len() + state.in_flight;
+        state.traffic.dropped += unsent as u64;
+        self.group.queued.fetch_sub(unsent, Ordering::SeqCst);
+        state.in_flight = 0;
+        after.rare().outgoing = Some(std::mem::take(&mut state.outgoing));
+        state.failure = failure.clone();
+        state.framer = None;
+        after.flush = false;
+        after.rare().forget = true;
+        if self.settings().wants.closed {
+            after.schedule |= state.mailbox.push(Event::Closed(failure));
+        }
+        after.waiter = state.waiter.clone();
+        self.check_gone(state, after);
+    }
+
+    /// Closed, and every handler has returned: the public object is let go.
+    pub(super) fn check_gone(&self, state: &mut State<U>, after: &mut After<U>) {
+        if state.life == Life::Closed && !state.mailbox.is_scheduled() && !state.gone {
+            state.gone = true;
+            let rare = after.rare();
+            rare.gone = Some(state.traffic);
+            rare.upper = state.upper.take();
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The leader's turn: write, wait, receive, dispatch; and the timers. Runs with the interpreter released.
+
+use super::*;
+
+impl<U: Upper> Port<U> {
+    /// One turn of the leader: write, wait, receive, dispatch. Answers what became ready.
+    pub(super) fn lead(&self, may_wait: bool) -> MutexGuard<'_, Turn<U>> {
+        self.flush_dirty();
+        let mut turn = self.turn.lock();
+        let Turn { ready, completions, found } = &mut *turn;
+        let now = self.engine.now();
+        self.fire_due(now, ready);
+        let timeout = if may_wait && ready.is_empty() { self.until_next_timer(now) } else { Some(Duration::ZERO) };
+        if let Err(error) = self.poll(timeout, completions) {
+            self.notices.put(Notice::EngineFailed { error: error.to_string() });
+            let rest = self.monitor.lock();
+            let _rested = self.monitor_woken.wait_for(rest, REST_AFTER_FAILURE);
+        }
+        self.dispatch(completions, found, ready);
+        turn
+    }
+
+    pub(super) fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
+        if self.busy_poll > 0 && timeout != Some(Duration::ZERO) {
+            let end = self.engine.now() + self.busy_poll;
+            loop {
+                self.engine.poll(Some(Duration::ZERO), completions)?;
+                if !completions.is_empty() || self.scheduler.has_ready() {
+                    return Ok(());
+                }
+                if self.engine.now() >= end {
+                    break;
+                }
+            }
+        }
+        self.engine.poll(timeout, completions)
+    }
+
+    pub(super) fn until_next_timer(&self, now: u64) -> Option<Duration> {
+        let mut due = self.timers.lock();
+        let next = due.timers.next_deadline();
+        due.leader_until = next.unwrap_or(u64::MAX);
+        next.map(|deadline| Duration::from_nanos(deadline.saturating_sub(now)))
+    }
+
+    pub(super) fn add_timer(&self, deadline: u64, timer: Timer) {
+        let mut due = self.timers.lock();
+        due.timers.add(deadline, timer);
+        if deadline < due.leader_until {
+            drop(due);
+            self.engine.wake();
+        }
+    }
+
+    pub(super) fn fire_due(&self, now: u64, ready: &mut Vec<Item<U>>) {
+        loop {
+            let mut due = self.timers.lock();
+            let Some((_, timer)) = due.timers.pop_due(now) else { return };
+            drop(due);
+            match timer {
+                Timer::Idle(token) => {
+                    if let Some(Entry::Connection(connection)) = self.find(token) {
+                        self.check_idle(&connection, now, ready);
+                    }
+                }
+                Timer::AcceptAgain(token) => {
+                    if let Some(Entry::Listener(listener)) = self.find(token) {
+                        self.start_accepting(&listener);
+                    }
+                }
+                Timer::Linger(token) => {
+                    if let Some(Entry::Connection(connection)) = self.find(token) {
+                        let after = connection.abort(Failure::Os(TIMED_OUT), &*self.engine);
+                        self.follow_into(&connection, after, ready);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn check_idle(&self, connection: &Arc<Connection<U>>, now: u64, ready: &mut Vec<Item<U>>) {
+        let (Some(limit), Some(idle)) = (connection.group.settings.idle_timeout, connection.idle_for(now)) else { return };
+        if idle < limit {
+            self.add_timer(now + limit - idle, Timer::Idle(connection.token));
+        } else {
+            let after = connection.close(Some(Failure::Idle), false, &*self.engine);
+            self.follow_into(connection, after, ready);
+        }
+    }
+
+    pub(super) fn dispatch(&self, completions: &mut Vec<Completion>, found: &mut Vec<(Option<Entry<U>>, Outcome)>, ready: &mut Vec<Item<U>>) {
+        if completions.is_empty() {
+            return;
+        }
+        let now = self.engine.now();
+        // One look at the table a batch. A token whose generation has passed finds nothing: its completion is of a closed handle.
+        {
+            let table = self.table.lock();
+            for completion in completions.drain(..) {
+                found.push((table.get(completion.token).cloned(), completion.outcome));
+            }
+        }
+        for (entry, outcome) in found.drain(..) {
+            match entry {
+                Some(Entry::Connection(connection)) => self.dispatch_connection(connection, outcome, now, ready),
+                Some(Entry::Listener(listener)) => self.dispatch_listener(&listener, outcome, now, ready),
+                None => drop(outcome),
+            }
+        }
+    }
+
+    pub(super) fn dispatch_connection(&self, connection: Arc<Connection<U>>, outcome: Outcome, now: u64, ready: &mut Vec<Item<U>>) {
+        let engine = &*self.engine;
+        let after = match outcome {
+            Outcome::Received(bytes) => connection.received(bytes, now, engine),
+            Outcome::Ended => connection.peer_ended(engine),
+            Outcome::ReceiveFailed(error) => connection.failed(error.into(), engine),
+            Outcome::Sent { bytes } => connection.sent(bytes, now, engine),
+            Outcome::SendFailed { error, sent, .. } => connection.send_failed(error.into(), sent, engine),
+            Outcome::Accepted { .. } | Outcome::AcceptFailed { .. } => unreachable!("a connection accepts nothing"),
+        };
+        self.follow_into(&connection, after, ready);
+    }
+
+    pub(super) fn dispatch_listener(&self, listener: &Arc<Listener<U>>, outcome: Outcome, now: u64, ready: &mut Vec<Item<U>>) {
+        match outcome {
+            Outcome::Accepted { handle, peer } => {
+                if self.hung.load(Ordering::Relaxed) || !listener.group.enter() {
+                    listener.group.refused.fetch_add(1, Ordering::Relaxed);
+                    return; // dropping the handle closes it
+                }
+                listener.group.accepted.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = self.introduce(handle, peer, &listener.group, now, ready) {
+                    listener.group.accept_errors.fetch_add(1, Ordering::Relaxed);
+                    self.notices.put(Notice::AcceptFailed { address: listener.address.clone(), error: error.to_string(), paused: false });
+                }
+            }
+            Outcome::AcceptFailed { error, pause } => {
+                listener.group.accept_errors.fetch_add(1, Ordering::Relaxed);
+                self.notices.put(Notice::AcceptFailed { address: listener.address.clone(), error: error.to_string(), paused: pause });
+                if pause {
+                    self.add_timer(now + ACCEPT_AGAIN_AFTER, Timer::AcceptAgain(listener.token));
+                }
+            }
+            _ => unreachable!("a listener only accepts"),
+        }
+    }
+
+    /// A new connection, counted in its group already.
+    pub(super) fn introduce(
+        &self,
+        handle: Handle,
+        peer: Address,
+        group: &Arc<Group<U>>,
+        now: u64,
+        ready: &mut Vec<Item<U>>,
+    ) -> io::Result<Arc<Connection<U>>> {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let connection = {
+            let mut table = self.table.lock();
+            let token = table.reserve();
+            let connection = Connection::new(id, peer, group.clone(), handle.clone(), token, now);
+            if group.settings.wants.connected {
+                connection.connected(); // before anybody can find it and close it
+            }
+            table.fill(token, Entry::Connection(connection.clone()));
+            connection
+        };
+        if group.settings.wants.connected {
+            ready.push(Item::Connection(connection.clone()));
+        }
+        if let Err(error) = self.engine.associate(&handle, connection.token) {
+            let after = connection.abort(Failure::from(&error), &*self.engine);
+            self.follow_into(&connection, after, ready);
+            return Err(error);
+        }
+        if connection.life() == Life::Closed {
+            self.engine.close(&handle, Closing::Orderly); // closed before it was associated: nothing of it may stay
+        }
+        if let Some(limit) = group.settings.idle_timeout {
+            self.add_timer(now + limit, Timer::Idle(connection.token));
+        }
+        if group.draining.load(Ordering::Relaxed) {
+            let after = connection.drain(&*self.engine);
+            self.follow_into(&connection, after, ready);
+        } else {
+            self.engine.receive(&handle);
+        }
+        Ok(connection)
+    }
+}

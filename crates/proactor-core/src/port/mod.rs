@@ -1,0 +1,425 @@
+//! The completion port: an engine feeds it, the scheduler decides, workers take from it. Owns the table of connections and listeners, the timers and the
+//! list of unwritten sends. Knows nothing of Python: the layer above keeps its objects with ours (`Upper`).
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use crate::buffer::SharedBytes;
+use crate::completion::{Completion, Outcome, Token};
+use crate::connection::{After, Bytes, Connection, Event, Life, Next, Queued, Rare, pause};
+use crate::engine::{Address, Closing, Engine, Feature, Handle, Submission, TIMED_OUT};
+use crate::error::Failure;
+use crate::group::{Group, Traffic, Upper};
+use crate::notices::{Notice, Notices};
+use crate::scheduler::{Decision, Limits, Parker, Sample, Scheduler, Wakes, Work, WorkerId};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::table::Table;
+use crate::timer::Timers;
+
+/// Accepting is tried again this long after the machine ran out of descriptors or memory.
+const ACCEPT_AGAIN_AFTER: u64 = 100_000_000;
+/// Connections are numbered through the whole process. Orders nothing, so the model checkers need not see it.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+/// So many suspects the monitor looks at closely on a tick; a look costs some microseconds.
+const LOOKS_A_TICK: usize = 8;
+/// How long a leader rests after its engine failed to poll, so that a broken engine does not spin.
+const REST_AFTER_FAILURE: Duration = Duration::from_millis(10);
+
+mod connections;
+mod leader;
+mod monitor;
+
+pub struct Port<U: Upper> {
+    pub engine: Arc<dyn Engine>,
+    pub scheduler: Scheduler<Item<U>>,
+    pub notices: Notices,
+    idle: Option<Duration>,
+    busy_poll: u64,
+    // The leader's memory, used again each turn; only the leader locks it.
+    turn: Mutex<Turn<U>>,
+    // Guards which slot holds what.
+    table: Mutex<Table<Entry<U>>>,
+    // Guards the timers and how long the leader sleeps.
+    timers: Mutex<Due>,
+    // Guards the connections with sends that wait for the end of a handler.
+    dirty: Mutex<Vec<Arc<Connection<U>>>>,
+    has_dirty: AtomicBool,
+    /// Sends are written as each handler ends.
+    flush_now: AtomicBool,
+    hung: AtomicBool,
+    forked: AtomicBool,
+    closed: AtomicBool,
+    // Guards nothing; the monitor sleeps on it.
+    monitor: Mutex<bool>,
+    monitor_woken: Condvar,
+}
+
+struct Turn<U: Upper> {
+    ready: Vec<Item<U>>,
+    completions: Vec<Completion>,
+    found: Vec<(Option<Entry<U>>, Outcome)>,
+}
+
+struct Due {
+    timers: Timers<Timer>,
+    /// When the leader wakes by itself; an earlier deadline interrupts it.
+    leader_until: u64,
+}
+
+enum Timer {
+    Idle(Token),
+    AcceptAgain(Token),
+    /// A closing connection whose peer takes nothing.
+    Linger(Token),
+}
+
+/// What the ready queue holds.
+pub enum Item<U: Upper> {
+    Connection(Arc<Connection<U>>),
+    Call(U::Call),
+}
+
+/// What a worker is to do.
+pub enum Task<U: Upper, R> {
+    Event(Arc<Connection<U>>, Event, R),
+    Call(U::Call),
+    StartWorker,
+}
+
+/// One worker's side of the port; belongs to its thread.
+pub struct Worker<U: Upper> {
+    pub id: WorkerId,
+    parker: Arc<Parker>,
+    pub current: Option<Arc<Connection<U>>>,
+}
+
+pub struct Listener<U: Upper> {
+    /// As the log shows it.
+    pub address: String,
+    pub group: Arc<Group<U>>,
+    token: Token,
+    // Guards the handle, None once it is closed.
+    handle: Mutex<Option<Handle>>,
+}
+
+enum Entry<U: Upper> {
+    Connection(Arc<Connection<U>>),
+    Listener(Arc<Listener<U>>),
+}
+
+impl<U: Upper> Clone for Entry<U> {
+    fn clone(&self) -> Self {
+        match self {
+            Entry::Connection(connection) => Entry::Connection(connection.clone()),
+            Entry::Listener(listener) => Entry::Listener(listener.clone()),
+        }
+    }
+}
+
+/// Lets go of the interpreter while `next` waits.
+pub trait Interpreter {
+    fn detached<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R;
+}
+
+/// Why bytes were not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SendError {
+    Full,
+    Ended(Option<Failure>),
+}
+
+/// What a broadcast does with a connection whose queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slow {
+    Skip,
+    Close,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Broadcast {
+    pub sent: usize,
+    pub skipped: usize,
+    pub closed: usize,
+}
+
+impl<U: Upper> Port<U> {
+    /// `idle`: after how long a surplus worker retires. `busy_poll`: how many nanoseconds the leader polls before it sleeps.
+    pub fn new(engine: Arc<dyn Engine>, limits: Limits, idle: Option<Duration>, busy_poll: u64) -> Arc<Self> {
+        Arc::new(Port {
+            engine,
+            scheduler: Scheduler::new(limits),
+            notices: Notices::default(),
+            idle,
+            busy_poll,
+            turn: Mutex::new(Turn { ready: Vec::new(), completions: Vec::new(), found: Vec::new() }),
+            table: Mutex::new(Table::default()),
+            timers: Mutex::new(Due { timers: Timers::new(), leader_until: u64::MAX }),
+            dirty: Mutex::new(Vec::new()),
+            has_dirty: AtomicBool::new(false),
+            flush_now: AtomicBool::new(false),
+            hung: AtomicBool::new(false),
+            forked: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            monitor: Mutex::new(false),
+            monitor_woken: Condvar::new(),
+        })
+    }
+
+    // ---- workers ----
+
+    /// The calling thread becomes a worker.
+    pub fn worker(&self) -> Worker<U> {
+        let (id, parker) = self.scheduler.register(self.engine.thread_clock());
+        Worker { id, parker, current: None }
+    }
+
+    /// Finishes what the worker had, and waits for its next task; None: it is to exit. `with` makes something of a connection's public object.
+    /// Called, and returns, with the interpreter held.
+    pub fn next<R>(
+        &self,
+        worker: &mut Worker<U>,
+        interpreter: &impl Interpreter,
+        with: impl Fn(Option<&U::Connection>) -> R,
+    ) -> Option<Task<U, R>> {
+        let mut again = None;
+        if let Some(connection) = worker.current.take() {
+            again = self.end(connection);
+        }
+        if self.flush_now.load(Ordering::Relaxed) && self.has_dirty.load(Ordering::Relaxed) {
+            interpreter.detached(|| self.flush_dirty());
+        }
+        let (mut work, wakes) = self.scheduler.finish_and_pop(worker.id, again);
+        self.wake(wakes);
+        loop {
+            match work {
+                Some(Work::StartWorker) => return Some(Task::StartWorker),
+                Some(Work::Item(Item::Call(call))) => return Some(Task::Call(call)),
+                Some(Work::Item(Item::Connection(connection))) => {
+                    let (begun, after) = connection.begin(&*self.engine, &with);
+                    self.follow(&connection, after);
+                    if let Some((event, made)) = begun {
+                        worker.current = Some(connection.clone());
+                        return Some(Task::Event(connection, event, made));
+                    }
+                    let again = self.end(connection);
+                    let wakes;
+                    (work, wakes) = self.scheduler.finish_and_pop(worker.id, again);
+                    self.wake(wakes);
+                }
+                None => {
+                    let id = worker.id;
+                    let parker = &worker.parker;
+                    if !interpreter.detached(|| self.find_work(id, parker)) {
+                        return None;
+                    }
+                    let wakes;
+                    (work, wakes) = self.scheduler.pop(worker.id);
+                    self.wake(wakes);
+                }
+            }
+        }
+    }
+
+    /// Leads or parks until there is something to take; false: exit.
+    fn find_work(&self, id: WorkerId, parker: &Parker) -> bool {
+        loop {
+            // Before anything else: if another worker leads, this one parks, and nobody else would come to write it.
+            self.flush_dirty();
+            match self.scheduler.decide(id) {
+                Decision::Take => return true,
+                Decision::Exit => {
+                    if let Some(parker) = self.scheduler.pass_exit_on() {
+                        parker.unpark();
+                    }
+                    return false;
+                }
+                Decision::Lead => {
+                    let mut turn = self.lead(true);
+                    self.scheduler.led(id, turn.ready.drain(..));
+                }
+                Decision::Park => {
+                    match self.idle {
+                        None => parker.park(),
+                        Some(idle) => {
+                            while !parker.park_for(idle) {
+                                if self.scheduler.retire(id) {
+                                    return false;
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- posting, blocking, closing ----
+
+    pub fn post(&self, items: Vec<Item<U>>) {
+        if !items.is_empty() {
+            let wakes = self.scheduler.post(items);
+            self.wake(wakes);
+        }
+    }
+
+    pub fn call(&self, call: U::Call) {
+        let wakes = self.scheduler.post([Item::Call(call)]);
+        self.wake(wakes);
+    }
+
+    /// The worker is about to block: its slot is free until `unblock`.
+    pub fn block(&self, id: WorkerId) {
+        let wakes = self.scheduler.block(id);
+        let taken_over = wakes.worker.is_some() || wakes.leader;
+        self.wake(wakes);
+        if !taken_over {
+            self.flush_dirty(); // nobody else may come to write it for a while
+        }
+    }
+
+    pub fn unblock(&self, id: WorkerId) {
+        let wakes = self.scheduler.unblock(id);
+        self.wake(wakes);
+    }
+
+    pub fn is_hung(&self) -> bool {
+        self.hung.load(Ordering::Relaxed)
+    }
+
+    /// Workers exit when nothing is queued any more; new calls are refused. The monitor goes on until `close`.
+    pub fn finish(&self) {
+        self.release_all(true);
+    }
+
+    /// Workers exit after what they are doing, the monitor ends, notices end. Idempotent. Answers what was never begun.
+    pub fn close(&self) -> VecDeque<Item<U>> {
+        self.closed.store(true, Ordering::Release);
+        self.release_all(false);
+        self.wake_monitor();
+        self.notices.close();
+        self.scheduler.take_rest()
+    }
+
+    fn release_all(&self, drain: bool) {
+        let parkers = self.scheduler.close(drain);
+        self.engine.wake();
+        for parker in parkers {
+            parker.unpark();
+        }
+    }
+
+    /// The worker's thread ends outside the protocol.
+    pub fn abandon(&self, worker: &mut Worker<U>) {
+        if let Some(connection) = worker.current.take() {
+            let again = self.end(connection);
+            self.post(again.into_iter().collect());
+        }
+        let wakes = self.scheduler.abandon(worker.id);
+        self.wake(wakes);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// In the child of a fork: nothing works any more, and nothing of the parent's is touched.
+    pub fn forked(&self) {
+        self.forked.store(true, Ordering::SeqCst);
+        self.engine.forked();
+    }
+
+    pub fn is_forked(&self) -> bool {
+        self.forked.load(Ordering::Relaxed)
+    }
+
+    // ---- what follows ----
+
+    fn wake(&self, wakes: Wakes) {
+        if let Some(parker) = wakes.worker {
+            parker.unpark();
+        }
+        if wakes.leader {
+            self.engine.wake();
+        }
+        if wakes.monitor {
+            self.wake_monitor();
+        }
+    }
+
+    /// The worker is done with the connection; answers it if it must come again.
+    fn end(&self, connection: Arc<Connection<U>>) -> Option<Item<U>> {
+        let mut after = connection.end(&*self.engine);
+        let again = std::mem::take(&mut after.schedule);
+        self.follow(&connection, after);
+        again.then_some(Item::Connection(connection))
+    }
+
+    #[inline]
+    fn follow(&self, connection: &Arc<Connection<U>>, after: After<U>) {
+        if !after.is_nothing() || connection.group.is_holding() {
+            self.follow_something(connection, after);
+        }
+    }
+
+    fn follow_something(&self, connection: &Arc<Connection<U>>, after: After<U>) {
+        let mut ready = Vec::new();
+        let flush = after.flush;
+        self.follow_into(connection, after, &mut ready);
+        if flush {
+            self.engine.wake(); // the leader writes, and it may be asleep
+        }
+        self.post(ready);
+    }
+
+    /// As `follow`, for the leader itself.
+    fn follow_into(&self, connection: &Arc<Connection<U>>, after: After<U>, ready: &mut Vec<Item<U>>) {
+        let flush = after.flush;
+        self.finish_after(connection, after, ready);
+        if flush {
+            // The leader writes it, interpreter released, on its next turn.
+            self.dirty.lock().push(connection.clone());
+            self.has_dirty.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn finish_after(&self, connection: &Arc<Connection<U>>, after: After<U>, ready: &mut Vec<Item<U>>) {
+        if !after.is_nothing() || connection.group.is_holding() {
+            self.finish_something(connection, after, ready);
+        }
+    }
+
+    fn finish_something(&self, connection: &Arc<Connection<U>>, mut after: After<U>, ready: &mut Vec<Item<U>>) {
+        if after.schedule {
+            ready.push(Item::Connection(connection.clone()));
+        }
+        if let Some(rare) = after.notify() {
+            self.finish_rare(connection, *rare);
+        }
+        if connection.group.is_holding() {
+            for held in connection.group.take_held() {
+                held.resume(pause::TOTAL, &*self.engine);
+            }
+        }
+    }
+
+    #[cold]
+    fn finish_rare(&self, connection: &Arc<Connection<U>>, rare: Rare<U>) {
+        if rare.linger
+            && let Some(limit) = connection.group.settings.send_timeout
+        {
+            self.add_timer(self.engine.now() + limit, Timer::Linger(connection.token));
+        }
+        if rare.forget {
+            let entry = self.table.lock().remove(connection.token);
+            drop(entry);
+        }
+        if let Some(traffic) = rare.gone {
+            connection.group.leave(traffic);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The monitor: a native thread that ticks while somebody is in a handler. Never enters Python.
+
+use super::*;
+
+impl<U: Upper> Port<U> {
+    /// One tick; answers when the next one is due, None: sleep until woken.
+    pub fn tick(&self, samples: &mut Vec<Sample>) -> Option<Duration> {
+        self.scheduler.observe(samples);
+        let now = self.engine.now();
+        let mut looks = LOOKS_A_TICK;
+        for sample in samples.iter_mut() {
+            sample.cpu = self.engine.cpu_time(sample.clock).unwrap_or(sample.cpu_before);
+            if looks > 0 && sample.is_suspect(now) {
+                sample.activity = self.engine.activity(sample.clock);
+                looks -= 1;
+            }
+        }
+        let verdict = self.scheduler.judge(samples, now);
+        // What has waited for a whole tick is written as soon as any handler ends, or by the leader, which may be asleep.
+        let dirty = self.has_dirty.load(Ordering::Relaxed);
+        let waited = self.flush_now.swap(verdict.eager || dirty, Ordering::Relaxed);
+        if let Some(parker) = &verdict.wake {
+            parker.unpark();
+        }
+        if verdict.wake_leader || (dirty && waited) {
+            self.engine.wake();
+        }
+        if verdict.lead {
+            let mut turn = self.lead(false);
+            let wakes = self.scheduler.monitor_led(turn.ready.drain(..));
+            drop(turn);
+            self.wake(wakes);
+        } else if self.scheduler.nobody_leads() {
+            let mut ready = Vec::new();
+            self.fire_due(now, &mut ready);
+            self.post(ready);
+        }
+        let hung = verdict.hung_for.is_some();
+        if hung != self.hung.swap(hung, Ordering::Relaxed) {
+            let limits = self.scheduler.limits();
+            self.notices.put(if hung { Notice::AllWorkersStuck { workers: limits.max_workers } } else { Notice::WorkersFree });
+        }
+        verdict.again
+    }
+
+    /// Runs the monitor until the port is closed; never enters Python.
+    pub fn monitor(&self) {
+        let mut samples = Vec::new();
+        while !self.closed.load(Ordering::Acquire) {
+            let again = self.tick(&mut samples);
+            let mut woken = self.monitor.lock();
+            match again {
+                Some(tick) if !*woken => woken = self.monitor_woken.wait_for(woken, tick).0,
+                Some(_) => {}
+                None => {
+                    while !*woken {
+                        woken = self.monitor_woken.wait(woken);
+                    }
+                }
+            }
+            *woken = false;
+        }
+    }
+
+    pub(super) fn wake_monitor(&self) {
+        *self.monitor.lock() = true;
+        self.monitor_woken.notify_all();
+    }
+}

@@ -1,0 +1,149 @@
+//! `proactor._core.Network` and `Peer`: the simulated engine, for tests written in Python. `proactor.testing` is what users see.
+
+use std::sync::Arc;
+
+use proactor_core::engine::simulated::{Fault, Peer as CorePeer, Simulated};
+use proactor_core::engine::{Address, Engine};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::errors;
+use crate::port::seconds;
+
+#[pyclass(module = "proactor._core", frozen)]
+pub struct Network(Arc<Simulated>);
+
+#[pyclass(module = "proactor._core", frozen)]
+pub struct Peer {
+    core: CorePeer,
+    finished: std::sync::atomic::AtomicBool,
+}
+
+impl Network {
+    pub fn engine(&self) -> Arc<dyn Engine> {
+        self.0.clone()
+    }
+}
+
+impl Peer {
+    fn new(core: CorePeer) -> Self {
+        Peer { core, finished: std::sync::atomic::AtomicBool::new(false) }
+    }
+}
+
+#[pymethods]
+impl Network {
+    #[new]
+    #[pyo3(signature = (seed=0))]
+    fn new(seed: u64) -> Self {
+        Network(Arc::new(Simulated::open(seed)))
+    }
+
+    #[getter]
+    fn now(&self, py: Python<'_>) -> f64 {
+        py.detach(|| self.0.now()) as f64 / 1e9
+    }
+
+    #[pyo3(name = "advance", signature = (seconds))]
+    fn advance_by(&self, py: Python<'_>, #[pyo3(name = "seconds")] time: f64) -> PyResult<()> {
+        let time = seconds(time, "seconds")?;
+        py.detach(|| self.0.advance(time));
+        Ok(())
+    }
+
+    fn listen(&self, py: Python<'_>) -> i64 {
+        py.detach(|| self.0.listen())
+    }
+
+    fn pair(&self, py: Python<'_>) -> (i64, Peer) {
+        let (descriptor, peer) = py.detach(|| self.0.pair());
+        (descriptor, Peer::new(peer))
+    }
+
+    fn connect(&self, py: Python<'_>, listener: i64, address: &str) -> PyResult<Peer> {
+        let address = address.parse().map_err(|_| PyValueError::new_err(format!("{address:?} is no address; write 192.0.2.1:10000")))?;
+        let peer = py.detach(|| self.0.connect(listener, Address::Internet(address))).map_err(|error| errors::from_io(&error))?;
+        Ok(Peer::new(peer))
+    }
+
+    fn fail_next(&self, py: Python<'_>, what: &str, errno: i32) -> PyResult<()> {
+        let fault = match what {
+            "adopt" => Fault::Adopt,
+            "associate" => Fault::Associate,
+            "accept" => Fault::Accept { pause: false },
+            "accept_paused" => Fault::Accept { pause: true },
+            "receive" => Fault::Receive,
+            "send" => Fault::Send,
+            "shutdown_write" => Fault::ShutdownWrite,
+            _ => {
+                return Err(PyValueError::new_err(format!(
+                    "{what:?} cannot fail; choose adopt, associate, accept, accept_paused, receive, send or shutdown_write"
+                )));
+            }
+        };
+        py.detach(|| self.0.fail_next(fault, errno));
+        Ok(())
+    }
+
+    fn need_pending_accepts(&self, py: Python<'_>) {
+        py.detach(|| self.0.need_pending_accepts());
+    }
+
+    fn pending_accepts(&self, py: Python<'_>, listener: i64) -> usize {
+        py.detach(|| self.0.pending_accepts(listener))
+    }
+
+    fn wait_quiet(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let timeout = seconds(timeout, "timeout")?;
+        Ok(py.detach(|| self.0.wait_quiet(timeout)))
+    }
+}
+
+#[pymethods]
+impl Peer {
+    fn send(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
+        if self.finished.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(PyValueError::new_err("the peer has finished sending: it called finish()"));
+        }
+        py.detach(|| self.core.send(data));
+        Ok(())
+    }
+
+    fn finish(&self, py: Python<'_>) {
+        self.finished.store(true, std::sync::atomic::Ordering::Relaxed);
+        py.detach(|| self.core.finish());
+    }
+
+    fn reset(&self, py: Python<'_>) {
+        py.detach(|| self.core.reset());
+    }
+
+    fn fail(&self, py: Python<'_>, errno: i32) {
+        py.detach(|| self.core.fail(errno));
+    }
+
+    fn received<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let bytes = py.detach(|| self.core.received());
+        PyBytes::new(py, &bytes)
+    }
+
+    fn set_window(&self, py: Python<'_>, size: usize) {
+        py.detach(|| self.core.set_window(size));
+    }
+
+    #[getter]
+    fn ended(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.core.ended())
+    }
+
+    #[getter]
+    fn was_reset(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.core.was_reset())
+    }
+
+    fn wait(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let timeout = seconds(timeout, "timeout")?;
+        Ok(py.detach(|| self.core.wait(timeout)))
+    }
+}
