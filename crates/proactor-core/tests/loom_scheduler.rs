@@ -40,7 +40,7 @@ fn a_posted_item_is_always_taken() {
     });
 }
 
-/// Caught: `post` that does not interrupt the leader; an interruption that is lost between `decide` and the poll.
+/// Caught: `post` that does not interrupt the leader; a role that `led` does not give back.
 #[test]
 fn an_item_posted_to_a_sleeping_leader_is_taken() {
     explore(|| {
@@ -55,7 +55,7 @@ fn an_item_posted_to_a_sleeping_leader_is_taken() {
 }
 
 /// Two items at once, two workers, one of them leading: the second item is not left behind when the woken worker takes the first.
-/// Caught: interrupting the leader only if no worker is on its way (`woken + attaching == 0`), and only from `post`.
+/// Caught: interrupting the leader only from `post`, and only if no worker is on its way (`woken + attaching == 0`).
 #[test]
 fn the_leader_comes_for_an_item_when_nobody_is_parked() {
     explore(|| {
@@ -91,7 +91,7 @@ fn the_role_is_taken_over_while_a_worker_is_in_its_handler() {
 }
 
 /// A worker that comes back while the monitor leads finds the role taken and parks; it must not be forgotten there.
-/// Caught: `monitor_led` that wakes for an item only; a monitor that never leads.
+/// Caught: `monitor_led` that wakes for an item only.
 #[test]
 fn the_monitor_hands_the_role_back_to_a_worker_that_parked_meanwhile() {
     explore(|| {
@@ -117,7 +117,7 @@ fn the_monitor_hands_the_role_back_to_a_worker_that_parked_meanwhile() {
 // ---- relief and return ----
 
 /// The first item stands still until the second was handled; nobody says `block`.
-/// Caught: a relief that does not free the slot; one that wakes nobody.
+/// Caught: a relief that does not free the slot; a relieved worker that gives it back a second time.
 #[test]
 fn a_worker_that_stands_still_is_relieved() {
     explore(|| {
@@ -168,8 +168,7 @@ fn the_slots_are_right_after_a_relief_that_meets_the_return() {
 // ---- block and unblock ----
 
 /// The first item's handler blocks until the second one, which needs its slot, was handled; then it comes back while others run.
-/// Caught: `block` that keeps the slot, that wakes nobody; `unblock` that takes no slot; `finish_and_pop` that keeps a surplus slot
-/// (the third item then ran beside another one); a surplus runner that gives its slot up and takes the next item with it.
+/// Caught: `block` that keeps the slot, or that wakes nobody; `unblock` that takes no slot.
 #[test]
 fn a_blocked_worker_frees_its_slot_and_the_surplus_is_evened_out() {
     explore(|| {
@@ -183,8 +182,8 @@ fn a_blocked_worker_frees_its_slot_and_the_surplus_is_evened_out() {
     });
 }
 
-/// A block that is over as soon as it has begun.
-/// Caught: `unblock` of a worker that was relieved while it ran, or that takes the slot twice.
+/// A block that is over as soon as it has begun, while the monitor looks.
+/// Caught: `block` that frees the slot of a worker that was relieved, or keeps its own; `unblock` that takes no slot.
 #[test]
 fn short_blocks_leave_the_books_in_order() {
     explore(|| {
@@ -198,6 +197,9 @@ fn short_blocks_leave_the_books_in_order() {
         let workers = [pool.start_with(handler), pool.start_with(handler)];
         pool.post(1);
         pool.post(2);
+        let mut monitor = Monitor::new(&pool);
+        monitor.tick();
+        monitor.tick();
         pool.scheduler.check();
         pool.wait_for(&[1, 2]);
         pool.end(workers);
@@ -207,7 +209,7 @@ fn short_blocks_leave_the_books_in_order() {
 // ---- starting, retiring, ending ----
 
 /// One worker, which starts the other before its first item; the item needs the other one.
-/// Caught: `register` that asks for no spare; `take` that gives an item before the start.
+/// Caught: neither `register` nor `pop` asking for a spare; `take` that gives an item before the start.
 #[test]
 fn a_spare_is_started_before_it_is_needed() {
     explore(|| {
@@ -245,7 +247,7 @@ fn a_worker_that_retires_takes_no_wake_up_with_it() {
 }
 
 /// What is queued is done, by workers that are anywhere in their loops when `close` comes, and all exit.
-/// Caught: `close` that forgets the parked, or the leader; exits that are not passed on; exits while something is queued.
+/// Caught: `close` that forgets the parked; exits that are not passed on; exits while something is queued.
 #[test]
 fn a_drain_loses_nothing_and_everybody_exits() {
     explore(|| {
@@ -262,7 +264,7 @@ fn a_drain_loses_nothing_and_everybody_exits() {
     });
 }
 
-/// Caught: as above; `take_rest` that forgets, an item that is handled and also left.
+/// Caught: `decide` that leads or parks after a close; `take_rest` that forgets; a worker that takes no permit given before it parks.
 #[test]
 fn a_close_leaves_what_was_never_begun_and_everybody_exits() {
     explore(|| {

@@ -447,7 +447,8 @@ impl Engine for Epoll {
         let Polling { events, ready, readable, memory } = &mut *polling;
         self.collect_resumed(readable);
         let mut timeout = if readable.is_empty() { timeout } else { Some(Duration::ZERO) };
-        if timeout != Some(Duration::ZERO) && !self.sleep.begin() {
+        let may_sleep = timeout != Some(Duration::ZERO);
+        if may_sleep && !self.sleep.begin() {
             timeout = Some(Duration::ZERO); // `wake` came before us.
         }
         let count = self.wait(events, timeout);

@@ -69,6 +69,12 @@ pub enum Work<I> {
     StartWorker,
 }
 
+impl<I> Work<I> {
+    fn is_start(&self) -> bool {
+        matches!(self, Work::StartWorker)
+    }
+}
+
 /// Whom to wake once the lock is released.
 #[must_use]
 #[derive(Default)]
@@ -153,6 +159,8 @@ struct Worker {
     phase: Phase,
     /// Moves whenever an item is begun or finished: the progress marker.
     sequence: u64,
+    /// What it runs is the start of another worker.
+    starts: bool,
     /// Moves whenever the worker had nothing to do: it was not short of processor time then.
     idled: u64,
     parker: Arc<Parker>,
@@ -194,7 +202,7 @@ impl<I> Scheduler<I> {
         let mut state = self.state.lock();
         let parker = Arc::new(Parker::new());
         let worker =
-            Worker { phase: Phase::Idle, sequence: 0, idled: 0, parker: parker.clone(), clock, seen: monitor::Seen::default() };
+            Worker { phase: Phase::Idle, sequence: 0, starts: false, idled: 0, parker: parker.clone(), clock, seen: monitor::Seen::default() };
         let free = state.workers.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             state.workers.push(None);
@@ -226,19 +234,22 @@ impl<I> Scheduler<I> {
         let phase = std::mem::replace(&mut worker.phase, Phase::Idle);
         match phase {
             Phase::Running => {
-                state.counts.finished += 1;
+                state.finished(me);
                 // Above the allowance are those that came back from a block, or whom the monitor no longer wants.
-                if state.running <= state.allowance && state.closing != Closing::Now {
-                    if let Some(work) = state.take(self.limits) {
-                        state.worker(me).phase = Phase::Running;
-                        let wakes = state.wake_if_useful(self.limits);
-                        return (Some(work), wakes);
-                    }
+                if state.running <= state.allowance
+                    && state.closing != Closing::Now
+                    && let Some(work) = state.take(self.limits)
+                {
+                    let worker = state.worker(me);
+                    worker.phase = Phase::Running;
+                    worker.starts = work.is_start();
+                    let wakes = state.wake_if_useful(self.limits);
+                    return (Some(work), wakes);
                 }
                 state.running -= 1;
             }
             // Without a slot already. (Blocked: the handler never said that its block was over.)
-            Phase::Relieved | Phase::Blocked => state.counts.finished += 1,
+            Phase::Relieved | Phase::Blocked => state.finished(me),
             Phase::Idle => {} // its very first call
             other => unreachable!("a worker in {other:?} has no item to finish"),
         }
@@ -288,7 +299,9 @@ impl<I> Scheduler<I> {
         if state.closing != Closing::Now
             && let Some(work) = state.take(self.limits)
         {
-            state.worker(me).sequence += 1;
+            let worker = state.worker(me);
+            worker.sequence += 1;
+            worker.starts = work.is_start();
             let mut wakes = state.wake_if_useful(self.limits);
             wakes.monitor = std::mem::take(&mut state.monitor_asleep);
             return (Some(work), wakes);
@@ -467,6 +480,13 @@ impl<I> State<I> {
     fn leave(&mut self, id: WorkerId) {
         self.workers[id.0] = None;
         self.live -= 1;
+    }
+
+    /// Counts an item as finished; starting a worker is none.
+    fn finished(&mut self, me: WorkerId) {
+        if !std::mem::take(&mut self.worker(me).starts) {
+            self.counts.finished += 1;
+        }
     }
 
     fn take(&mut self, limits: Limits) -> Option<Work<I>> {
