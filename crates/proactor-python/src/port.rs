@@ -135,7 +135,7 @@ impl Port {
         let engine: Arc<dyn Engine> = match engine {
             Some(engine) if engine.is_instance_of::<Network>() => engine.cast::<Network>()?.get().engine(),
             other => {
-                let name: Option<String> = other.map(Bound::extract).transpose()?;
+                let name: Option<String> = other.map(|name| name.extract()).transpose()?;
                 engine::open(name.as_deref(), Arc::new(Source(pool.clone()))).map_err(|error| errors::from_io(&error))?
             }
         };

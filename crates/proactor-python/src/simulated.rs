@@ -45,9 +45,8 @@ impl Network {
         py.detach(|| self.0.now()) as f64 / 1e9
     }
 
-    #[pyo3(name = "advance", signature = (seconds))]
-    fn advance_by(&self, py: Python<'_>, #[pyo3(name = "seconds")] time: f64) -> PyResult<()> {
-        let time = seconds(time, "seconds")?;
+    fn advance(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        let time = crate::port::seconds(seconds, "seconds")?;
         py.detach(|| self.0.advance(time));
         Ok(())
     }
