@@ -27,6 +27,10 @@ class Connection:
     def peername(self) -> Any:
         """The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none. Known after the end, too."""
 
+    @property
+    def server(self) -> Any:
+        """The server it belongs to; None for a connection that `connect` made."""
+
     def send(self, data: Any) -> None:
         """Sends a bytes-like object: small ones are copied, a large `bytes` is held until it is sent, so the caller may go on at once.
 
@@ -115,6 +119,7 @@ class Port:
         self,
         *,
         connection_class: type[Connection],
+        server: Callable[[], object] | None,
         received: Callable[..., object],
         connected: Callable[..., object] | None,
         ended: Callable[..., object] | None,

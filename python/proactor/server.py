@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -99,10 +100,11 @@ class _Limits:
         if self.framing is not None and not isinstance(self.framing, Lines | LengthPrefixed):
             raise TypeError(f"framing must be None, proactor.Lines(...) or proactor.LengthPrefixed(...), not {self.framing!r}")
 
-    def group(self, port: _core.Port, handler: HandlerLike) -> _core.Group:
+    def group(self, port: _core.Port, handler: HandlerLike, server: Server | None = None) -> _core.Group:
         framing = None if self.framing is None else self.framing._native()
         return port.group(
             connection_class=Connection,
+            server=None if server is None else weakref.ref(server),
             receive_limit=self.receive_limit,
             send_limit=self.send_limit,
             total_limit=self.total_limit,
@@ -205,7 +207,7 @@ class Server:
             shown = self.address if isinstance(self.address, str) else f"{name[0]}:{name[1]}"
             self.pool = ThreadPool() if pool is None else pool
             self._port, self._workers = self.pool.start()
-            self._group = limits.group(self._port, handler)
+            self._group = limits.group(self._port, handler, self)
             self._listener = self._port.listen(listening.fileno(), shown, self._group)
             listening.detach()
         except BaseException:

@@ -98,6 +98,12 @@ impl Connection {
         address(py, &self.core.peer)
     }
 
+    /// The server, while somebody holds it; None for a connection of one's own.
+    #[getter]
+    fn server<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.core.group.upper.server.as_ref().map(|server| server.bind(py).call0()).transpose()
+    }
+
     /// The file descriptor, -1 once it is closed.
     fn _descriptor(&self) -> i64 {
         self.core.handle().map_or(-1, |handle| handle.descriptor())

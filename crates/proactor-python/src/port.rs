@@ -41,6 +41,8 @@ pub struct Call {
 pub struct Handlers {
     /// What a connection's public object is made of.
     pub class: Py<PyType>,
+    /// A weak reference to the server; None for a connection of one's own.
+    pub server: Option<Py<PyAny>>,
     // Guards the functions, None once they are let go. Taken with the interpreter held, for as long as it takes to count a reference.
     functions: Mutex<Option<Functions>>,
 }
@@ -166,12 +168,13 @@ impl Port {
         self.core.scheduler.start_failed();
     }
 
-    #[pyo3(signature = (*, connection_class, received, connected, ended, closed, sent, receive_limit, send_limit, total_limit, send_timeout, idle_timeout,
+    #[pyo3(signature = (*, connection_class, server, received, connected, ended, closed, sent, receive_limit, send_limit, total_limit, send_timeout, idle_timeout,
                         max_connections, framing, no_delay, keepalive, accepts))]
     #[expect(clippy::too_many_arguments, reason = "keywords only, from one caller: Python checks them one by one")]
     fn group(
         &self,
         connection_class: Py<PyType>,
+        server: Option<Py<PyAny>>,
         received: Py<PyAny>,
         connected: Option<Py<PyAny>>,
         ended: Option<Py<PyAny>>,
@@ -208,7 +211,7 @@ impl Port {
             window: AcceptWindow { minimum: accepts.0, maximum: accepts.1 },
         };
         let functions = Functions { received, connected, ended, closed, sent };
-        let handlers = Handlers { class: connection_class, functions: Mutex::new(Some(functions)) };
+        let handlers = Handlers { class: connection_class, server, functions: Mutex::new(Some(functions)) };
         Ok(Group(CoreGroup::new(handlers, settings)))
     }
 

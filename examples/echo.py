@@ -1,0 +1,13 @@
+"""The smallest server: what comes goes back."""
+
+import proactor
+
+
+def echo(connection: proactor.Connection, data: bytes) -> None:
+    connection.send(data)
+
+
+if __name__ == "__main__":
+    with proactor.serve(echo, "127.0.0.1:60001") as server:
+        print("serving on", server.address, flush=True)
+        server.serve_forever()
