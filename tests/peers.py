@@ -225,7 +225,8 @@ def run_python(source: str, *arguments: str, timeout: float = TIMEOUT, **options
 
 def with_helpers(environment: dict[str, str] | None = None) -> dict[str, str]:
     """An environment in which a program can import this file."""
-    return {**os.environ, **(environment or {}), "PYTHONPATH": os.path.dirname(__file__)}
+    path = os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, **(environment or {}), "PYTHONPATH": path}
 
 
 class Program:

@@ -197,8 +197,7 @@ def test_an_initializer_that_raises_later_breaks_the_pool_too(caplog) -> None:
 
     release = threading.Event()
     with proactor.ThreadPool(initializer=second_fails, concurrency=2) as pool:
-        running = pool.submit(release.wait, TIMEOUT)
-        queued = [pool.submit(int) for _ in range(3)]
+        running, *queued = [pool.submit(call, *arguments) for call, *arguments in [(release.wait, TIMEOUT), (int,), (int,), (int,)]]
         eventually(lambda: len(started) > 1, "a second worker was to be started")
         eventually(lambda: refuses(pool), "the pool takes no more work")
         release.set()

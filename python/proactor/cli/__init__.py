@@ -21,8 +21,8 @@ import contextlib
 import os
 import signal
 import sys
-from importlib import metadata
 
+import proactor
 from proactor.cli import connect, serve
 from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
 from proactor.cli.signals import end_process
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"{table}\n\nEvery option is also an environment variable: --idle-timeout is PROACTOR_IDLE_TIMEOUT.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"proactor {_version()}")
+    parser.add_argument("--version", action="version", version=f"proactor {proactor.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     serve.add_parser(commands, f"{table}\n\nEvery option is also an environment variable: --idle-timeout is PROACTOR_IDLE_TIMEOUT.")
     connect.add_parser(commands, table)
@@ -84,10 +84,3 @@ def _fill_standard_descriptors() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("proactor")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"

@@ -3,18 +3,22 @@
 import dataclasses
 import logging
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import proactor
 from proactor.cli.console_server import Client, name_of
 from proactor.cli.lines import LineReader
 from proactor.cli.log import LogWriter
 from proactor.cli.signals import StopRequests
-from proactor.cli.terminal import Prompt, at_terminal, can_prompt
+from proactor.cli.terminal import at_terminal, can_prompt
 from proactor.cli.text import counted, printable, quoted
 
 EXIT = "Exit"
 CLIENTS_SHOWN = 100
+
+if TYPE_CHECKING:
+    from proactor.cli.prompt import Prompt
 
 logger = logging.getLogger("proactor.serve")
 
@@ -59,6 +63,8 @@ class Console:
         if not can_prompt():
             self._start_reading(lambda: self._stop.put("end of input"))
             return
+        from proactor.cli.prompt import Prompt  # Here, because it is slow, and a server without a person needs none.
+
         try:
             prompt = Prompt(self._writer, line=self._typed, end=self._stop.put, commands=tuple(_COMMANDS))
         except (OSError, ValueError, RuntimeError) as error:
@@ -69,7 +75,7 @@ class Console:
         self._reader = prompt
         prompt.start()
 
-    def _start_reading(self, end: Any) -> None:
+    def _start_reading(self, end: Callable[[], None]) -> None:
         reader = LineReader(0, line=self._read_line, end=end)
         self._reader = reader
         reader.start()

@@ -519,6 +519,15 @@ impl<U: Upper> Connection<U> {
 
     // ---- looking ----
 
+    /// Bytes that the kernel has taken in all, those of a pending send included.
+    pub(crate) fn taken(&self, engine: &dyn Engine) -> u64 {
+        let (sent, handle) = {
+            let state = self.state.lock();
+            (state.traffic.sent, state.handle.clone())
+        };
+        sent + handle.map_or(0, |handle| engine.progress(&handle) as u64)
+    }
+
     pub fn life(&self) -> Life {
         self.state.lock().life
     }

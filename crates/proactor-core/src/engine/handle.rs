@@ -66,6 +66,11 @@ impl Handle {
         self.0.state.downcast_ref().expect("a handle is used with the engine that made it")
     }
 
+    /// How many hold it, the caller included.
+    pub fn references(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     pub fn same_as(&self, other: &Handle) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

@@ -138,6 +138,10 @@ pub trait Engine: Send + Sync {
     fn pause_receive(&self, handle: &Handle);
 
     fn send(&self, handle: &Handle, data: Outgoing) -> Submission;
+    /// How many bytes of a pending send the kernel has taken so far; 0 if none is pending.
+    fn progress(&self, _handle: &Handle) -> usize {
+        0
+    }
     /// No more is sent: the peer sees the end of what was sent. Call it with no send pending.
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()>;
     fn close(&self, handle: &Handle, how: Closing);
@@ -161,6 +165,7 @@ pub trait Engine: Send + Sync {
     }
 
     /// Nobody polls any more: gives the engine's own descriptors back, whoever still holds the engine. Handles stay usable for closing.
+    /// Not in the child of a fork: `forked` does it there.
     fn release(&self) {}
 
     /// In the child of a fork, where only the forking thread exists: closes the engine's descriptors and those of every handle, so that nothing of the
@@ -178,7 +183,7 @@ pub fn open(name: Option<&str>, buffers: Arc<dyn BufferSource>) -> io::Result<Ar
     match name {
         #[cfg(target_os = "linux")]
         None | Some("epoll") => Ok(Arc::new(epoll::Epoll::open(buffers)?)),
-        Some("simulated") => Ok(Arc::new(simulated::Simulated::open(0))),
+        Some("simulated") => Ok(Arc::new(simulated::Simulated::with_buffers(0, buffers))),
         other => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("no engine called {other:?} on this platform; choose one of: {}", NAMES.join(", ")),

@@ -68,13 +68,23 @@ impl<U: Upper> Port<U> {
                         self.start_accepting(&listener);
                     }
                 }
-                Timer::Linger(token) => {
+                Timer::Linger(token, taken_before) => {
                     if let Some(Entry::Connection(connection)) = self.find(token) {
-                        let after = connection.abort(Failure::Os(TIMED_OUT), &*self.engine);
-                        self.follow_into(&connection, after, ready);
+                        self.check_linger(&connection, taken_before, now, ready);
                     }
                 }
             }
+        }
+    }
+
+    fn check_linger(&self, connection: &Arc<Connection<U>>, taken_before: u64, now: u64, ready: &mut Vec<Item<U>>) {
+        let Some(limit) = connection.group.settings.send_timeout else { return };
+        let taken = connection.taken(&*self.engine);
+        if taken > taken_before {
+            self.add_timer(now + limit, Timer::Linger(connection.token, taken));
+        } else {
+            let after = connection.abort(Failure::Os(TIMED_OUT), &*self.engine);
+            self.follow_into(connection, after, ready);
         }
     }
 

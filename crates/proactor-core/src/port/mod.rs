@@ -73,8 +73,8 @@ struct Due {
 enum Timer {
     Idle(Token),
     AcceptAgain(Token),
-    /// A closing connection whose peer takes nothing.
-    Linger(Token),
+    /// A closing connection, and how much its peer had taken: if that is still all, it is cut off.
+    Linger(Token, u64),
 }
 
 /// What the ready queue holds.
@@ -412,7 +412,7 @@ impl<U: Upper> Port<U> {
         if rare.linger
             && let Some(limit) = connection.group.settings.send_timeout
         {
-            self.add_timer(self.engine.now() + limit, Timer::Linger(connection.token));
+            self.add_timer(self.engine.now() + limit, Timer::Linger(connection.token, connection.taken(&*self.engine)));
         }
         if rare.forget {
             let entry = self.table.lock().remove(connection.token);

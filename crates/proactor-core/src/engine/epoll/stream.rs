@@ -1,0 +1,177 @@
+//! The engine's state of a listener and of a stream, and sending, which is the caller's own work until the socket is full.
+
+use super::*;
+
+pub(super) struct Listener {
+    pub(super) unix: bool,
+    /// `ACCEPTING`, `CLOSED`.
+    pub(super) flags: AtomicU32,
+    /// Guards whether the listener is in the epoll set.
+    pub(super) armed: Mutex<bool>,
+}
+
+/// The engine's state of a connection; small, since there are many idle ones.
+#[derive(Default)]
+pub(super) struct Stream {
+    pub(super) readiness: Readiness,
+    /// The error that ended the connection, once somebody has taken it from the socket (which tells it only once); else 0.
+    pub(super) error: AtomicI32,
+    /// Guards the rest of a blocked send.
+    pub(super) unsent: Mutex<Option<Box<Unsent>>>,
+}
+
+pub(super) struct Unsent {
+    pub(super) data: Outgoing,
+    pub(super) sent: usize,
+}
+
+impl Stream {
+    pub(super) fn send(&self, descriptor: c_int, mut data: Outgoing) -> Submission {
+        let flags = self.readiness.flags();
+        debug_assert!(flags & (WRITE_BLOCKED | CLOSED) != WRITE_BLOCKED, "one send at a time may be pending on a handle");
+        let mut sent = 0;
+        let blocked = if flags & CLOSED != 0 {
+            Err(libc::EPIPE)
+        } else if flags & WRITE_BLOCKED != 0 {
+            Err(libc::EALREADY)
+        } else {
+            transmit(descriptor, &mut data, &mut sent)
+        };
+        match blocked {
+            Ok(false) => Submission::Done { bytes: sent },
+            Ok(true) => self.send_later(descriptor, Unsent { data, sent }),
+            Err(number) => Submission::Failed { error: self.remember(number), sent, unsent: data.len() },
+        }
+    }
+
+    /// Leaves the rest of a send to `poll`, unless there is room by now.
+    pub(super) fn send_later(&self, descriptor: c_int, mut rest: Unsent) -> Submission {
+        let mut unsent = self.unsent.lock();
+        let flags = self.readiness.set(WRITE_BLOCKED);
+        let result = if flags & CLOSED != 0 { Err(libc::EPIPE) } else { transmit(descriptor, &mut rest.data, &mut rest.sent) };
+        if let Ok(true) = result {
+            *unsent = Some(Box::new(rest));
+            return Submission::Pending;
+        }
+        self.readiness.clear(WRITE_BLOCKED);
+        drop(unsent);
+        match result {
+            Ok(_) => Submission::Done { bytes: rest.sent },
+            Err(number) => Submission::Failed { error: self.remember(number), sent: rest.sent, unsent: rest.data.len() },
+        }
+    }
+
+    /// Goes on with a blocked send; the outcome if it is over.
+    pub(super) fn continue_send(&self, descriptor: c_int) -> Option<Outcome> {
+        let mut unsent = self.unsent.lock();
+        let rest = unsent.as_mut()?;
+        let result = transmit(descriptor, &mut rest.data, &mut rest.sent);
+        if let Ok(true) = result {
+            return None;
+        }
+        let rest = unsent.take()?;
+        self.readiness.clear(WRITE_BLOCKED);
+        drop(unsent);
+        Some(match result {
+            Ok(_) => Outcome::Sent { bytes: rest.sent },
+            Err(number) => Outcome::SendFailed { error: self.remember(number), sent: rest.sent, unsent: rest.data.len() },
+        })
+    }
+
+    /// The error of a failed send. The socket tells its error once, whoever asks, and says "broken pipe" afterwards: so it is kept for the receiver,
+    /// and what somebody else was told before is preferred.
+    pub(super) fn remember(&self, number: c_int) -> io::Error {
+        let number = match number {
+            libc::EPIPE => match self.error.load(Ordering::Acquire) {
+                0 => number,
+                first => first,
+            },
+            _ => {
+                self.error.store(number, Ordering::Release);
+                number
+            }
+        };
+        io::Error::from_raw_os_error(number)
+    }
+
+    /// Takes the socket's error, if it has one, and keeps it.
+    pub(super) fn take_error(&self, descriptor: c_int) -> bool {
+        let number = match get_option(descriptor, libc::SO_ERROR) {
+            Ok(0) | Err(_) => return false,
+            // A reset that follows the peer's end.
+            Ok(libc::EPIPE) => libc::ECONNRESET,
+            Ok(number) => number,
+        };
+        self.error.store(number, Ordering::Release);
+        true
+    }
+
+    /// Tells an end (0) from an error, where a receive has brought `number` (0: an end). A sender may have taken the error away a moment ago, and then the
+    /// socket shows an end. But the peer's end alone leaves our side open, and an error closes both.
+    pub(super) fn end_or_error(&self, descriptor: c_int, kind: Kind, number: c_int) -> c_int {
+        let taken = self.error.load(Ordering::Acquire);
+        match number {
+            0 if taken == 0 && kind == Kind::Tcp && hung_up(descriptor) && self.readiness.flags() & WRITE_SHUT == 0 => libc::ECONNRESET,
+            0 | libc::EAGAIN | libc::EPIPE if taken != 0 => taken,
+            number => {
+                if number != 0 {
+                    self.error.store(number, Ordering::Release);
+                }
+                number
+            }
+        }
+    }
+}
+
+pub(super) fn wants_receive(flags: u32) -> bool {
+    flags & (RECEIVING | READABLE | OVER | CLOSED) == RECEIVING | READABLE
+}
+
+/// Sends until everything is taken (false) or the socket is full (true). An error is an error number.
+pub(super) fn transmit(descriptor: c_int, data: &mut Outgoing, sent: &mut usize) -> Result<bool, c_int> {
+    while !data.is_empty() {
+        let (asked, result) = match data.single() {
+            Some(bytes) => (bytes.len(), send(descriptor, bytes)),
+            None => {
+                let mut slices = [IoSlice::new(&[]); SLICES_A_SEND];
+                let count = data.slices(&mut slices);
+                let slices = &slices[..count];
+                (slices.iter().map(|slice| slice.len()).sum(), send_gathered(descriptor, slices))
+            }
+        };
+        match result {
+            Ok(count) => {
+                data.advance(count);
+                *sent += count;
+                if count < asked {
+                    return Ok(true);
+                }
+            }
+            Err(libc::EAGAIN) => return Ok(true),
+            Err(libc::EINTR) => {}
+            Err(number) => return Err(number),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether an error of accept(2) concerns one connection only, so that the next may fare better. accept(2): "Linux accept() passes already-pending network errors on the new socket as an
+/// error code"; a firewall's EPERM as well. Everything else lasts, or is unknown and must not make the listener spin.
+pub(super) fn concerns_one_connection(number: c_int) -> bool {
+    matches!(
+        number,
+        libc::ECONNABORTED
+            | libc::EINTR
+            | libc::EPERM
+            | libc::EPROTO
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::EOPNOTSUPP
+            | libc::ENETUNREACH
+            | libc::ETIMEDOUT
+            | libc::ECONNRESET
+    )
+}

@@ -1,0 +1,123 @@
+"""The prompt below the log, when a person sits at a terminal. Knows nothing of servers. Slow to import: only for those who need it."""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application.run_in_terminal import run_in_terminal
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.patch_stdout import patch_stdout
+
+from proactor.cli.log import LogWriter, write_to_standard_error
+from proactor.cli.terminal import restore_terminal, terminal_state
+
+STOP_SECONDS = 2.0
+"""How long the prompt may take to give the terminal back."""
+
+BUNDLE_SECONDS = 0.03
+"""The prompt is redrawn below every batch of log lines, so what comes within this time is one batch."""
+
+
+class Prompt:
+    """Edits lines below the log, on a thread of its own, until `stop`, Ctrl-D, Ctrl-C or the terminal ends.
+
+    `line(text)` is called for each line typed, on the prompt's thread; `end(reason)` once, unless it was stopped.
+    """
+
+    def __init__(self, writer: LogWriter, *, line: Callable[[str], None], end: Callable[[str], None], commands: tuple[str, ...]) -> None:
+        self._writer = writer
+        self._line = line
+        self._end = end
+        self._stopping = threading.Event()
+        self._state_before = terminal_state()
+        self._session: PromptSession[str] = PromptSession(
+            "> ", enable_suspend=True, completer=WordCompleter(list(commands), sentence=True), complete_while_typing=False
+        )
+        # One application for as long as the console lives: log lines would get lost between one prompt and the next.
+        self._session.default_buffer.accept_handler = self._accept
+        self._log_to_terminal = os.isatty(2)
+        self._thread = threading.Thread(target=self._run, name="console", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the prompt and gives the terminal back. Safe from any thread but the prompt's. Idempotent."""
+        self._stopping.set()
+        application = self._session.app
+        loop = application.loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # The prompt is just ending, and its loop is closed.
+                loop.call_soon_threadsafe(self._exit_if_stopping)
+        self._thread.join(STOP_SECONDS)
+        self._writer.write_through(write_to_standard_error)
+        if self._thread.is_alive():
+            self.restore()
+
+    def restore(self) -> None:
+        """Puts the terminal back as it was, at once: for the moment before the process ends."""
+        restore_terminal(self._state_before)
+
+    def _run(self) -> None:
+        reason = "end of input"
+        try:
+            with patch_stdout():
+                if self._log_to_terminal:
+                    self._writer.write_through(self._write_above)
+                self._session.prompt(pre_run=self._exit_if_stopping, handle_sigint=False, set_exception_handler=False, in_thread=False)
+        except KeyboardInterrupt:
+            reason = "SIGINT"
+        except EOFError:
+            pass
+        except Exception as error:  # whatever it is, the server goes on to an orderly end.
+            reason = f"the console failed: {error!r}"
+        if not self._stopping.is_set():
+            self._end(reason)
+
+    def _accept(self, buffer: Buffer) -> bool:
+        for line in buffer.text.split("\n"):  # A paste may hold several.
+            self._line(line)
+        return False  # The buffer is emptied for the next line.
+
+    def _exit_if_stopping(self) -> None:
+        application = self._session.app
+        if self._stopping.is_set() and application.future is not None and not application.future.done():
+            application.exit(exception=EOFError)
+
+    def _write_above(self, text: str) -> None:
+        """Called on the log's thread: writes when the prompt is out of the way, and waits until it has."""
+        application = self._session.app
+        loop = application.loop
+        if loop is None:
+            write_to_standard_error(text)
+            return
+        written = threading.Event()
+
+        def write() -> None:
+            written.set()
+            write_to_standard_error(text)
+
+        async def write_in_terminal() -> None:
+            await run_in_terminal(write)
+
+        waiting: Any = write_in_terminal()
+        try:
+            done = asyncio.run_coroutine_threadsafe(waiting, loop)
+        except RuntimeError:
+            waiting.close()
+            write_to_standard_error(text)
+            return
+        while not written.is_set() and not done.done():
+            if self._stopping.is_set() and not self._thread.is_alive():
+                break
+            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+                done.result(0.1)
+        if not written.is_set():  # The prompt ended first.
+            write_to_standard_error(text)
+        time.sleep(BUNDLE_SECONDS)
