@@ -197,22 +197,22 @@ def test_an_initializer_that_raises_later_breaks_the_pool_too(caplog) -> None:
 
     release = threading.Event()
     with proactor.ThreadPool(initializer=second_fails, concurrency=2) as pool:
-        running, *queued = [pool.submit(call, *arguments) for call, *arguments in [(release.wait, TIMEOUT), (int,), (int,), (int,)]]
-        eventually(lambda: len(started) > 1, "a second worker was to be started")
-        eventually(lambda: refuses(pool), "the pool takes no more work")
+        running = pool.submit(release.wait, TIMEOUT)
+        queued = []
+
+        def refuses() -> bool:
+            try:
+                queued.append(pool.submit(int))
+            except BrokenExecutor:
+                return True
+            return False
+
+        eventually(refuses, "a second worker was to be started, and the pool takes no more work")
         release.set()
         wait(queued, TIMEOUT)
         assert all(future.done() for future in queued), "either done by the worker that lives, or broken"
         assert running.result(TIMEOUT)
     caplog.clear()
-
-
-def refuses(pool) -> bool:
-    try:
-        pool.submit(int)
-    except BrokenExecutor:
-        return True
-    return False
 
 
 @pytest.mark.parametrize(

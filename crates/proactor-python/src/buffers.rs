@@ -101,6 +101,11 @@ impl Pool {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The leader receives large messages.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
     /// Lays out objects for the leader, if it asked for some. Called with the interpreter held, before it is let go.
     pub fn prepare(&self, py: Python<'_>) {
         if !self.wanted.swap(false, Ordering::Relaxed) {
@@ -111,9 +116,9 @@ impl Pool {
             let mut objects = self.lock();
             let Objects { ready, lent } = &mut *objects;
             let mut index = 0;
-            while ready.len() < READY && index < lent.len() {
+            while index < lent.len() {
                 if is_unshared(&lent[index]) {
-                    ready.push(refill(lent.swap_remove(index)));
+                    ready.push(refill(lent.remove(index))); // the last is taken first: it is still in cache
                 } else {
                     index += 1;
                 }

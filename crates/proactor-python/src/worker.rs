@@ -106,6 +106,10 @@ impl Interpreter for Attached<'_, '_> {
         self.1.prepare(self.0);
         self.0.detach(wait)
     }
+
+    fn flush_first(&self) -> bool {
+        self.1.is_wanted()
+    }
 }
 
 impl Worker {

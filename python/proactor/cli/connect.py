@@ -8,16 +8,16 @@ import argparse
 import codecs
 import contextlib
 import os
-import queue
 import select
 import signal
 import threading
+from collections import deque
 from typing import Any
 
 import proactor
 from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
 from proactor.cli.options import Options, seconds
-from proactor.cli.signals import end_process
+from proactor.cli.signals import Wakeup, end_process
 from proactor.cli.text import printable
 
 READ_SIZE = 64 * 1024
@@ -27,7 +27,21 @@ INPUT_PAUSE_SECONDS = 1.0
 
 PEER_ENDED, INPUT_ENDED, OUTPUT_GONE, CLOSED = "peer ended", "input ended", "output gone", "closed"
 
-Events = queue.SimpleQueue[tuple[str, Any]]
+
+class Events:
+    """What happened, for the main thread, which waits here and hears Ctrl-C meanwhile. `put` is safe from any thread."""
+
+    def __init__(self) -> None:
+        self.wakeup = Wakeup()
+        self._events: deque[tuple[str, Any]] = deque()
+
+    def put(self, event: tuple[str, Any]) -> None:
+        self._events.append(event)
+        self.wakeup.wake()
+
+    def get(self) -> tuple[str, Any]:
+        self.wakeup.wait_until(lambda: bool(self._events))
+        return self._events.popleft()
 
 
 def add_parser(commands: Any, epilog: str) -> None:
@@ -47,12 +61,13 @@ def add_parser(commands: Any, epilog: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Connects, passes bytes both ways, and answers the exit status: 0 after an orderly end."""
-    events: Events = queue.SimpleQueue()
-    connection = _connect(options.address, Receiver(events), options.connect_timeout or None)
-    sender = Sender(connection, events)
+    events = Events()
     try:
-        sender.start()
-        error = _wait_for_end(connection, sender, events)
+        connection = _connect(options.address, Receiver(events), options.connect_timeout or None)
+        with events.wakeup.hearing_signals():
+            sender = Sender(connection, events)
+            sender.start()
+            error = _wait_for_end(connection, sender, events)
     except KeyboardInterrupt:
         end_process(SIGNAL_BASE + signal.SIGINT)
         raise

@@ -1,15 +1,12 @@
 """The prompt below the log, when a person sits at a terminal. Knows nothing of servers. Slow to import: only for those who need it."""
 
-import asyncio
 import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application.run_in_terminal import run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.patch_stdout import patch_stdout
@@ -91,33 +88,32 @@ class Prompt:
             application.exit(exception=EOFError)
 
     def _write_above(self, text: str) -> None:
-        """Called on the log's thread: writes when the prompt is out of the way, and waits until it has."""
+        """Called on the log's thread: takes the prompt away, writes, has it drawn again below; waits until this is done.
+
+        The terminal stays in raw mode meanwhile: `run_in_terminal` would leave it for a moment, and a Ctrl-D typed just then gets lost.
+        """
         application = self._session.app
         loop = application.loop
-        if loop is None:
-            write_to_standard_error(text)
-            return
+        claim = threading.Lock()  # Taken by whichever of the two threads writes.
         written = threading.Event()
 
         def write() -> None:
+            if not claim.acquire(blocking=False):
+                return
+            drawn = application.is_running and not application.is_done
+            if drawn:
+                application.renderer.erase()
+            write_to_standard_error(text)
+            if drawn:
+                application.renderer.request_absolute_cursor_position()
+                application.invalidate()
             written.set()
-            write_to_standard_error(text)
 
-        async def write_in_terminal() -> None:
-            await run_in_terminal(write)
-
-        waiting: Any = write_in_terminal()
-        try:
-            done = asyncio.run_coroutine_threadsafe(waiting, loop)
-        except RuntimeError:
-            waiting.close()
-            write_to_standard_error(text)
-            return
-        while not written.is_set() and not done.done():
-            if self._stopping.is_set() and not self._thread.is_alive():
-                break
-            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-                done.result(0.1)
-        if not written.is_set():  # The prompt ended first.
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # The prompt has just ended, and its loop is closed.
+                loop.call_soon_threadsafe(write)
+                while not written.wait(0.1) and self._thread.is_alive():
+                    pass
+        if claim.acquire(blocking=False):  # There is no prompt, or it ended first.
             write_to_standard_error(text)
         time.sleep(BUNDLE_SECONDS)

@@ -149,10 +149,10 @@ def _drain(server: proactor.Server, pool: proactor.ThreadPool, stop: StopRequest
             logger.exception("the shutdown failed")
         finally:
             finished.set()
-            stop.wake()
+            stop.wakeup.wake()
 
     threading.Thread(target=shut_down, name="shutdown", daemon=True).start()
-    stop.wait_until(finished.is_set, drain + SPARE_SECONDS)
+    stop.wakeup.wait_until(finished.is_set, drain + SPARE_SECONDS)
     return reports[0] if reports else None
 
 

@@ -16,38 +16,24 @@ from proactor.cli.exit_codes import SIGNAL_BASE
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class StopRequests:
-    """Why the command should stop, in the order the reasons came: from signals, the console, or anyone.
+class Wakeup:
+    """Where the main thread waits: it wakes up for `wake` and for any signal, whose Python handler then runs.
 
-    The main thread waits on a socket that `signal.set_wakeup_fd` writes to: it wakes up whichever thread the signal landed on, and
-    also if it came just before the wait began. Its Python handler runs then.
+    It waits on a socket that `signal.set_wakeup_fd` writes to, and so hears a signal that landed on another thread, or that came just
+    before the wait began. A lock or a queue would miss both.
     """
 
     def __init__(self) -> None:
-        self._reasons: deque[str] = deque()
-        self._stopping = False
-        self._at_once: Callable[[], None] = lambda: None
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
 
-    def put(self, reason: str) -> None:
-        """Asks for the shutdown. Safe from any thread, and in a signal handler."""
-        self._reasons.append(reason)
-        self.wake()
-
     def wake(self) -> None:
-        """Makes the main thread look again at what it waits for. Safe from any thread."""
+        """Makes the main thread look again at what it waits for. Safe from any thread, and in a signal handler."""
         with contextlib.suppress(OSError):  # It is full, so whoever reads it wakes up anyway; or closed, and nobody waits.
             self._writer.send(b"\0")
 
-    def wait(self) -> str:
-        """Blocks until somebody asks. From then on a signal ends the process."""
-        self.wait_until(lambda: bool(self._reasons))
-        self._stopping = True
-        return self._reasons.popleft()
-
     def wait_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Blocks until `done()`, asked after each `wake` and each signal; False if that took longer than `timeout` seconds."""
+        """Blocks until `done()`, asked after each wake-up; False if that took longer than `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not done():
             left = None if deadline is None else deadline - time.monotonic()
@@ -57,6 +43,38 @@ class StopRequests:
             with contextlib.suppress(TimeoutError):
                 self._reader.recv(64)
         return True
+
+    @contextlib.contextmanager
+    def hearing_signals(self) -> Iterator[None]:
+        """Main thread only."""
+        before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            self._reader.close()
+            self._writer.close()
+
+
+class StopRequests:
+    """Why the command should stop, in the order the reasons came: from signals, the console, or anyone."""
+
+    def __init__(self) -> None:
+        self.wakeup = Wakeup()
+        self._reasons: deque[str] = deque()
+        self._stopping = False
+        self._at_once: Callable[[], None] = lambda: None
+
+    def put(self, reason: str) -> None:
+        """Asks for the shutdown. Safe from any thread, and in a signal handler."""
+        self._reasons.append(reason)
+        self.wakeup.wake()
+
+    def wait(self) -> str:
+        """Blocks until somebody asks. From then on a signal ends the process."""
+        self.wakeup.wait_until(lambda: bool(self._reasons))
+        self._stopping = True
+        return self._reasons.popleft()
 
     def before_ending_at_once(self, action: Callable[[], None]) -> None:
         """`action` runs in the signal handler that ends the process: it gives the terminal back."""
@@ -68,16 +86,13 @@ class StopRequests:
         handled: list[signal.Signals] = list(STOP_SIGNALS)
         if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
             handled.append(signal.SIGHUP)
-        before_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        before: dict[signal.Signals, Any] = {number: signal.signal(number, self._handle) for number in handled}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-            signal.set_wakeup_fd(before_wakeup)
-            self._reader.close()
-            self._writer.close()
+        with self.wakeup.hearing_signals():
+            before: dict[signal.Signals, Any] = {number: signal.signal(number, self._handle) for number in handled}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _handle(self, number: int, _frame: types.FrameType | None) -> None:
         if number == signal.SIGHUP:  # The terminal went away, which its end of input may have said already.

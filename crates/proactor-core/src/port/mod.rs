@@ -123,6 +123,12 @@ impl<U: Upper> Clone for Entry<U> {
 /// Lets go of the interpreter while `next` waits.
 pub trait Interpreter {
     fn detached<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R;
+
+    /// Whether sends should be written, and the interpreter taken again, before waiting: so that the memory of what was sent can be received into
+    /// while it is still in cache.
+    fn flush_first(&self) -> bool {
+        false
+    }
 }
 
 /// Why bytes were not taken.
@@ -211,6 +217,9 @@ impl<U: Upper> Port<U> {
                     self.wake(wakes);
                 }
                 None => {
+                    if interpreter.flush_first() && self.has_dirty.load(Ordering::Relaxed) {
+                        interpreter.detached(|| self.flush_dirty());
+                    }
                     let id = worker.id;
                     let parker = &worker.parker;
                     if !interpreter.detached(|| self.find_work(id, parker)) {
@@ -227,11 +236,10 @@ impl<U: Upper> Port<U> {
     /// Leads or parks until there is something to take; false: exit.
     fn find_work(&self, id: WorkerId, parker: &Parker) -> bool {
         loop {
-            // Before anything else: if another worker leads, this one parks, and nobody else would come to write it.
-            self.flush_dirty();
             match self.scheduler.decide(id) {
                 Decision::Take => return true,
                 Decision::Exit => {
+                    self.flush_dirty();
                     if let Some(parker) = self.scheduler.pass_exit_on() {
                         parker.unpark();
                     }
@@ -242,6 +250,8 @@ impl<U: Upper> Port<U> {
                     self.scheduler.led(id, turn.ready.drain(..));
                 }
                 Decision::Park => {
+                    // The leader may be asleep already: nobody else would come to write what this worker's handlers have sent.
+                    self.flush_dirty();
                     match self.idle {
                         None => parker.park(),
                         Some(idle) => {

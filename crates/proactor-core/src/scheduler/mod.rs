@@ -39,6 +39,9 @@ pub struct WorkerId(usize);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Its thread has begun and has not come yet.
+    New,
+    /// Has no item, and will decide at once what to do: it needs no waking.
     Idle,
     Parked,
     /// Has been given a permit and has not decided yet.
@@ -142,6 +145,8 @@ struct State<I> {
     /// Workers in `Attaching` or `Running`.
     running: usize,
     woken: usize,
+    /// Workers in `Idle`.
+    deciding: usize,
     attaching: usize,
     /// How many may run at this moment; the monitor moves it between its base and more.
     allowance: usize,
@@ -180,6 +185,7 @@ impl<I> Scheduler<I> {
                 leader: None,
                 running: 0,
                 woken: 0,
+                deciding: 0,
                 attaching: 0,
                 allowance: limits.base(),
                 extra: 0,
@@ -202,7 +208,7 @@ impl<I> Scheduler<I> {
         let mut state = self.state.lock();
         let parker = Arc::new(Parker::new());
         let worker =
-            Worker { phase: Phase::Idle, sequence: 0, starts: false, idled: 0, parker: parker.clone(), clock, seen: monitor::Seen::default() };
+            Worker { phase: Phase::New, sequence: 0, starts: false, idled: 0, parker: parker.clone(), clock, seen: monitor::Seen::default() };
         let free = state.workers.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             state.workers.push(None);
@@ -250,9 +256,10 @@ impl<I> Scheduler<I> {
             }
             // Without a slot already. (Blocked: the handler never said that its block was over.)
             Phase::Relieved | Phase::Blocked => state.finished(me),
-            Phase::Idle => {} // its very first call
+            Phase::New => {} // its very first call
             other => unreachable!("a worker in {other:?} has no item to finish"),
         }
+        state.deciding += 1;
         (None, Wakes::default())
     }
 
@@ -262,10 +269,12 @@ impl<I> Scheduler<I> {
         let state = &mut *state;
         let worker = state.worker(me);
         worker.idled += 1;
-        if worker.phase == Phase::Woken {
-            state.woken -= 1;
+        match worker.phase {
+            Phase::Woken => state.woken -= 1,
+            Phase::Idle => state.deciding -= 1,
+            // A new one, or one whose wait ran out: it is still on the stack of the parked, or was never anywhere.
+            _ => {}
         }
-        state.worker(me).phase = Phase::Idle;
         if state.closing == Closing::Now || (state.closing == Closing::Drain && state.ready.is_empty()) {
             state.leave(me);
             return Decision::Exit;
@@ -307,6 +316,7 @@ impl<I> Scheduler<I> {
             return (Some(work), wakes);
         }
         state.running -= 1;
+        state.deciding += 1;
         state.worker(me).phase = Phase::Idle;
         (None, Wakes::default())
     }
@@ -316,6 +326,7 @@ impl<I> Scheduler<I> {
         let mut state = self.state.lock();
         debug_assert!(state.leader == Some(Leader::Worker(me)));
         state.leader = None;
+        state.deciding += 1;
         state.worker(me).phase = Phase::Idle;
         state.ready.extend(items);
     }
@@ -374,7 +385,8 @@ impl<I> Scheduler<I> {
         let mut state = self.state.lock();
         let state = &mut *state;
         match state.worker(me).phase {
-            Phase::Idle | Phase::Blocked | Phase::Relieved => {}
+            Phase::New | Phase::Blocked | Phase::Relieved => {}
+            Phase::Idle => state.deciding -= 1,
             Phase::Parked => state.parked.retain(|id| *id != me),
             Phase::Woken => state.woken -= 1,
             Phase::Leading => state.leader = None,
@@ -514,7 +526,8 @@ impl<I> State<I> {
     fn wake_newest(&mut self, limits: Limits) -> Wakes {
         // With an interpreter lock one thread at a time is on its way to it: each wakes the next once it got there.
         let queue_at_interpreter = limits.interpreter_lock && self.woken + self.attaching > 0;
-        if self.running + self.woken >= self.allowance || queue_at_interpreter {
+        // Whoever is about to decide sees for itself what there is to do.
+        if self.running + self.woken + self.deciding >= self.allowance || queue_at_interpreter {
             return Wakes::default();
         }
         let Some(id) = self.parked.pop() else {
@@ -536,7 +549,7 @@ impl<I> State<I> {
             return;
         }
         // Whoever is about to decide parks, or comes by here itself.
-        let another = self.workers.iter().flatten().any(|worker| matches!(worker.phase, Phase::Idle | Phase::Woken | Phase::Attaching));
+        let another = self.workers.iter().flatten().any(|worker| matches!(worker.phase, Phase::New | Phase::Idle | Phase::Woken | Phase::Attaching));
         if !another {
             self.start = Start::Wanted;
         }

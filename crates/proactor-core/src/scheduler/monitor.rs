@@ -181,8 +181,18 @@ struct Tally {
     busy_cpu: u64,
     busy_wall: u64,
     busy: usize,
-    /// Some runner was found waiting for something that is certainly not the interpreter.
-    certainly_waiting: bool,
+    /// Suspects that were looked at closely, and what they did.
+    looked_at: usize,
+    waiting: usize,
+    locked: usize,
+}
+
+impl Tally {
+    /// Whether the suspects are short of something else than a processor; `contended`: a lock may be the interpreter's.
+    fn waits(&self, contended: bool) -> bool {
+        let waiting = if contended { self.waiting } else { self.waiting + self.locked };
+        if self.looked_at == 0 { !contended } else { waiting * 2 >= self.looked_at }
+    }
 }
 
 impl<I> State<I> {
@@ -225,7 +235,9 @@ impl<I> State<I> {
                 tally.busy_cpu += cpu;
                 tally.busy_wall += wall;
             }
-            tally.certainly_waiting |= sample.activity == Activity::Waiting;
+            tally.looked_at += usize::from(sample.activity != Activity::Unknown);
+            tally.waiting += usize::from(sample.activity == Activity::Waiting);
+            tally.locked += usize::from(sample.activity == Activity::Lock);
             let stuck = before.sequence == sample.sequence;
             let blocked = match sample.activity {
                 // Seen in the act. While work waits a slot is not left to it, even if it has only just begun.
@@ -261,10 +273,11 @@ impl<I> State<I> {
             let processors = if limits.interpreter_lock { 1 } else { limits.concurrency as u64 };
             let mostly_waiting = tally.busy_cpu * 2 < tally.busy_wall;
             let room = tally.busy_cpu * 5 < tick_wall * processors * 4;
-            if mostly_waiting && room && (!contended || tally.certainly_waiting) {
+            let waits = tally.waits(contended);
+            if mostly_waiting && room && waits {
                 self.extra = (self.extra * 2).max(1).min(limits.max_workers);
                 self.watch.extra_changed = now;
-            } else if tally.busy_cpu * 5 > tally.busy_wall * 4 && self.extra > 0 {
+            } else if self.extra > 0 && (!waits || tally.busy_cpu * 5 > tally.busy_wall * 4) {
                 self.extra /= 2;
                 self.watch.extra_changed = now;
             }
@@ -293,7 +306,7 @@ impl<I> State<I> {
     /// No worker is about to decide, to lead or to run: all are in handlers, parked for want of a slot, or wait long for the interpreter.
     fn nobody_on_the_way(&self, now: u64) -> bool {
         self.workers.iter().flatten().all(|worker| match worker.phase {
-            Phase::Idle | Phase::Woken | Phase::Leading => false,
+            Phase::New | Phase::Idle | Phase::Woken | Phase::Leading => false,
             Phase::Attaching => worker.attaches_long(now),
             Phase::Parked | Phase::Running | Phase::Blocked | Phase::Relieved => true,
         })
