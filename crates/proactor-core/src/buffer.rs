@@ -141,7 +141,7 @@ const JOIN_LIMIT: usize = 16 * 1024;
 #[derive(Default)]
 pub struct Outgoing {
     first: Option<Segment>,
-    rest: VecDeque<Segment>,
+    rest: Option<Box<VecDeque<Segment>>>,
     /// Bytes of `first` that have been sent already.
     offset: usize,
     length: usize,
@@ -166,7 +166,10 @@ impl Outgoing {
             return;
         }
         self.length += bytes.len();
-        let last = if self.rest.is_empty() { self.first.as_mut() } else { self.rest.back_mut() };
+        let last = match &mut self.rest {
+            None => self.first.as_mut(),
+            Some(rest) => rest.back_mut(),
+        };
         if let Some(Segment::Copied(last)) = last
             && last.len() + bytes.len() <= JOIN_LIMIT
         {
@@ -204,14 +207,16 @@ impl Outgoing {
             self.push_segment(first);
         }
         self.length += other.length;
-        self.rest.append(&mut other.rest);
+        if let Some(mut rest) = other.rest {
+            self.rest.get_or_insert_default().append(&mut rest);
+        }
     }
 
     /// The bytes left, as slices for a gathering write; answers how many slices were filled.
     pub fn slices<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
         let mut count = 0;
         let mut offset = self.offset;
-        for segment in self.first.iter().chain(&self.rest) {
+        for segment in self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter())) {
             if count == into.len() {
                 break;
             }
@@ -224,7 +229,7 @@ impl Outgoing {
 
     /// The bytes left if they are in one piece, which they mostly are.
     pub fn single(&self) -> Option<&[u8]> {
-        match (&self.first, self.rest.is_empty()) {
+        match (&self.first, self.rest.is_none()) {
             (Some(first), true) => Some(&first.as_slice()[self.offset..]),
             _ => None,
         }
@@ -241,7 +246,10 @@ impl Outgoing {
                 break;
             }
             self.offset -= length;
-            self.first = self.rest.pop_front();
+            self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
+            if self.rest.as_ref().is_some_and(|rest| rest.is_empty()) {
+                self.rest = None;
+            }
         }
     }
 
@@ -250,7 +258,7 @@ impl Outgoing {
             self.first = Some(segment);
             self.offset = 0;
         } else {
-            self.rest.push_back(segment);
+            self.rest.get_or_insert_default().push_back(segment);
         }
     }
 }

@@ -7,16 +7,16 @@
 
 use std::collections::VecDeque;
 
-/// The first entry lives inline: a connection that waits allocates nothing.
+/// The first entry lives inline, the rest apart: a connection that waits is small, and so is one that is handled as fast as it talks.
 pub struct Mailbox<E> {
     first: Option<E>,
-    rest: VecDeque<E>,
+    rest: Option<Box<VecDeque<E>>>,
     scheduled: bool,
 }
 
 impl<E> Default for Mailbox<E> {
     fn default() -> Self {
-        Mailbox { first: None, rest: VecDeque::new(), scheduled: false }
+        Mailbox { first: None, rest: None, scheduled: false }
     }
 }
 
@@ -27,7 +27,7 @@ impl<E> Mailbox<E> {
         if self.first.is_none() {
             self.first = Some(entry);
         } else {
-            self.rest.push_back(entry);
+            self.rest.get_or_insert_default().push_back(entry);
         }
         !std::mem::replace(&mut self.scheduled, true)
     }
@@ -38,9 +38,11 @@ impl<E> Mailbox<E> {
 
     pub fn take(&mut self) -> Option<E> {
         let entry = self.first.take();
-        self.first = self.rest.pop_front();
-        if self.rest.is_empty() && self.rest.capacity() > 16 {
-            self.rest = VecDeque::new();
+        if let Some(rest) = &mut self.rest {
+            self.first = rest.pop_front();
+            if self.first.is_none() {
+                self.rest = None;
+            }
         }
         entry
     }
@@ -63,20 +65,20 @@ impl<E> Mailbox<E> {
     }
 
     pub fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
+        usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
     /// Keeps the entries that `keep` wants, and answers the others.
     pub fn split_off(&mut self, mut keep: impl FnMut(&E) -> bool) -> Vec<E> {
         let mut dropped = Vec::new();
-        let entries: Vec<E> = self.first.take().into_iter().chain(std::mem::take(&mut self.rest)).collect();
+        let entries: Vec<E> = self.first.take().into_iter().chain(self.rest.take().into_iter().flat_map(|rest| *rest)).collect();
         for entry in entries {
             if !keep(&entry) {
                 dropped.push(entry);
             } else if self.first.is_none() {
                 self.first = Some(entry);
             } else {
-                self.rest.push_back(entry);
+                self.rest.get_or_insert_default().push_back(entry);
             }
         }
         dropped

@@ -11,7 +11,7 @@
 #![cfg(feature = "shuttle")]
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -63,7 +63,16 @@ enum Finale {
     Close,
 }
 
-#[derive(Clone, Debug)]
+/// What a plan allows its scripts.
+#[derive(Clone, Copy)]
+struct Traits {
+    ticks: bool,
+    reads_on: bool,
+    small: bool,
+    lines: bool,
+}
+
+#[derive(Clone)]
 struct Script {
     accepted: bool,
     chunks: Vec<Vec<u8>>,
@@ -128,7 +137,10 @@ impl Plan {
         };
         let clients = 1 + random.below(3);
         let mut still = 0;
-        let clients = (0..clients).map(|_| Script::new(&mut random, ticks, &limits, small, framing.is_some(), &mut still)).collect();
+        let clients = (0..clients).map(|_| {
+            let traits = Traits { ticks, reads_on: ticks && finale != Finale::DrainEarly, small, lines: framing.is_some() };
+            Script::new(&mut random, traits, &limits, &mut still)
+        }).collect();
         Plan {
             limits,
             ticks,
@@ -142,8 +154,15 @@ impl Plan {
     }
 }
 
+impl Plan {
+    fn stands_still(&self) -> bool {
+        self.clients.iter().any(|script| script.data().contains(&STAND_STILL))
+    }
+}
+
 impl Script {
-    fn new(random: &mut Random, ticks: bool, limits: &Limits, small: bool, lines: bool, still: &mut usize) -> Self {
+    fn new(random: &mut Random, traits: Traits, limits: &Limits, still: &mut usize) -> Self {
+        let Traits { ticks, reads_on, small, lines } = traits;
         let ending = match random.below(6) {
             0 => Ending::Stays,
             1 => Ending::Resets,
@@ -162,8 +181,8 @@ impl Script {
                     *still += 1;
                     STAND_STILL
                 }
-                // Reading on needs something to come, or the end; and somebody to bring it.
-                2 if ticks && ending == Ending::Finishes => RECEIVE_ON,
+                // Reading on needs something to come, or the end; and somebody to bring it. (A drain stops receiving.)
+                2 if reads_on && ending == Ending::Finishes => RECEIVE_ON,
                 _ => ECHO,
             };
             let mut message = vec![first];
@@ -212,13 +231,13 @@ struct Scenario {
 }
 
 /// What happened on one connection. std's locks: only the assertions look at it.
-#[derive(Default, Debug)]
+#[derive(Default)]
 struct Log {
     in_handler: AtomicBool,
     state: std::sync::Mutex<Story>,
 }
 
-#[derive(Default, Debug)]
+#[derive(Default)]
 struct Story {
     connected: usize,
     /// As the handler saw it.
@@ -280,7 +299,7 @@ impl Scenario {
             if !busy || (self.plan.finale != Finale::Drain && step >= steps) {
                 break;
             }
-            assert!(step < MOST_TURNS, "nothing more happens: {:?}\n{:#?}\n{:#?}", self.port.scheduler.counts(), self.logs, clients);
+            assert!(step < MOST_TURNS, "nothing more happens: {self:#?} {clients:#?}");
             thread::yield_now();
         }
         for client in &clients {
@@ -301,7 +320,12 @@ impl Scenario {
             }
             Finale::Close => self.let_go(),
         }
-        let mut rest = if self.plan.finale == Finale::Close { self.port.close() } else { std::collections::VecDeque::new() };
+        let mut rest = VecDeque::new();
+        if self.plan.finale == Finale::Close {
+            rest = self.port.close();
+            // For those whose handlers wait for their peers.
+            self.port.abort_all(&self.group, &Failure::Os(103));
+        }
         self.port.finish();
         loop {
             let Some(worker) = self.workers().pop() else { break };
@@ -326,7 +350,11 @@ impl Scenario {
 
     fn tick(&self) {
         let mut samples = Vec::new();
-        while !self.done.load(Ordering::SeqCst) {
+        for turn in 0.. {
+            if self.done.load(Ordering::SeqCst) {
+                return;
+            }
+            assert!(turn < MOST_TURNS, "nothing more happens: {self:#?}");
             self.engine.advance(Duration::from_millis(1));
             self.port.tick(&mut samples);
             thread::yield_now();
@@ -340,7 +368,8 @@ impl Scenario {
         let mut worker = self.port.worker();
         while let Some(task) = self.port.next(&mut worker, &interpreter, |_| ()) {
             match task {
-                Task::StartWorker if self.chance(8) => self.port.scheduler.start_failed(),
+                // Not while somebody stands still until another worker has served the others.
+                Task::StartWorker if !self.plan.stands_still() && self.chance(8) => self.port.scheduler.start_failed(),
                 Task::StartWorker => self.start_worker(),
                 Task::Call(number) => *lock(&self.calls_run).entry(number).or_default() += 1,
                 Task::Event(connection, event, ()) => {
@@ -484,7 +513,7 @@ impl Scenario {
 
     // -- the end --
 
-    fn check(&self, clients: &[Client], rest: &std::collections::VecDeque<Item<Layer>>) {
+    fn check(&self, clients: &[Client], rest: &VecDeque<Item<Layer>>) {
         self.port.scheduler.check();
         let counts = self.port.scheduler.counts();
         assert_eq!((counts.workers, counts.waiting, counts.running, counts.blocked, counts.queued), (0, 0, 0, 0, 0));
@@ -573,6 +602,44 @@ struct Client {
     sent: usize,
     ended: bool,
     arrived: Vec<u8>,
+}
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let chunks: Vec<_> = self.chunks.iter().map(|chunk| String::from_utf8_lossy(chunk)).collect();
+        let Script { accepted, ending, window, .. } = self;
+        write!(formatter, "{chunks:?}, {ending:?}, accepted: {accepted}, window: {window}")
+    }
+}
+
+impl std::fmt::Debug for Scenario {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let connections: Vec<_> = self.port.connections(&self.group).iter().map(|one| (index(one), one.life(), one.queues())).collect();
+        formatter
+            .debug_struct("Scenario")
+            .field("counts", &self.port.scheduler.counts())
+            .field("group", &(self.group.live(), &self.group.queued))
+            .field("connections", &connections)
+            .field("logs", &self.logs)
+            .finish()
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "in handler: {}, {:?}", self.in_handler.load(Ordering::SeqCst), lock(&self.state))
+    }
+}
+
+impl std::fmt::Debug for Story {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (received, queued) = (String::from_utf8_lossy(&self.received), String::from_utf8_lossy(&self.queued));
+        let Story { connected, told_sent, ended, closed, after_the_end, .. } = self;
+        write!(
+            formatter,
+            "received {received:?}, queued {queued:?}, told sent {told_sent}, connected {connected}, ended {ended}, closed {closed:?}, after {after_the_end}"
+        )
+    }
 }
 
 impl std::fmt::Debug for Client {

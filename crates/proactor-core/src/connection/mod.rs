@@ -85,7 +85,7 @@ struct State<U: Upper> {
     /// Bytes that the engine owns.
     in_flight: usize,
     sent_untold: usize,
-    failure: Option<Failure>,
+    failure: Option<Box<Failure>>,
     framer: Option<Box<Framer>>,
     upper: Option<U::Connection>,
     waiter: Option<Arc<Waiter>>,
@@ -351,7 +351,7 @@ impl<U: Upper> Connection<U> {
         match state.mailbox.peek() {
             Some(Event::Received(_)) => {}
             Some(Event::Ended) => return Next::End,
-            _ if state.life != Life::Open => return state.failure.clone().map_or(Next::End, Next::Failed),
+            _ if state.life != Life::Open => return state.failure.as_deref().cloned().map_or(Next::End, Next::Failed),
             Some(Event::Sent(_)) => {
                 // The handler is busy reading: it is told afterwards, with what else was sent.
                 let sent = state.mailbox.split_off(|event| !matches!(event, Event::Sent(_)));
@@ -406,7 +406,7 @@ impl<U: Upper> Connection<U> {
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.life != Life::Open || state.write_end != WriteEnd::Open {
-            return Queued::Ended(state.failure.clone());
+            return Queued::Ended(state.failure.as_deref().cloned());
         }
         let length = bytes.len();
         if self.is_full(state, length) {
@@ -487,7 +487,7 @@ impl<U: Upper> Connection<U> {
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.life != Life::Open {
-            return (Err(state.failure.clone()), after);
+            return (Err(state.failure.as_deref().cloned()), after);
         }
         if state.write_end == WriteEnd::Open {
             state.write_end = WriteEnd::Wanted;
@@ -538,7 +538,7 @@ impl<U: Upper> Connection<U> {
     }
 
     pub fn failure(&self) -> Option<Failure> {
-        self.state.lock().failure.clone()
+        self.state.lock().failure.as_deref().cloned()
     }
 
     pub fn traffic(&self) -> Traffic {

@@ -57,7 +57,7 @@ impl<U: Upper> Connection<U> {
         debug_assert!(state.life == Life::Open);
         self.pause_for(state, pause::CLOSING, engine);
         state.life = Life::Closing;
-        state.failure = failure;
+        state.failure = failure.map(Box::new);
         after.flush = !state.outgoing.is_empty();
         if after.flush || state.sending {
             after.rare().linger = true;
@@ -71,7 +71,7 @@ impl<U: Upper> Connection<U> {
             return;
         }
         if state.life == Life::Closing {
-            let failure = state.failure.take();
+            let failure = state.failure.take().map(|failure| *failure);
             self.finalize(state, failure, engine, after);
         } else if state.life == Life::Open && state.write_end == WriteEnd::Wanted {
             state.write_end = WriteEnd::Done;
@@ -103,7 +103,7 @@ impl<U: Upper> Connection<U> {
         self.group.queued.fetch_sub(unsent, Ordering::SeqCst);
         state.in_flight = 0;
         after.rare().outgoing = Some(std::mem::take(&mut state.outgoing));
-        state.failure = failure.clone();
+        state.failure = failure.clone().map(Box::new);
         state.framer = None;
         after.flush = false;
         after.rare().forget = true;

@@ -149,7 +149,7 @@ pub trait Engine: Send + Sync {
     /// Waits for completions, at most `timeout` (None: until one comes or `wake`), and appends them. Receives at most about 64 KiB in all, and comes back at
     /// once while there is more. An empty answer is normal: time ran out, or `wake` was called.
     fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()>;
-    /// Makes a `poll` that sleeps return, or the next one if none does. Cheap when nobody sleeps in `poll`.
+    /// Makes a `poll` that sleeps return, or the next one that would sleep. Cheap when nobody sleeps in `poll`.
     fn wake(&self);
 
     /// Monotonic time in nanoseconds.
