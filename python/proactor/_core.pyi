@@ -4,11 +4,24 @@ Every call is safe from any thread unless it says otherwise. In the child of a f
 """
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Self, final
 
 from typing_extensions import disjoint_base
 
-__all__ = ["ENGINES", "Connection", "Group", "Listener", "Network", "Peer", "Port", "Worker", "__version__", "block", "current_worker", "unblock"]
+__all__ = [
+    "ENGINES",
+    "Connection",
+    "Group",
+    "Listener",
+    "Network",
+    "Peer",
+    "Port",
+    "Worker",
+    "__version__",
+    "block",
+    "current_worker",
+    "unblock",
+]
 
 __version__: str
 ENGINES: list[str]
@@ -18,7 +31,7 @@ ENGINES: list[str]
 class Connection:
     """One peer. Made by `proactor.serve` and `proactor.connect`; `proactor.Connection` is what users see."""
 
-    def __new__(cls) -> Connection: ...
+    def __new__(cls) -> Self: ...
     @property
     def id(self) -> int:
         """Unique in the process, never used again."""

@@ -78,7 +78,8 @@ class Connection(_core.Connection):
 class Handler:
     """What a server calls. Override what matters; each method runs on a worker and may block.
 
-    For one connection they are called one at a time, in this order: `connected`, `received` as often as there is something, `ended`, `closed`.
+    For one connection they are called one at a time, in this order: `connected`, `received` as often as there is
+    something, `ended`, `closed`.
     """
 
     def connected(self, connection: Connection) -> None:

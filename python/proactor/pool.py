@@ -103,7 +103,12 @@ class ThreadPool(Executor):
         broken = threading.Event()
         self._broken = broken
         self._workers = Workers(
-            self._port, thread_name_prefix or "proactor", initializer, initargs, broken=broken.set, never_begun=partial(_never_begun, broken)
+            self._port,
+            thread_name_prefix or "proactor",
+            initializer,
+            initargs,
+            broken=broken.set,
+            never_begun=partial(_never_begun, broken),
         )
         # Set: what has not begun is cancelled.
         self._cancelling = threading.Event()
@@ -137,7 +142,8 @@ class ThreadPool(Executor):
         if self._port.is_hung():
             doing = "; ".join(self._workers.running())
             raise PoolHung(
-                f"all {self.max_workers} workers have been in their handlers for a second or more: {doing}. Raise max_workers, or give what they wait for a time-out"
+                f"all {self.max_workers} workers have been in their handlers for a second or more: {doing}. "
+                "Raise max_workers, or give what they wait for a time-out"
             )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -263,7 +269,9 @@ def available_processors() -> int:
 
 def _cgroup_quota() -> int | None:
     """The cgroup's processor quota, v2 or v1, as the process sees it at the root of its mount; None without one."""
-    for quota_path, period_path in (("/sys/fs/cgroup/cpu.max", None), ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")):
+    version_2 = ("/sys/fs/cgroup/cpu.max", None)
+    version_1 = ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+    for quota_path, period_path in (version_2, version_1):
         try:
             with open(quota_path) as file:
                 words = file.read().split()

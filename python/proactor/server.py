@@ -127,7 +127,8 @@ def _handlers(handler: HandlerLike) -> dict[str, Any]:
     if isinstance(handler, Handler):
         kind = type(handler)
         found = {
-            name: getattr(handler, name) if getattr(kind, name) is not getattr(Handler, name) or name in vars(handler) else None for name in names
+            name: getattr(handler, name) if name in vars(handler) or getattr(kind, name) is not getattr(Handler, name) else None
+            for name in names
         }
         return {"received": handler.received, **found}
     if not callable(handler):
@@ -157,14 +158,17 @@ def serve(
 
     Arguments:
         handler: a function `(connection, data)`, or a `Handler` subclass or instance. It may block.
-        address: `("127.0.0.1", 60001)`, `"host:port"`, `"[::1]:60001"`, `"unix:/path"`, or a bound socket, which the server takes over. Port 0: any free one.
+        address: `("127.0.0.1", 60001)`, `"host:port"`, `"[::1]:60001"`, `"unix:/path"`, or a bound socket,
+            which the server takes over. Port 0: any free one.
         pool: the workers; by default the server has a pool of its own.
         framing: `Lines(...)` or `LengthPrefixed(...)`: one whole message for each call. By default what one receive brought.
         backlog: how many clients the kernel lets wait; it caps this at `net.core.somaxconn`.
-        accepts: (minimum, maximum) accepts kept pending, where the kernel needs them (IOCP); elsewhere accepting goes on until nobody waits.
+        accepts: (minimum, maximum) accepts kept pending, where the kernel needs them (IOCP); elsewhere accepting goes on until
+            nobody waits.
         max_connections: further clients are accepted and closed at once, and counted as refused.
         idle_timeout: a connection on which nothing moved for so many seconds ends with TimeoutError.
-        send_timeout: how many seconds `send` waits above `send_limit`, and how long a closing connection waits for its peer to take what is queued.
+        send_timeout: how many seconds `send` waits above `send_limit`, and how long a closing connection waits for a peer
+            that takes nothing.
         receive_limit: bytes of a connection that wait for its handler; at the limit receiving pauses, below half of it it goes on.
         send_limit: bytes of a connection that wait to be sent; above half of it its receiving pauses, at the limit `send` blocks.
         total_limit: bytes that wait in all queues of the server.
@@ -301,7 +305,10 @@ class Server:
         return report
 
     def serve_forever(self) -> None:
-        """Waits until `shutdown` or `close` is called elsewhere. In the main thread signal handlers run, and Ctrl-C raises KeyboardInterrupt."""
+        """Waits until `shutdown` or `close` is called elsewhere.
+
+        In the main thread signal handlers run meanwhile, and Ctrl-C raises KeyboardInterrupt.
+        """
         if threading.current_thread() is not threading.main_thread():
             self._closed.wait()
             return

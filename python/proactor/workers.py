@@ -1,4 +1,7 @@
-"""The threads of one port: starts them, runs their loop, logs what the core notices, and joins them. Knows nothing of servers or futures."""
+"""The threads of one port: starts them, runs their loop, logs what the core notices, and joins them.
+
+Knows nothing of servers or futures.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,9 @@ class Workers:
                 self._start_one()
             except RuntimeError as error:
                 self.port.start_failed()
-                log.warning("%s: no further worker thread (%s); going on with %d, trying again in a second", self.prefix, error, len(self._threads))
+                log.warning(
+                    "%s: no further worker thread (%s); going on with %d, trying again in a second", self.prefix, error, len(self._threads)
+                )
 
     def initializer_failed(self, name: str) -> None:
         """In the handler of what the initializer raised."""
@@ -111,7 +116,9 @@ class Workers:
             self.port.release()
 
     def close(self, *, drain: bool = False, wait: bool = True, timeout: float | None = None) -> tuple[str, ...]:
-        """Ends the workers; with `drain` after everything queued was done. Idempotent, and safe inside a handler: a thread never joins itself.
+        """Ends the workers; with `drain` after everything queued was done.
+
+        Idempotent, and safe inside a handler: a thread never joins itself.
 
         Returns:
             Which handlers did not return in time.
@@ -124,7 +131,8 @@ class Workers:
             self.port.finish()
             stuck = self._join(deadline) if wait else ()
             if inside or (not wait and self.alive()):
-                # Nobody waits, or the caller is a worker, whose own connection has yet to be told its end: the last worker to leave closes the port.
+                # Nobody waits, or the caller is a worker, whose own connection has yet to be told its end:
+                # the last worker to leave closes the port.
                 return stuck
         self._never_begun(self.port.close())
         stuck = self._join(deadline) if wait else ()
@@ -225,11 +233,20 @@ def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
         elif kind == "accept_failed":
             _log(logging.WARNING, "accept failed on %s; going on", text)
         elif kind == "accept_paused":
-            _log(logging.WARNING, "accept failed on %s; clients wait in the backlog, trying again every 0.1 s (raise the limit: ulimit -n)", text)
+            _log(
+                logging.WARNING,
+                "accept failed on %s; clients wait in the backlog, trying again every 0.1 s (raise the limit: ulimit -n)",
+                text,
+            )
         elif kind == "all_workers_stuck":
             owner = workers()
             doing = "; ".join(owner.running()) if owner else ""
-            _log(logging.ERROR, "all %d workers have been in their handlers for a second; I/O goes on, new work is refused. They are in: %s", number, doing)
+            _log(
+                logging.ERROR,
+                "all %d workers have been in their handlers for a second; I/O goes on, new work is refused. They are in: %s",
+                number,
+                doing,
+            )
         elif kind == "workers_free":
             _log(logging.WARNING, "a worker is free again; new work is taken")
         elif kind == "engine_failed":

@@ -86,7 +86,10 @@ pub enum Received {
     Small(Copied),
     /// One message of a framing.
     Message(Box<[u8]>),
-    Large { buffer: Box<dyn LargeBuffer>, length: usize },
+    Large {
+        buffer: Box<dyn LargeBuffer>,
+        length: usize,
+    },
 }
 
 impl Received {
@@ -141,6 +144,7 @@ const JOIN_LIMIT: usize = 16 * 1024;
 #[derive(Default)]
 pub struct Outgoing {
     first: Option<Segment>,
+    #[expect(clippy::box_collection, reason = "rarely there: eight bytes instead of 32 in every connection")]
     rest: Option<Box<VecDeque<Segment>>>,
     /// Bytes of `first` that have been sent already.
     offset: usize,

@@ -33,16 +33,28 @@ pub struct Completion {
 #[derive(Debug)]
 pub enum Outcome {
     /// A client has connected. The handle is not associated yet; dropping it closes the connection.
-    Accepted { handle: Handle, peer: Address },
+    Accepted {
+        handle: Handle,
+        peer: Address,
+    },
     /// Accepting failed. `pause`: the cause lasts (no descriptors, no memory), and accepting has stopped until `accept` is called again.
-    AcceptFailed { error: io::Error, pause: bool },
+    AcceptFailed {
+        error: io::Error,
+        pause: bool,
+    },
     Received(Received),
     /// The peer has finished sending; it may still receive.
     Ended,
     /// Receiving failed, or the connection was reset while receiving was paused.
     ReceiveFailed(io::Error),
     /// A pending send is complete: all its bytes were taken by the kernel.
-    Sent { bytes: usize },
+    Sent {
+        bytes: usize,
+    },
     /// A pending send failed; `sent` of its bytes had been taken, `unsent` had not.
-    SendFailed { error: io::Error, sent: usize, unsent: usize },
+    SendFailed {
+        error: io::Error,
+        sent: usize,
+        unsent: usize,
+    },
 }

@@ -9,14 +9,27 @@ const MOST: usize = 1_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// Accepts are pending on a listener (only where the kernel needs them).
-    PendingAccepts { address: String, window: usize },
-    AcceptFailed { address: String, error: String, paused: bool },
+    PendingAccepts {
+        address: String,
+        window: usize,
+    },
+    AcceptFailed {
+        address: String,
+        error: String,
+        paused: bool,
+    },
     /// Every worker has been inside its handler for a second.
-    AllWorkersStuck { workers: usize },
+    AllWorkersStuck {
+        workers: usize,
+    },
     WorkersFree,
-    EngineFailed { error: String },
+    EngineFailed {
+        error: String,
+    },
     /// So many notices did not fit.
-    Lost { count: u64 },
+    Lost {
+        count: u64,
+    },
 }
 
 #[derive(Default)]

@@ -646,7 +646,8 @@ fn a_worker_that_was_woken_does_not_retire() {
 
 #[test]
 fn a_worker_that_ends_outside_the_protocol_leaves_the_books_in_order() {
-    let phases = [Phase::Idle, Phase::Parked, Phase::Woken, Phase::Leading, Phase::Attaching, Phase::Running, Phase::Blocked, Phase::Relieved];
+    let phases =
+        [Phase::Idle, Phase::Parked, Phase::Woken, Phase::Leading, Phase::Attaching, Phase::Running, Phase::Blocked, Phase::Relieved];
     for phase in phases {
         let mut rig = Rig::locked(2, 2);
         let [worker, other] = rig.idle_workers();

@@ -127,7 +127,7 @@ impl Plan {
             wants: Wants { connected: random.chance(2), ended: random.chance(2), closed: true, sent: random.chance(2) },
             receive_limit: if random.chance(2) { 100 } else { 1 << 20 },
             send_limit: if small { 40 } else { 1 << 20 },
-            total_limit: if random.chance(4) { 400 } else { 1 << 20 },
+            total_limit: if ticks && random.chance(3) { 400 } else { 1 << 20 },
             send_timeout: None,
             idle_timeout: None,
             max_connections: None,
@@ -137,10 +137,12 @@ impl Plan {
         };
         let clients = 1 + random.below(3);
         let mut still = 0;
-        let clients = (0..clients).map(|_| {
-            let traits = Traits { ticks, reads_on: ticks && finale != Finale::DrainEarly, small, lines: framing.is_some() };
-            Script::new(&mut random, traits, &limits, &mut still)
-        }).collect();
+        let clients = (0..clients)
+            .map(|_| {
+                let traits = Traits { ticks, reads_on: ticks && finale != Finale::DrainEarly, small, lines: framing.is_some() };
+                Script::new(&mut random, traits, &limits, &mut still)
+            })
+            .collect();
         Plan {
             limits,
             ticks,

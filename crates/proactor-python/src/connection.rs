@@ -31,11 +31,7 @@ thread_local! {
 }
 
 /// The connection's one public object, made when it is first wanted.
-pub fn public_object<'py>(
-    py: Python<'py>,
-    port: &Arc<CorePort<Layer>>,
-    core: &Arc<CoreConnection<Layer>>,
-) -> PyResult<Bound<'py, PyAny>> {
+pub fn public_object<'py>(py: Python<'py>, port: &Arc<CorePort<Layer>>, core: &Arc<CoreConnection<Layer>>) -> PyResult<Bound<'py, PyAny>> {
     if let Some(object) = core.upper(|upper| upper.map(|object| object.clone_ref(py))) {
         return Ok(object.into_bound(py));
     }
@@ -238,4 +234,3 @@ fn address<'py>(py: Python<'py>, address: &Address) -> PyResult<Bound<'py, PyAny
         Address::Unix(path) => path.as_ref().map_or("", |path| path.to_str().unwrap_or("")).into_pyobject(py)?.into_any(),
     })
 }
-

@@ -86,7 +86,8 @@ pub const SIGNALS_EVERY: Duration = Duration::from_millis(100);
 /// # Errors
 /// `ValueError` naming the parameter where it is negative, not a number, or too large.
 pub fn seconds(value: f64, name: &str) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(value).map_err(|_| PyValueError::new_err(format!("{name} must be a number of seconds, 0 or more; not {value}")))
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| PyValueError::new_err(format!("{name} must be a number of seconds, 0 or more; not {value}")))
 }
 
 fn nanoseconds(value: Option<f64>, name: &str) -> PyResult<Option<u64>> {
@@ -249,7 +250,14 @@ impl Port {
     }
 
     /// `(sent, skipped, closed)`
-    fn broadcast(&self, py: Python<'_>, group: &Group, data: &Bound<'_, PyAny>, exclude: Vec<u64>, close_slow: bool) -> PyResult<(usize, usize, usize)> {
+    fn broadcast(
+        &self,
+        py: Python<'_>,
+        group: &Group,
+        data: &Bound<'_, PyAny>,
+        exclude: Vec<u64>,
+        close_slow: bool,
+    ) -> PyResult<(usize, usize, usize)> {
         self.check()?;
         let bytes: SharedBytes = Data::new(data)?.shared();
         let slow = if close_slow { Slow::Close } else { Slow::Skip };

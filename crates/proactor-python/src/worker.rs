@@ -144,7 +144,8 @@ impl Worker {
         // A worker that waits holds on to nothing of what it handled.
         answer.clear(py);
         let task = port.next(core, &Attached(py, pool), |upper| upper.map(|object| object.clone_ref(py)));
-        let (connection, group) = core.current.as_ref().map_or((0, 0), |connection| (connection.id, Arc::as_ptr(&connection.group) as usize));
+        let (connection, group) =
+            core.current.as_ref().map_or((0, 0), |connection| (connection.id, Arc::as_ptr(&connection.group) as usize));
         CURRENT.set(Some(Current { port: Arc::as_ptr(port), worker: core.id, connection, group }));
         let (connection, event, object) = match task {
             None => {

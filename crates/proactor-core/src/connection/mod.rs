@@ -140,7 +140,7 @@ const MESSAGE_COST: usize = 64;
 
 impl<U: Upper> Connection<U> {
     pub(crate) fn new(id: u64, peer: Address, group: Arc<Group<U>>, handle: Handle, token: Token, now: u64) -> Arc<Self> {
-        let framer = group.settings.framing.clone().map(|framing| Box::new(Framer::new(framing)));
+        let framer = group.settings.framing.map(|framing| Box::new(Framer::new(framing)));
         let state = State {
             life: Life::Open,
             handle: Some(handle),

@@ -98,7 +98,12 @@ impl<U: Upper> Port<U> {
         }
     }
 
-    pub(super) fn dispatch(&self, completions: &mut Vec<Completion>, found: &mut Vec<(Option<Entry<U>>, Outcome)>, ready: &mut Vec<Item<U>>) {
+    pub(super) fn dispatch(
+        &self,
+        completions: &mut Vec<Completion>,
+        found: &mut Vec<(Option<Entry<U>>, Outcome)>,
+        ready: &mut Vec<Item<U>>,
+    ) {
         if completions.is_empty() {
             return;
         }

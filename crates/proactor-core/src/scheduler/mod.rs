@@ -207,8 +207,15 @@ impl<I> Scheduler<I> {
     pub fn register(&self, clock: ThreadClock) -> (WorkerId, Arc<Parker>) {
         let mut state = self.state.lock();
         let parker = Arc::new(Parker::new());
-        let worker =
-            Worker { phase: Phase::New, sequence: 0, starts: false, idled: 0, parker: parker.clone(), clock, seen: monitor::Seen::default() };
+        let worker = Worker {
+            phase: Phase::New,
+            sequence: 0,
+            starts: false,
+            idled: 0,
+            parker: parker.clone(),
+            clock,
+            seen: monitor::Seen::default(),
+        };
         let free = state.workers.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             state.workers.push(None);
@@ -549,7 +556,8 @@ impl<I> State<I> {
             return;
         }
         // Whoever is about to decide parks, or comes by here itself.
-        let another = self.workers.iter().flatten().any(|worker| matches!(worker.phase, Phase::New | Phase::Idle | Phase::Woken | Phase::Attaching));
+        let another =
+            self.workers.iter().flatten().any(|worker| matches!(worker.phase, Phase::New | Phase::Idle | Phase::Woken | Phase::Attaching));
         if !another {
             self.start = Start::Wanted;
         }

@@ -50,8 +50,8 @@ mod system;
 
 use descriptors::*;
 use polling::*;
-pub use readiness::{Next, Readiness, Sleep};
 use readiness::*;
+pub use readiness::{Next, Readiness, Sleep};
 use stream::*;
 use system::*;
 

@@ -20,7 +20,9 @@ pub(super) fn receive(descriptor: c_int, memory: &mut [u8]) -> Result<usize, c_i
     loop {
         // SAFETY: `memory` is writable for its whole length.
         // The system call itself: glibc's wrapper is a cancellation point, which costs more than it does.
-        let count = unsafe { libc::syscall(libc::SYS_recvfrom, descriptor, memory.as_mut_ptr(), memory.len(), 0, ptr::null::<u8>(), ptr::null::<u8>()) };
+        let count = unsafe {
+            libc::syscall(libc::SYS_recvfrom, descriptor, memory.as_mut_ptr(), memory.len(), 0, ptr::null::<u8>(), ptr::null::<u8>())
+        };
         match count {
             1.. => return Ok(count as usize),
             0 => return Err(0),
@@ -34,7 +36,17 @@ pub(super) fn receive(descriptor: c_int, memory: &mut [u8]) -> Result<usize, c_i
 
 pub(super) fn send(descriptor: c_int, bytes: &[u8]) -> Result<usize, c_int> {
     // SAFETY: `bytes` is readable for its whole length.
-    let count = unsafe { libc::syscall(libc::SYS_sendto, descriptor, bytes.as_ptr(), bytes.len(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT, ptr::null::<u8>(), 0usize) };
+    let count = unsafe {
+        libc::syscall(
+            libc::SYS_sendto,
+            descriptor,
+            bytes.as_ptr(),
+            bytes.len(),
+            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+            ptr::null::<u8>(),
+            0usize,
+        )
+    };
     if count < 0 { Err(errno()) } else { Ok(count as usize) }
 }
 

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::buffer::{Copied, BufferSource, LARGE_RECEIVE, NoLargeBuffers, Outgoing, RECEIVE_SIZE, Received};
+use crate::buffer::{BufferSource, Copied, LARGE_RECEIVE, NoLargeBuffers, Outgoing, RECEIVE_SIZE, Received};
 use crate::completion::{Completion, Outcome, Token};
 use crate::sync::{Condvar, Mutex};
 

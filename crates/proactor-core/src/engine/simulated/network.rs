@@ -199,7 +199,13 @@ impl State {
     }
 
     /// Lets each listed socket do something, until the bytes of one poll are received.
-    pub(super) fn progress(&mut self, network: &Arc<Network>, buffers: &dyn BufferSource, completions: &mut Vec<Completion>, over: &mut Vec<Unsent>) {
+    pub(super) fn progress(
+        &mut self,
+        network: &Arc<Network>,
+        buffers: &dyn BufferSource,
+        completions: &mut Vec<Completion>,
+        over: &mut Vec<Unsent>,
+    ) {
         let before = completions.len();
         let mut bytes = 0;
         for _ in 0..self.ready.len() {
