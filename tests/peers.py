@@ -5,6 +5,7 @@ Knows sockets and the public names; knows nothing of the command line.
 
 import os
 import random
+import signal
 import socket
 import struct
 import subprocess
@@ -240,6 +241,7 @@ class Program:
             stderr=subprocess.PIPE,
             text=True,
             env=with_helpers(options.pop("env", None)),
+            start_new_session=True,  # so that all of it can be ended, whatever `command` started
             **options,
         )
         self._changed = threading.Condition()  # Guards the lines.
@@ -305,8 +307,10 @@ class Program:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended
         self.wait()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:

@@ -109,7 +109,7 @@ def test_received_bytes_hash_and_compare_as_any_bytes(serve, connect) -> None:
     for number in range(60):
         piece = bytes([number]) * (60_000 + number)
         client.sendall(piece)
-        handler.wait_for(lambda handler, until=len(piece): len(handler.data()) >= until, "the piece has come")
+        handler.wait_for(lambda handler, piece=piece: len(handler.data()) >= len(piece), "the piece has come")
         with handler.changed:
             for value in handler.values("received"):
                 assert hash(value) == hash(bytes(bytearray(value)))

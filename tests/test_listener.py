@@ -31,8 +31,24 @@ def test_good_addresses_are_understood(address, expected) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "localhost", "8080", "::1:80", "host:", "host:http", "host:-1", "host:1.5", "host:٣", "host:65536", "unix:", "[::1]", "host:80 "]
-    + [(), ("host",), ("host", "80"), (80, "host"), ("host", 65536), ("host", -1), ("a", 1, 2), "unix:/" + "x" * 107],
+    [
+        *[
+            "",
+            "localhost",
+            "8080",
+            "::1:80",
+            "host:",
+            "host:http",
+            "host:-1",
+            "host:1.5",
+            "host:٣",
+            "host:65536",
+            "unix:",
+            "[::1]",
+            "host:80 ",
+        ],
+        *[(), ("host",), ("host", "80"), (80, "host"), ("host", 65536), ("host", -1), ("a", 1, 2), "unix:/" + "x" * 107],
+    ],
     ids=repr,
 )
 def test_bad_addresses_are_refused_with_the_way_to_write_them(address) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 import weakref
+from functools import partial
 
 import pytest
 
@@ -388,8 +389,9 @@ def test_a_server_is_collected_after_its_end_whatever_its_handler_keeps(connect,
     handler.server = server
     clients = [connect(server) for _ in range(3)]
     clients[0].sendall(b"x")
-    eventually(lambda: handler.closed_with, "one has failed")
-    eventually(lambda: len(handler.seen) == 3, "all are connected")
+    # Not in a closure, which would keep it.
+    eventually(partial(getattr, handler, "closed_with"), "one has failed")
+    eventually(lambda seen=handler.seen: len(seen) == 3, "all are connected")
     server.shutdown(TIMEOUT)
     watched = [weakref.ref(thing) for thing in (handler, server, handler.seen[1])]
     del handler, server

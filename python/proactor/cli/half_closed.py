@@ -23,7 +23,8 @@ class PeerSockets:
     """Asks the kernel about sockets on this machine. Safe from any thread; an answer takes about 20 microseconds."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # Guards the one question and answer under way.
+        self._lock = threading.Lock()  # Guards the one question and answer under way, and its number.
+        self._number = 0
         self._netlink: socket.socket | None = None
         try:
             self._netlink = socket.socket(_AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
@@ -45,9 +46,13 @@ class PeerSockets:
         with self._lock:
             if self._netlink is None:
                 return Peer.UNKNOWN
+            self._number = (self._number + 1) & _ANY
             try:
-                self._netlink.sendto(question, (0, 0))
-                return _answer(self._netlink.recv(8192))
+                self._netlink.sendto(question[:8] + struct.pack("=I", self._number) + question[12:], (0, 0))
+                while True:
+                    message = self._netlink.recv(8192)
+                    if struct.unpack_from("=I", message, 8)[0] == self._number:  # Not a late answer to an earlier question.
+                        return _answer(message)
             except OSError:
                 return Peer.UNKNOWN
 

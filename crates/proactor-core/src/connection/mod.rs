@@ -379,7 +379,8 @@ impl<U: Upper> Connection<U> {
     }
 
     fn waiting(&self, state: &mut State<U>) -> Next {
-        if state.ended {
+        // A draining server receives nothing more: for a handler that reads on, that is the end.
+        if state.ended || state.pauses & pause::CLOSING != 0 {
             return Next::End;
         }
         let waiter = state.waiter.get_or_insert_default().clone();

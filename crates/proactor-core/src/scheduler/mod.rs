@@ -477,6 +477,7 @@ impl<I> Scheduler<I> {
         assert_eq!(state.running, count(Phase::Attaching) + count(Phase::Running), "slots");
         assert_eq!(state.attaching, count(Phase::Attaching), "attaching");
         assert_eq!(state.woken, count(Phase::Woken), "woken");
+        assert_eq!(state.deciding, count(Phase::Idle), "deciding");
         assert_eq!(state.parked.len(), count(Phase::Parked), "parked");
         assert_eq!(state.live, state.workers.iter().flatten().count(), "live");
         assert_eq!(leading, usize::from(matches!(state.leader, Some(Leader::Worker(_)))), "leader");

@@ -1,43 +1,41 @@
 //! What only epoll has: real descriptors, real threads, real time.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proactor_core::buffer::Outgoing;
 use proactor_core::completion::{Outcome, Token};
 use proactor_core::engine::epoll::Epoll;
 use proactor_core::engine::{AcceptWindow, Address, Closing, Engine, Handle, Kind, SocketOptions, Submission};
 
-use crate::suite::{Canary, nothing_prepared};
+use crate::doubles::nothing_prepared;
 use crate::worlds::{Bench, EpollWorld, PATIENCE, Peer, World, outgoing, pattern, within_patience};
 
 const OPTIONS: SocketOptions = SocketOptions { no_delay: true, keep_alive: true };
 const WINDOW: AcceptWindow = AcceptWindow { minimum: 2, maximum: 5 };
 
-fn bench() -> Bench<EpollWorld> {
+pub fn bench() -> Bench<EpollWorld> {
     Bench::new(0, nothing_prepared())
 }
 
-fn open() -> Arc<Epoll> {
+pub fn open() -> Arc<Epoll> {
     Arc::new(Epoll::open(nothing_prepared()).expect("opens epoll"))
 }
 
-fn token(slot: u32, generation: u32) -> Token {
+pub fn token(slot: u32, generation: u32) -> Token {
     Token { slot, generation }
 }
 
 /// A connected pair of Unix sockets: the handle of one, associated, and the other.
-fn pair(engine: &Epoll, token: Token) -> (Handle, UnixStream) {
+pub fn pair(engine: &Epoll, token: Token) -> (Handle, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("makes a pair");
     let handle = engine.adopt(ours.into_raw_fd().into(), Kind::Unix).expect("adopts");
     engine.associate(&handle, token).expect("associates");
@@ -45,186 +43,6 @@ fn pair(engine: &Epoll, token: Token) -> (Handle, UnixStream) {
 }
 
 // Races.
-
-#[test]
-fn ten_thousand_closes_race_with_sends_receives_and_polls() {
-    let engine = open();
-    let stop = Arc::new(AtomicBool::new(false));
-    let leader = {
-        let (engine, stop) = (Arc::clone(&engine), Arc::clone(&stop));
-        thread::spawn(move || {
-            let mut completions = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                engine.poll(Some(Duration::from_millis(10)), &mut completions).expect("polls");
-                for completion in completions.drain(..) {
-                    if let Outcome::Received(received) = completion.outcome {
-                        // Every byte names its round: a byte of another round came through a descriptor that was used again.
-                        let round = completion.token.generation as u8;
-                        assert!(received.as_slice().iter().all(|byte| *byte == round), "bytes of another connection");
-                    }
-                }
-            }
-        })
-    };
-    // Two threads that act on whatever handle they are given, until they are given the next.
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::sync_channel::<(Handle, u8)>(0)).unzip();
-    let canaries = Arc::new(AtomicUsize::new(0));
-    let made = Arc::new(AtomicUsize::new(0));
-    let mut receivers = receivers.into_iter();
-    let (sending, resuming) = (receivers.next().expect("two"), receivers.next().expect("two"));
-    let sender = {
-        let (engine, canaries, made) = (Arc::clone(&engine), Arc::clone(&canaries), Arc::clone(&made));
-        thread::spawn(move || {
-            for (handle, round) in sending {
-                for size in [100, 400_000] {
-                    let mut data = Outgoing::new();
-                    data.push_shared(Canary::shared(&vec![round; size], &canaries));
-                    made.fetch_add(1, Ordering::Relaxed);
-                    if !matches!(engine.send(&handle, data), Submission::Done { .. }) {
-                        break; // pending, or closed
-                    }
-                }
-            }
-        })
-    };
-    let resumer = {
-        let engine = Arc::clone(&engine);
-        thread::spawn(move || {
-            for (handle, _) in resuming {
-                for _ in 0..3 {
-                    engine.receive(&handle);
-                    engine.pause_receive(&handle);
-                }
-                engine.receive(&handle);
-            }
-        })
-    };
-    for round in 0..10_000_u32 {
-        let (handle, mut peer) = pair(&engine, token(3, round));
-        engine.receive(&handle);
-        peer.write_all(&[round as u8; 500]).expect("sends");
-        for sender in &senders {
-            sender.send((handle.clone(), round as u8)).expect("hands over");
-        }
-        if round % 3 == 0 {
-            // The peer takes some, so that the poll goes on with a send.
-            peer.set_nonblocking(true).expect("is set");
-            let mut memory = [0; 65_536];
-            while let Ok(count @ 1..) = peer.read(&mut memory) {
-                assert!(memory[..count].iter().all(|byte| *byte == round as u8), "bytes of another connection");
-            }
-        }
-        engine.close(&handle, if round % 2 == 0 { Closing::Orderly } else { Closing::Abort });
-    }
-    drop(senders);
-    within_patience("the threads end", move || {
-        sender.join().expect("sends");
-        resumer.join().expect("resumes");
-        stop.store(true, Ordering::Relaxed);
-        leader.join().expect("polls");
-    });
-    assert_eq!(canaries.load(Ordering::SeqCst), made.load(Ordering::SeqCst), "every buffer is dropped once");
-}
-
-#[test]
-fn no_edge_is_lost_between_a_blocked_send_and_the_poll() {
-    const SENDS: usize = 3_000;
-    let engine = open();
-    let (handle, mut peer) = pair(&engine, token(0, 1));
-    let bytes = pattern(300_000); // more than the socket holds
-    let reader = thread::spawn(move || {
-        let mut total = 0;
-        let mut memory = vec![0; 100_000];
-        loop {
-            match peer.read(&mut memory).expect("reads") {
-                0 => return total,
-                count => total += count,
-            }
-        }
-    });
-    let (tell, told) = mpsc::channel();
-    let stop = Arc::new(AtomicBool::new(false));
-    let leader = {
-        let (engine, stop) = (Arc::clone(&engine), Arc::clone(&stop));
-        thread::spawn(move || {
-            let mut completions = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                engine.poll(None, &mut completions).expect("polls"); // sleeps for ever if an edge is lost
-                for completion in completions.drain(..) {
-                    match completion.outcome {
-                        Outcome::Sent { bytes } => tell.send(bytes).expect("tells"),
-                        other => panic!("{other:?}"),
-                    }
-                }
-            }
-        })
-    };
-    let mut pending = 0;
-    for _ in 0..SENDS {
-        match engine.send(&handle, outgoing(&bytes)) {
-            Submission::Done { bytes: count } => assert_eq!(count, bytes.len()),
-            Submission::Pending => {
-                pending += 1;
-                assert_eq!(told.recv_timeout(PATIENCE).expect("the send completes"), bytes.len());
-            }
-            Submission::Failed { error, .. } => panic!("{error}"),
-        }
-    }
-    assert!(pending > SENDS / 10, "only {pending} sends were pending");
-    engine.shutdown_write(&handle).expect("finishes");
-    assert_eq!(within_patience("the peer reads all", move || reader.join().expect("reads")), SENDS * bytes.len());
-    stop.store(true, Ordering::Relaxed);
-    engine.wake();
-    within_patience("the leader ends", move || leader.join().expect("polls"));
-}
-
-#[test]
-fn no_edge_is_lost_when_receiving_is_paused_and_resumed_from_another_thread() {
-    const TOTAL: usize = 20_000_000;
-    let engine = open();
-    let (handle, mut peer) = pair(&engine, token(0, 1));
-    let writer = thread::spawn(move || {
-        let bytes = pattern(7_919);
-        let mut left = TOTAL;
-        while left > 0 {
-            let count = left.min(bytes.len());
-            peer.write_all(&bytes[..count]).expect("sends");
-            left -= count;
-        }
-    });
-    let ended = Arc::new(AtomicBool::new(false));
-    let toggler = {
-        let (engine, handle, ended) = (Arc::clone(&engine), handle.clone(), Arc::clone(&ended));
-        thread::spawn(move || {
-            while !ended.load(Ordering::Relaxed) {
-                engine.pause_receive(&handle);
-                thread::yield_now();
-                engine.receive(&handle);
-                thread::yield_now();
-            }
-        })
-    };
-    let total = within_patience("all bytes and the end come", move || {
-        let mut total = 0;
-        let mut completions = Vec::new();
-        loop {
-            engine.poll(None, &mut completions).expect("polls");
-            for completion in completions.drain(..) {
-                match completion.outcome {
-                    Outcome::Received(received) => total += received.len(),
-                    Outcome::Ended => return total,
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-    });
-    ended.store(true, Ordering::Relaxed);
-    assert_eq!(total, TOTAL);
-    writer.join().expect("writes");
-    toggler.join().expect("toggles");
-}
-
-// Time.
 
 #[test]
 fn a_poll_never_returns_early_without_a_reason() {

@@ -4,23 +4,33 @@
 
 #![cfg(not(any(feature = "loom", feature = "shuttle")))]
 
+mod doubles;
 #[cfg(target_os = "linux")]
 mod epoll;
+#[cfg(target_os = "linux")]
+mod epoll_races;
 mod simulated;
 mod suite;
+mod waking;
 mod worlds;
+
+/// The whole suite.
+mod tests {
+    pub use crate::suite::*;
+    pub use crate::waking::*;
+}
 
 macro_rules! suite {
     ($($name:ident)*) => {
         #[cfg(target_os = "linux")]
         mod on_epoll {
-            $(#[test] fn $name() { crate::worlds::run::<crate::worlds::EpollWorld>(crate::suite::$name); })*
+            $(#[test] fn $name() { crate::worlds::run::<crate::worlds::EpollWorld>(crate::tests::$name); })*
         }
         mod on_simulated {
-            $(#[test] fn $name() { crate::worlds::run::<crate::worlds::SimulatedWorld>(crate::suite::$name); })*
+            $(#[test] fn $name() { crate::worlds::run::<crate::worlds::SimulatedWorld>(crate::tests::$name); })*
         }
         mod on_simulated_in_disorder {
-            $(#[test] fn $name() { crate::worlds::run::<crate::worlds::DisorderedWorld>(crate::suite::$name); })*
+            $(#[test] fn $name() { crate::worlds::run::<crate::worlds::DisorderedWorld>(crate::tests::$name); })*
         }
     };
 }

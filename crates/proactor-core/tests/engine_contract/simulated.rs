@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proactor_core::engine::simulated::Fault;
 use proactor_core::engine::{Closing, Engine, Feature, Kind, Submission};
 
-use crate::suite::nothing_prepared;
+use crate::doubles::nothing_prepared;
 use crate::worlds::{Bench, PATIENCE, SimulatedWorld, World, number, outgoing, pattern};
 
 const EMFILE: i32 = 24;

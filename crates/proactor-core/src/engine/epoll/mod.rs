@@ -166,10 +166,18 @@ impl Epoll {
             }
             let outcome = match accept(descriptor_of(handle)) {
                 Ok((descriptor, peer)) => {
+                    if kind == Kind::Tcp && flags & OLD_BACKLOG != 0 {
+                        // A failure means that the connection is gone already, which its first receive will tell.
+                        let _ = set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_NODELAY, c_int::from(flags & NO_DELAY != 0));
+                        let _ = set_option(descriptor, libc::SOL_SOCKET, libc::SO_KEEPALIVE, c_int::from(flags & KEEP_ALIVE != 0));
+                    }
                     let handle = Handle::new(own(descriptor).into(), kind, Box::new(Stream::default()), release);
                     Outcome::Accepted { handle, peer }
                 }
-                Err(libc::EAGAIN) => return,
+                Err(libc::EAGAIN) => {
+                    listener.flags.fetch_and(!OLD_BACKLOG, Ordering::AcqRel);
+                    return;
+                }
                 // Closed or paused by another thread meanwhile.
                 Err(_) if listener.flags.load(Ordering::Acquire) & ACCEPTING == 0 => return,
                 Err(number) => {
@@ -380,7 +388,11 @@ impl Engine for Epoll {
             set_option(descriptor_of(handle), libc::IPPROTO_TCP, libc::TCP_NODELAY, c_int::from(options.no_delay))?;
             set_option(descriptor_of(handle), libc::SOL_SOCKET, libc::SO_KEEPALIVE, c_int::from(options.keep_alive))?;
         }
-        if listener.flags.fetch_or(ACCEPTING, Ordering::AcqRel) & CLOSED != 0 {
+        let mut flags = ACCEPTING | OLD_BACKLOG;
+        flags |= if options.no_delay { NO_DELAY } else { 0 };
+        flags |= if options.keep_alive { KEEP_ALIVE } else { 0 };
+        listener.flags.fetch_and(!(NO_DELAY | KEEP_ALIVE), Ordering::AcqRel);
+        if listener.flags.fetch_or(flags, Ordering::AcqRel) & CLOSED != 0 {
             listener.flags.fetch_and(!ACCEPTING, Ordering::AcqRel);
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }

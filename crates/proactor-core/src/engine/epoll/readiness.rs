@@ -99,6 +99,10 @@ impl Readiness {
 // The bits of `Listener::flags` and `Readiness`.
 pub(super) const CLOSED: u32 = 1 << 0;
 pub(super) const ACCEPTING: u32 = 1 << 1;
+pub(super) const NO_DELAY: u32 = 1 << 2;
+pub(super) const KEEP_ALIVE: u32 = 1 << 3;
+/// Clients may be waiting that connected before the listener had its options: they did not inherit them.
+pub(super) const OLD_BACKLOG: u32 = 1 << 4;
 /// An edge has come, and the socket has not been found empty since.
 pub(super) const READABLE: u32 = 1 << 1;
 pub(super) const RECEIVING: u32 = 1 << 2;

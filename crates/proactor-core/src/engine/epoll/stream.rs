@@ -4,7 +4,7 @@ use super::*;
 
 pub(super) struct Listener {
     pub(super) unix: bool,
-    /// `ACCEPTING`, `CLOSED`.
+    /// `ACCEPTING`, `NO_DELAY`, `KEEP_ALIVE`, `OLD_BACKLOG`, `CLOSED`.
     pub(super) flags: AtomicU32,
     /// Guards whether the listener is in the epoll set.
     pub(super) armed: Mutex<bool>,
