@@ -66,8 +66,10 @@ enum Finale {
 /// What a plan allows its scripts.
 #[derive(Clone, Copy)]
 struct Traits {
+    ticks: bool,
     stands_still: bool,
     reads_on: bool,
+    well_behaved: bool,
     small: bool,
     lines: bool,
 }
@@ -100,6 +102,10 @@ enum Behaviour {
     StandStill,
     /// Reads on by itself, once.
     ReceiveOn,
+    /// Says that it blocks, and waits until the client has its answer.
+    AwaitAnswer,
+    /// Stands still, without a word, until the client has the answers to all messages before this one.
+    AwaitAnswersBefore,
     Raise,
 }
 
@@ -107,6 +113,8 @@ const ECHO: u8 = b'e';
 const BLOCK: u8 = b'b';
 const STAND_STILL: u8 = b's';
 const RECEIVE_ON: u8 = b'r';
+const AWAIT_ANSWER: u8 = b'a';
+const AWAIT_ANSWERS_BEFORE: u8 = b'w';
 const RAISE: u8 = b'x';
 
 impl Plan {
@@ -116,6 +124,7 @@ impl Plan {
         let concurrency = 1 + random.below(2);
         let limits = Limits { concurrency, max_workers: 1 + random.below(4), interpreter_lock: random.chance(2) };
         let framing = random.chance(3).then_some(Framing::Lines { limit: 64 });
+        let faulty = random.chance(8);
         let finale = match random.below(8) {
             0 => Finale::DrainEarly,
             1 => Finale::AbortAll,
@@ -143,32 +152,46 @@ impl Plan {
             .map(|_| {
                 let stands_still = ticks && !tight;
                 let reads_on = stands_still && finale != Finale::DrainEarly;
-                let traits = Traits { stands_still, reads_on, small, lines: framing.is_some() };
+                let traits =
+                    Traits { ticks, stands_still, reads_on, well_behaved: Plan::is_well_behaved(seed), small, lines: framing.is_some() };
                 Script::new(&mut random, traits, &limits, &mut still)
             })
             .collect();
-        Plan {
+        let mut plan = Plan {
             limits,
             ticks,
             busy_poll: if ticks && random.chance(3) { 1_500_000 } else { 0 },
             settings,
             clients,
             calls: random.below(3),
-            faulty: random.chance(8),
+            faulty,
             finale,
-        }
+        };
+        plan.faulty &= !plan.awaits_answers();
+        plan
     }
 }
 
 impl Plan {
-    fn stands_still(&self) -> bool {
-        self.clients.iter().any(|script| script.data().contains(&STAND_STILL))
+    /// The engine's seed 0: what is sent is taken at once.
+    fn is_well_behaved(seed: u64) -> bool {
+        seed.is_multiple_of(4)
+    }
+
+    /// A connection that fails is never answered.
+    fn awaits_answers(&self) -> bool {
+        self.clients.iter().any(|script| script.data().iter().any(|byte| [AWAIT_ANSWER, AWAIT_ANSWERS_BEFORE].contains(byte)))
+    }
+
+    /// A handler may need another worker.
+    fn needs_workers(&self) -> bool {
+        self.clients.iter().any(|script| script.data().iter().any(|byte| [STAND_STILL, AWAIT_ANSWER].contains(byte)))
     }
 }
 
 impl Script {
     fn new(random: &mut Random, traits: Traits, limits: &Limits, still: &mut usize) -> Self {
-        let Traits { stands_still, reads_on, small, lines } = traits;
+        let Traits { ticks, stands_still, reads_on, well_behaved, small, lines } = traits;
         let ending = match random.below(6) {
             0 => Ending::Stays,
             1 => Ending::Resets,
@@ -179,7 +202,7 @@ impl Script {
         let mut chunks: Vec<Vec<u8>> = Vec::new();
         for number in 0..messages {
             let last = number + 1 == messages;
-            let first = match random.below(6) {
+            let first = match random.below(8) {
                 _ if last && ending == Ending::HandlerRaises => RAISE,
                 0 => BLOCK,
                 // Somebody must be left to serve the others.
@@ -192,6 +215,12 @@ impl Script {
                     *still += 1;
                     RECEIVE_ON
                 }
+                // Where nothing ticks somebody must be left to write what the network did not take at once.
+                3 if ending != Ending::Resets && (ticks || well_behaved || *still + 1 < limits.max_workers) => {
+                    *still += 1;
+                    AWAIT_ANSWER
+                }
+                4 if ending != Ending::Resets && ticks => AWAIT_ANSWERS_BEFORE,
                 _ => ECHO,
             };
             let mut message = vec![first];
@@ -244,6 +273,24 @@ struct Scenario {
 struct Log {
     in_handler: AtomicBool,
     state: std::sync::Mutex<Story>,
+    /// How many bytes the client has; more than there are, when it will get no more.
+    answers: Mutex<usize>,
+    answered: Condvar,
+}
+
+impl Log {
+    fn wait_for_answers(&self) {
+        let wanted = lock(&self.state).queued.len();
+        let mut answers = self.answers.lock();
+        while *answers < wanted {
+            answers = self.answered.wait(answers);
+        }
+    }
+
+    fn answered(&self, bytes: usize) {
+        *self.answers.lock() = bytes;
+        self.answered.notify_all();
+    }
 }
 
 #[derive(Default)]
@@ -262,8 +309,7 @@ struct Story {
 impl Scenario {
     fn run(seed: u64) {
         let plan = Plan::new(seed);
-        // Seed 0 is the well-behaved network.
-        let engine = Arc::new(Simulated::open(if seed.is_multiple_of(4) { 0 } else { seed }));
+        let engine = Arc::new(Simulated::open(if Plan::is_well_behaved(seed) { 0 } else { seed }));
         let port = Port::new(engine.clone(), plan.limits, None, plan.busy_poll);
         let scenario = Arc::new(Scenario {
             port,
@@ -311,8 +357,9 @@ impl Scenario {
             assert!(step < MOST_TURNS, "nothing more happens: {self:#?} {clients:#?}");
             thread::yield_now();
         }
-        for client in &clients {
+        for (client, log) in clients.iter().zip(&self.logs) {
             client.peer.set_window(usize::MAX);
+            log.answered(usize::MAX);
         }
         match self.plan.finale {
             Finale::Drain | Finale::DrainEarly => {
@@ -377,8 +424,8 @@ impl Scenario {
         let mut worker = self.port.worker();
         while let Some(task) = self.port.next(&mut worker, &interpreter, |_| ()) {
             match task {
-                // Not while somebody stands still until another worker has served the others.
-                Task::StartWorker if !self.plan.stands_still() && self.chance(8) => self.port.scheduler.start_failed(),
+                // Not where a handler may wait for what another worker does.
+                Task::StartWorker if !self.plan.needs_workers() && self.chance(8) => self.port.scheduler.start_failed(),
                 Task::StartWorker => self.start_worker(),
                 Task::Call(number) => *lock(&self.calls_run).entry(number).or_default() += 1,
                 Task::Event(connection, event, ()) => {
@@ -428,9 +475,17 @@ impl Scenario {
                 self.port.unblock(worker.id);
             }
             Behaviour::StandStill => interpreter.detached(|| self.wait_until_going()),
-            Behaviour::Echo | Behaviour::ReceiveOn | Behaviour::Raise => {}
+            Behaviour::AwaitAnswersBefore => interpreter.detached(|| log.wait_for_answers()),
+            Behaviour::Echo | Behaviour::ReceiveOn | Behaviour::AwaitAnswer | Behaviour::Raise => {}
         }
         self.send(worker, interpreter, connection, &message, log);
+        if behaviour == Behaviour::AwaitAnswer {
+            interpreter.detached(|| {
+                self.port.block(worker.id);
+                log.wait_for_answers();
+                self.port.unblock(worker.id);
+            });
+        }
         if behaviour == Behaviour::ReceiveOn {
             self.receive_on(worker, interpreter, connection, log);
         }
@@ -596,6 +651,8 @@ fn behaviour_of(message: &[u8]) -> Behaviour {
     match message.iter().rfind(|byte| byte.is_ascii_lowercase()) {
         Some(&BLOCK) => Behaviour::Block,
         Some(&STAND_STILL) => Behaviour::StandStill,
+        Some(&AWAIT_ANSWER) => Behaviour::AwaitAnswer,
+        Some(&AWAIT_ANSWERS_BEFORE) => Behaviour::AwaitAnswersBefore,
         Some(&RECEIVE_ON) => Behaviour::ReceiveOn,
         Some(&RAISE) => Behaviour::Raise,
         _ => Behaviour::Echo,
@@ -660,7 +717,9 @@ impl std::fmt::Debug for Client {
 impl Client {
     /// True while there is something left to do, or to wait for.
     fn step(&mut self, scenario: &Scenario) -> bool {
-        self.take();
+        if self.take() {
+            scenario.logs[self.number].answered(self.arrived.len());
+        }
         if self.sent < self.script.chunks.len() {
             if scenario.chance(2) {
                 self.peer.send(&self.script.chunks[self.sent]);
@@ -688,8 +747,10 @@ impl Client {
         !stands_still && !over && (self.script.ending != Ending::Stays || self.arrived.len() < self.script.data().len())
     }
 
-    fn take(&mut self) {
-        self.arrived.extend(self.peer.received());
+    fn take(&mut self) -> bool {
+        let bytes = self.peer.received();
+        self.arrived.extend(&bytes);
+        !bytes.is_empty()
     }
 }
 

@@ -45,6 +45,7 @@ impl<U: Upper> Port<U> {
 
     /// Runs the monitor until the port is closed; never enters Python.
     pub fn monitor(&self) {
+        self.engine.wait_finely();
         let mut samples = Vec::new();
         while !self.closed.load(Ordering::Acquire) {
             let again = self.tick(&mut samples);

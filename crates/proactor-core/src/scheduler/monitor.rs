@@ -41,9 +41,9 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// It has used so little CPU time since the last look that it may be blocked.
+    /// It has not used all of its time since the last look: it may be blocked by now.
     pub fn is_suspect(&self, now: u64) -> bool {
-        self.since != 0 && self.cpu.saturating_sub(self.cpu_before) * 2 < now.saturating_sub(self.since)
+        self.since != 0 && self.cpu.saturating_sub(self.cpu_before) * 4 < now.saturating_sub(self.since) * 3
     }
 }
 

@@ -1,0 +1,145 @@
+"""Fault 17: SIGTERM and SIGINT under load, twice. What was taken is answered, and the process ends; it neither hangs nor crashes."""
+
+import signal
+import socket
+import threading
+
+import pytest
+
+from peers import TIMEOUT, Program, dial
+
+SERVER = """
+import signal, sys, threading
+import proactor
+
+def handler(connection, data):
+    connection.send(data)
+
+def stop(number, frame):
+    print("report", server.shutdown(5))
+
+with proactor.serve(handler, ("127.0.0.1", 0)) as server:
+    if "handler" in sys.argv:
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+    print(server.address[1])
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print("interrupted")
+print("over", threading.active_count())
+"""
+
+
+class Load:
+    """Clients that send and check echoes until the server ends them."""
+
+    def __init__(self, address, count: int = 8) -> None:
+        self.wrong: list[object] = []
+        self.rounds = 0
+        self.warm = threading.Event()
+        self.clients = [dial(address) for _ in range(count)]
+        self.threads = [threading.Thread(target=self.run, args=(client,)) for client in self.clients]
+        for thread in self.threads:
+            thread.start()
+        assert self.warm.wait(TIMEOUT)
+
+    def run(self, client: socket.socket) -> None:
+        number = 0
+        try:
+            while True:
+                number += 1
+                message = b"%08d" % number
+                client.sendall(message)
+                answer = client.recv(8, socket.MSG_WAITALL)
+                self.rounds += 1
+                if self.rounds > 100:
+                    self.warm.set()
+                if answer != message:
+                    if not message.startswith(answer):
+                        self.wrong.append((message, answer))
+                    return
+        except TimeoutError as error:
+            self.wrong.append(error)
+        except OSError:
+            pass  # the end came while this client was sending: that is no lost answer
+
+    def finish(self) -> None:
+        for thread in self.threads:
+            thread.join(TIMEOUT)
+            assert not thread.is_alive()
+        for client in self.clients:
+            client.close()
+        assert self.wrong == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_a_signal_handler_that_shuts_down_ends_it_in_order(program, number, times) -> None:
+    server: Program = program(SERVER, "handler")
+    load = Load(server.address())
+    for _ in range(times):
+        server.process.send_signal(number)
+    assert server.wait() == 0, server.errors()
+    load.finish()
+    lines = [server.line() for _ in range(2)]
+    assert any("completed=True" in line and "dropped=0" in line for line in lines), lines
+    assert server.errors() == ""
+
+
+def test_ctrl_c_interrupts_serve_forever_and_the_with_block_ends_it_in_order(program) -> None:
+    server: Program = program(SERVER)
+    load = Load(server.address())
+    server.process.send_signal(signal.SIGINT)
+    assert server.wait() == 0, server.errors()
+    load.finish()
+    assert server.line() == "interrupted"
+    assert server.line() == "over 1"
+    assert server.errors() == ""
+
+
+@pytest.mark.parametrize("repeat", range(5))
+def test_ctrl_c_twice_ends_it_without_a_crash(program, repeat) -> None:
+    server: Program = program(SERVER)
+    load = Load(server.address())
+    server.process.send_signal(signal.SIGINT)
+    server.process.send_signal(signal.SIGINT)
+    code = server.wait()
+    load.finish()
+    assert code in (0, 1, 130, -signal.SIGINT), server.errors()
+    assert "Fatal" not in server.errors()
+    assert code == 0 or "KeyboardInterrupt" in server.errors()
+
+
+def test_sigterm_without_a_handler_ends_it_as_any_process(program) -> None:
+    server: Program = program(SERVER)
+    load = Load(server.address())
+    server.process.send_signal(signal.SIGTERM)
+    assert server.wait() == -signal.SIGTERM
+    load.finish()
+
+
+BLOCKED = """
+import signal, sys, time
+import proactor
+
+def handler(connection, data):
+    connection.send(b"begun")
+    time.sleep(0.5)
+    connection.send(b"finished")
+
+with proactor.serve(handler, ("127.0.0.1", 0)) as server:
+    signal.signal(signal.SIGTERM, lambda *_: print("report", server.shutdown(10)))
+    print(server.address[1])
+    server.serve_forever()
+"""
+
+
+def test_a_request_that_is_under_way_is_answered(program) -> None:
+    server: Program = program(BLOCKED)
+    with dial(server.address()) as client:
+        client.sendall(b"x")
+        assert client.recv(5, socket.MSG_WAITALL) == b"begun"
+        server.process.send_signal(signal.SIGTERM)
+        assert client.recv(100, socket.MSG_WAITALL) == b"finished"
+    assert server.wait() == 0, server.errors()
