@@ -137,6 +137,7 @@ class ThreadPool(Executor):
         return future
 
     def _check_usable(self) -> None:
+        self._workers.check_process()
         if self._broken.is_set():
             raise _broken_executor()
         if self._port.is_hung():
@@ -152,6 +153,8 @@ class ThreadPool(Executor):
 
     def end(self, *, drain: bool, wait: bool = True, timeout: float | None = None) -> tuple[str, ...]:
         """As `shutdown`, at most for `timeout` seconds; answers which handlers did not return."""
+        if self._workers.forked:
+            return ()  # there is nothing of it in this process
         with self._lock:
             self._shut = True
             members = list(self._members)
@@ -171,6 +174,7 @@ class ThreadPool(Executor):
         Raises:
             RuntimeError: the pool is shut down.
         """
+        self._workers.check_process()
         with self._lock:
             if self._shut:
                 raise RuntimeError("the pool is shut down: make a new one")

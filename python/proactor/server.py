@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from proactor import _core
 from proactor.connection import Connection, Handler, LengthPrefixed, Lines
-from proactor.listener import Address, bind, connect_to
+from proactor.listener import Address, bind, connect_to, keep_alive
 from proactor.pool import ThreadPool, blocking
 
 __all__ = ["BroadcastResult", "Server", "ServerStatistics", "ShutdownReport", "connect", "serve"]
@@ -253,25 +254,37 @@ class Server:
 
         After `timeout` seconds what is left is dropped, and the report says what. Inside a handler it does not wait for that handler.
         """
+        if self._workers.forked:
+            return ShutdownReport(True, 0, 0, 0, ())  # there is nothing of it in this process
         if not self._is_first_to_end():
             # Neither a handler that it waits for, nor a signal handler that interrupted it, can wait for the end.
             if not self._group.is_current() and self._ended_by != threading.get_ident():
                 self._wait_closed(timeout)
             return self._report or self._make_report(completed=False, running=self._workers.running())
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._stop_listening()
-        self._port.drain(self._group)
-        but = 1 if self._group.is_current() else 0
-        completed = self._group.wait_empty(but, timeout)
-        return self._end(deadline, completed=completed, drain=True)
+        try:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            self._stop_listening()
+            self._port.drain(self._group)
+            but = 1 if self._group.is_current() else 0
+            completed = self._group.wait_empty(but, timeout)
+            return self._end(deadline, completed=completed, drain=True)
+        except BaseException:
+            self._ended_by = None  # a signal handler raised, Ctrl-C say: the next call goes on with it
+            raise
 
     def close(self) -> None:
         """Ends everything now: connections are reset, what is queued is dropped and counted. Idempotent."""
+        if self._workers.forked:
+            return
         first = self._is_first_to_end()
         self._stop_listening()
         self._port.abort_all(self._group)
         if first:
-            self._end(time.monotonic() + _DRAIN_SECONDS, completed=True, drain=False)
+            try:
+                self._end(time.monotonic() + _DRAIN_SECONDS, completed=True, drain=False)
+            except BaseException:
+                self._ended_by = None
+                raise
 
     def _is_first_to_end(self) -> bool:
         with self._lock:
@@ -309,6 +322,7 @@ class Server:
 
         In the main thread signal handlers run meanwhile, and Ctrl-C raises KeyboardInterrupt.
         """
+        self._workers.check_process()
         if threading.current_thread() is not threading.main_thread():
             self._closed.wait()
             return
@@ -362,7 +376,7 @@ class Server:
         self.shutdown(timeout=_DRAIN_SECONDS)
 
     def __del__(self) -> None:
-        if not self._ended:
+        if not self._ended and not self._workers.forked:
             warnings.warn(f"{self!r} was never shut down", ResourceWarning, source=self, stacklevel=1)
             self.close()
 
@@ -400,19 +414,20 @@ def connect(
         if no_delay and connected.family != getattr(socket, "AF_UNIX", None):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if keepalive:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            keep_alive(connected)
         if pool is None:
             pool = own_pool = ThreadPool(thread_name_prefix="proactor-connect")
             handler = _OwnPool(handler, own_pool)
         port, _workers = pool.start()
         group = limits.group(port, handler)
-        connection: Connection = port.attach(connected.fileno(), _peer_text(connected), group)
+        connection: Connection = port.attach(connected.fileno(), _peer_text(connected, address), group)
         connected.detach()
-        try:
-            pool.join_in(connection)
-        except RuntimeError:
-            connection.abort()  # the pool was shut down meanwhile
-            raise
+        if own_pool is None:
+            try:
+                pool.join_in(connection)
+            except RuntimeError:
+                connection.abort()  # the pool was shut down meanwhile
+                raise
     except BaseException:
         connected.close()
         if own_pool is not None:
@@ -440,8 +455,11 @@ class _OwnPool(Handler):
             self._pool.shutdown(wait=False)
 
 
-def _peer_text(connected: socket.socket) -> str:
-    name = connected.getpeername()
+def _peer_text(connected: socket.socket, address: Address) -> str:
+    try:
+        name = connected.getpeername()
+    except OSError:
+        raise ConnectionResetError(errno.ECONNRESET, f"{address} accepted the connection and reset it at once") from None
     if isinstance(name, tuple):
         return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
     return _as_text(name)

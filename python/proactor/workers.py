@@ -53,6 +53,7 @@ class Workers:
         self._started = False
         self._closing = False
         self._initializer_failed = False
+        self.forked = False
         _every.add(self)
 
     def ensure_started(self) -> None:
@@ -123,6 +124,8 @@ class Workers:
         Returns:
             Which handlers did not return in time.
         """
+        if self.forked:
+            return ()
         inside = threading.current_thread() in self.alive()
         with self._lock:
             self._closing = True
@@ -157,6 +160,19 @@ class Workers:
         if watcher is not None and watcher is not me and self.port.is_closed():
             watcher.join()
         return ()
+
+    def after_fork(self) -> None:
+        """In the child: there are no workers here, and whoever held the lock is not here either."""
+        self.forked = True
+        self._lock = threading.Lock()
+        self.port.forked()
+
+    def check_process(self) -> None:
+        """Raises:
+        RuntimeError: this is the child of a fork.
+        """
+        if self.forked:
+            raise RuntimeError("this object belongs to the parent process, and does not survive fork(): make a new pool or server in the child")
 
     def alive(self) -> list[threading.Thread]:
         """The worker threads that have not exited."""
@@ -285,7 +301,7 @@ def _at_exit() -> None:
 
 def _forked() -> None:
     for workers in list(_every):
-        workers.port.forked()
+        workers.after_fork()
 
 
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]

@@ -103,6 +103,19 @@ fn with_an_interpreter_lock_one_worker_at_a_time_is_on_its_way() {
 }
 
 #[test]
+fn a_worker_about_to_decide_needs_no_waking() {
+    let rig = Rig::free(2, 4);
+    let [deciding, parked, leader] = rig.idle_workers();
+    rig.leads(leader);
+    rig.parks(parked);
+    assert_eq!(rig.phase(deciding), Phase::Idle);
+    assert_eq!(rig.post([1]), Woke::Worker, "there are two slots");
+    rig.takes(parked, 1);
+    assert_eq!(rig.post([2]), Woke::Nobody);
+    rig.takes(deciding, 2);
+}
+
+#[test]
 fn the_sleeping_leader_is_interrupted_where_nobody_is_parked() {
     for source in ["post", "block", "tick"] {
         let mut rig = Rig::locked(2, 2);
@@ -369,12 +382,10 @@ fn runners_that_mostly_wait_earn_extra_runners_while_work_waits() {
     let [first] = rig.idle_workers();
     rig.post(1..=100);
     rig.takes(first, 1);
-    let mut item = 2;
     let mut allowances = Vec::new();
-    for _ in 0..7 {
+    for item in 2..9 {
         rig.tick(MILLISECOND, &[200 * MICROSECOND]);
         rig.finishes_and_takes(first, item);
-        item += 1;
         allowances.push(rig.counts().allowance);
     }
     assert_eq!(allowances, [1, 2, 3, 5, 9, 17, 17]);
@@ -646,13 +657,26 @@ fn a_worker_that_was_woken_does_not_retire() {
 
 #[test]
 fn a_worker_that_ends_outside_the_protocol_leaves_the_books_in_order() {
-    let phases =
-        [Phase::Idle, Phase::Parked, Phase::Woken, Phase::Leading, Phase::Attaching, Phase::Running, Phase::Blocked, Phase::Relieved];
+    let phases = [
+        Phase::New,
+        Phase::Idle,
+        Phase::Parked,
+        Phase::Woken,
+        Phase::Leading,
+        Phase::Attaching,
+        Phase::Running,
+        Phase::Blocked,
+        Phase::Relieved,
+    ];
     for phase in phases {
         let mut rig = Rig::locked(2, 2);
-        let [worker, other] = rig.idle_workers();
+        let [other] = rig.idle_workers();
+        let worker = rig.register();
+        if phase == Phase::Idle {
+            rig.finishes(worker);
+        }
         match phase {
-            Phase::Idle => {}
+            Phase::New | Phase::Idle => {}
             Phase::Leading => rig.leads(worker),
             Phase::Parked | Phase::Woken => {
                 rig.leads(other);

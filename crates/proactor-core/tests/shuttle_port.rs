@@ -68,7 +68,6 @@ enum Finale {
 struct Traits {
     ticks: bool,
     stands_still: bool,
-    reads_on: bool,
     well_behaved: bool,
     small: bool,
     lines: bool,
@@ -142,7 +141,7 @@ impl Plan {
             send_timeout: None,
             idle_timeout: None,
             max_connections: None,
-            framing: framing.clone(),
+            framing,
             options: SocketOptions { no_delay: true, keep_alive: false },
             window: AcceptWindow { minimum: 1, maximum: 2 },
         };
@@ -151,9 +150,7 @@ impl Plan {
         let clients = (0..clients)
             .map(|_| {
                 let stands_still = ticks && !tight;
-                let reads_on = stands_still && finale != Finale::DrainEarly;
-                let traits =
-                    Traits { ticks, stands_still, reads_on, well_behaved: Plan::is_well_behaved(seed), small, lines: framing.is_some() };
+                let traits = Traits { ticks, stands_still, well_behaved: Plan::is_well_behaved(seed), small, lines: framing.is_some() };
                 Script::new(&mut random, traits, &limits, &mut still)
             })
             .collect();
@@ -191,7 +188,7 @@ impl Plan {
 
 impl Script {
     fn new(random: &mut Random, traits: Traits, limits: &Limits, still: &mut usize) -> Self {
-        let Traits { ticks, stands_still, reads_on, well_behaved, small, lines } = traits;
+        let Traits { ticks, stands_still, well_behaved, small, lines } = traits;
         let ending = match random.below(6) {
             0 => Ending::Stays,
             1 => Ending::Resets,
@@ -210,8 +207,8 @@ impl Script {
                     *still += 1;
                     STAND_STILL
                 }
-                // Reading on needs something to come, or the end; and somebody to bring it. (A drain stops receiving.)
-                2 if reads_on && ending == Ending::Finishes && (*still + 1 < limits.max_workers || limits.max_workers == 1) => {
+                // Reading on needs something to come, or the end; and somebody to bring it. (In a drain, the end.)
+                2 if stands_still && ending == Ending::Finishes && (*still + 1 < limits.max_workers || limits.max_workers == 1) => {
                     *still += 1;
                     RECEIVE_ON
                 }

@@ -73,8 +73,10 @@ def _exit_statuses() -> str:
 
 def _complain(message: str) -> None:
     """One line on standard error, whatever the message contains."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"proactor: {printable(message)}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"proactor: {printable(message)}\n")
+            sys.stderr.flush()
 
 
 def _fill_standard_descriptors() -> None:

@@ -1,8 +1,10 @@
 """What typed and piped lines do to a running server: broadcasts and commands. Knows nothing of signals or exit statuses."""
 
+import contextlib
 import dataclasses
 import logging
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +102,7 @@ class Console:
         if command is not None:
             getattr(self, command)()
         elif not self._talks:
-            print(f"{printable(line)!s} is not a command; `help` lists them" if line else "`help` lists the commands")
+            say(f"{printable(line)!s} is not a command; `help` lists them" if line else "`help` lists the commands")
         else:
             text = line.removeprefix("\\")
             self.broadcast(text.encode("utf-8", "surrogateescape") + self._line_break)
@@ -120,21 +122,31 @@ class Console:
         self._stop.put(EXIT)
 
     def _help(self) -> None:
-        print(_HELP_TALKING if self._talks else _HELP)
+        say(_HELP_TALKING if self._talks else _HELP)
 
     def _clients(self) -> None:
         connections = sorted(self._server.connections, key=lambda connection: connection.id)
+        lines = []
         for connection in connections[:CLIENTS_SHOWN]:
             numbers = _fields(connection.statistics())
             context = connection.context
             state = " (finished sending)" if isinstance(context, Client) and context.finished_sending else ""
-            print(f"{name_of(connection)}{state}  {_one_line(numbers)}")
+            lines.append(f"{name_of(connection)}{state}  {_one_line(numbers)}")
         more = len(connections) - CLIENTS_SHOWN
-        print(f"... and {more} more" if more > 0 else counted(len(connections), "client"))
+        lines.append(f"... and {more} more" if more > 0 else counted(len(connections), "client"))
+        say("\n".join(lines))
 
     def _stats(self) -> None:
-        print(f"server  {_one_line(_fields(self._server.statistics()))}")
-        print(f"pool    {_one_line(_fields(self._server.pool.statistics()))}")
+        server, pool = self._server.statistics(), self._server.pool.statistics()
+        say(f"server  {_one_line(_fields(server))}\npool    {_one_line(_fields(pool))}")
+
+
+def say(text: str) -> None:
+    """A line or more on standard output, in one piece: no log line gets between a line and its end. Nobody may be there to read it."""
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
 
 
 def _fields(snapshot: Any) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """`proactor serve`: starts a server, waits for a reason to stop, drains it, reports. Owns the order of these steps."""
 
 import argparse
-import contextlib
 import logging
 import threading
 from typing import Any
 
 import proactor
-from proactor.cli.console import Console
+from proactor.cli.console import Console, say
 from proactor.cli.console_server import ConsoleServer
 from proactor.cli.exit_codes import ExitCode
 from proactor.cli.log import LEVELS, LogWriter, logging_to_standard_error
@@ -164,5 +163,4 @@ def _print_report(server: proactor.Server, report: proactor.ShutdownReport | Non
         counters = server.statistics()
         served, sent, dropped = counters.accepted, counters.sent_bytes, counters.dropped_bytes
     late = f", skipped {counted(skipped, 'broadcast')} to slow clients" if skipped else ""
-    with contextlib.suppress(OSError, ValueError):  # Nobody may be there to read it.
-        print(f"served {counted(served, 'client')}, sent {counted(sent, 'byte')}, dropped {counted(dropped, 'byte')}{late}", flush=True)
+    say(f"served {counted(served, 'client')}, sent {counted(sent, 'byte')}, dropped {counted(dropped, 'byte')}{late}")

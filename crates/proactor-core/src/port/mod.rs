@@ -53,6 +53,8 @@ pub struct Port<U: Upper> {
     hung: AtomicBool,
     forked: AtomicBool,
     closed: AtomicBool,
+    /// Workers exit soon.
+    ending: AtomicBool,
     // Guards nothing; the monitor sleeps on it.
     monitor: Mutex<bool>,
     monitor_woken: Condvar,
@@ -170,6 +172,7 @@ impl<U: Upper> Port<U> {
             hung: AtomicBool::new(false),
             forked: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             monitor: Mutex::new(false),
             monitor_woken: Condvar::new(),
         })
@@ -236,10 +239,12 @@ impl<U: Upper> Port<U> {
     /// Leads or parks until there is something to take; false: exit.
     fn find_work(&self, id: WorkerId, parker: &Parker) -> bool {
         loop {
+            if self.ending.load(Ordering::Acquire) {
+                self.flush_dirty(); // while this worker is still there to take what it makes ready
+            }
             match self.scheduler.decide(id) {
                 Decision::Take => return true,
                 Decision::Exit => {
-                    self.flush_dirty();
                     if let Some(parker) = self.scheduler.pass_exit_on() {
                         parker.unpark();
                     }
@@ -315,6 +320,7 @@ impl<U: Upper> Port<U> {
     }
 
     fn release_all(&self, drain: bool) {
+        self.ending.store(true, Ordering::Release);
         let parkers = self.scheduler.close(drain);
         self.engine.wake();
         for parker in parkers {

@@ -22,8 +22,11 @@ impl<U: Upper> Port<U> {
         if let Some(parker) = &verdict.wake {
             parker.unpark();
         }
-        if verdict.wake_leader || (dirty && waited) {
+        if verdict.wake_leader {
             self.engine.wake();
+        }
+        if dirty && waited && !verdict.lead {
+            if self.scheduler.nobody_leads() { self.flush_dirty() } else { self.engine.wake() }
         }
         if verdict.lead {
             let mut turn = self.lead(false);

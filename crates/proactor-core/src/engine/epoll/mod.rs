@@ -169,7 +169,7 @@ impl Epoll {
                     if kind == Kind::Tcp && flags & OLD_BACKLOG != 0 {
                         // A failure means that the connection is gone already, which its first receive will tell.
                         let _ = set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_NODELAY, c_int::from(flags & NO_DELAY != 0));
-                        let _ = set_option(descriptor, libc::SOL_SOCKET, libc::SO_KEEPALIVE, c_int::from(flags & KEEP_ALIVE != 0));
+                        let _ = set_keep_alive(descriptor, flags & KEEP_ALIVE != 0);
                     }
                     let handle = Handle::new(own(descriptor).into(), kind, Box::new(Stream::default()), release);
                     Outcome::Accepted { handle, peer }
@@ -386,7 +386,7 @@ impl Engine for Epoll {
         if !listener.unix {
             // Accepted sockets inherit both (Linux: tcp_create_openreq_child, sk_clone), which spares two system calls a connection.
             set_option(descriptor_of(handle), libc::IPPROTO_TCP, libc::TCP_NODELAY, c_int::from(options.no_delay))?;
-            set_option(descriptor_of(handle), libc::SOL_SOCKET, libc::SO_KEEPALIVE, c_int::from(options.keep_alive))?;
+            set_keep_alive(descriptor_of(handle), options.keep_alive)?;
         }
         let mut flags = ACCEPTING | OLD_BACKLOG;
         flags |= if options.no_delay { NO_DELAY } else { 0 };

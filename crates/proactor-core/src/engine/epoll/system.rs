@@ -149,6 +149,17 @@ pub(super) fn set_linger(descriptor: c_int, seconds: c_int) -> io::Result<()> {
     set_option(descriptor, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: seconds })
 }
 
+/// Keep-alive that notices a peer which has gone without a word after two minutes (a minute of silence, then four probes), instead of the system's two hours.
+pub(super) fn set_keep_alive(descriptor: c_int, on: bool) -> io::Result<()> {
+    set_option(descriptor, libc::SOL_SOCKET, libc::SO_KEEPALIVE, c_int::from(on))?;
+    if on {
+        set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 60 as c_int)?;
+        set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 15 as c_int)?;
+        set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 4 as c_int)?;
+    }
+    Ok(())
+}
+
 pub(super) fn set_option<T: Copy>(descriptor: c_int, level: c_int, name: c_int, value: T) -> io::Result<()> {
     // SAFETY: `value` is readable for its size and lives until the call returns.
     check(unsafe { libc::setsockopt(descriptor, level, name, ptr::from_ref(&value).cast(), mem::size_of::<T>() as libc::socklen_t) })
