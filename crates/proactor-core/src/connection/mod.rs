@@ -177,6 +177,16 @@ impl<U: Upper> Connection<U> {
         debug_assert!(scheduled, "nothing comes before the first event");
     }
 
+    /// The handle is associated: receives, unless somebody has said otherwise meanwhile.
+    pub(crate) fn begin_receiving(&self, engine: &dyn Engine) {
+        let state = self.state.lock();
+        if state.pauses == 0
+            && let Some(handle) = &state.handle
+        {
+            engine.receive(handle);
+        }
+    }
+
     pub(crate) fn received(self: &Arc<Self>, bytes: Received, now: u64, engine: &dyn Engine) -> After<U> {
         let mut after = After::default();
         let mut state = self.state.lock();
@@ -229,6 +239,7 @@ impl<U: Upper> Connection<U> {
             self.count_inbox(state, framed);
             if let Err(failure) = result {
                 self.begin_close(state, Some(failure), engine, &mut after);
+                after.waiter = state.waiter.clone();
                 return after;
             }
         }

@@ -199,7 +199,7 @@ impl<U: Upper> Port<U> {
             let after = connection.drain(&*self.engine);
             self.follow_into(&connection, after, ready);
         } else {
-            self.engine.receive(&handle);
+            connection.begin_receiving(&*self.engine);
         }
         Ok(connection)
     }
