@@ -273,6 +273,13 @@ class Program:
             assert self._lines, f"no line came; standard error: {self.errors()}"
             return self._lines.pop(0)
 
+    def lines(self) -> list[str]:
+        """What is left of its output, once it has ended."""
+        self.wait()
+        with self._changed:
+            lines, self._lines[:] = list(self._lines), []
+            return lines
+
     def address(self) -> tuple[str, int]:
         """What a program prints that serves: a port on 127.0.0.1."""
         return "127.0.0.1", int(self.line())

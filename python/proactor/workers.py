@@ -276,21 +276,28 @@ def describe(threads: Iterable[threading.Thread]) -> Iterable[str]:
     frames = sys._current_frames()
     for thread in threads:
         frame = frames.get(thread.ident or 0)
-        if frame is not None and frame.f_code not in _LOOP:
-            handler = _handler_frame(frame)
+        handler = None if frame is None else _handler_frame(frame)
+        if handler is not None:
             code = handler.f_code
             yield f"{thread.name}: {code.co_qualname} ({os.path.basename(code.co_filename)}:{handler.f_lineno})"
 
 
-def _handler_frame(frame: FrameType) -> FrameType:
-    """The outermost frame of the user's: that of the handler or of the submitted call. Without one, what the worker's loop called."""
-    found = None
-    while True:
+def _handler_frame(innermost: FrameType) -> FrameType | None:
+    """The outermost frame of the user's: that of the handler or of the submitted call. None: the worker is in none."""
+    frame: FrameType | None = innermost
+    users = outermost = None
+    while frame is not None and frame.f_code not in _LOOP:
         if os.path.dirname(frame.f_code.co_filename) != _HERE:
-            found = frame
-        if frame.f_back is None or frame.f_back.f_code in _LOOP:
-            return found or frame
+            users = frame
+        outermost = frame
         frame = frame.f_back
+    if frame is None or outermost is None or outermost.f_code in _BETWEEN:
+        return None
+    return users or outermost
+
+
+# What the loop itself calls.
+_BETWEEN = (Workers.left.__code__, Workers.start_spare.__code__, Workers.initializer_failed.__code__)
 
 
 def _at_exit() -> None:

@@ -80,10 +80,12 @@ def test_a_signal_handler_that_shuts_down_ends_it_in_order(program, number, time
     load = Load(server.address())
     for _ in range(times):
         server.process.send_signal(number)
-    assert server.wait() == 0, server.errors()
+    # A further signal may come when the interpreter has given its handler up already, at its very end.
+    assert server.wait() in {0, -number if times > 1 else 0}, server.errors()
     load.finish()
-    lines = [server.line() for _ in range(2)]
-    assert any("completed=True" in line and "dropped=0" in line for line in lines), lines
+    lines = server.lines()
+    assert any("completed=True" in line and "dropped=0" in line and "running=()" in line for line in lines), lines
+    assert not any("proactor-" in line for line in lines), "no handler is named as running that is not"
     assert server.errors() == ""
 
 

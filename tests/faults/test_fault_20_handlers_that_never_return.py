@@ -48,7 +48,7 @@ def hung(serve, connect, make_pool, caplog):
 
 
 def test_the_log_says_loudly_what_each_worker_is_doing(hung, caplog) -> None:
-    [record] = [record for record in caplog.records if "new work is refused" in record.getMessage()]
+    [record] = [record for record in caplog.get_records("setup") if "new work is refused" in record.getMessage()]
     assert record.levelno == logging.ERROR
     text = record.getMessage()
     assert f"all {WORKERS} workers" in text

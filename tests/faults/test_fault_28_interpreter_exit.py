@@ -76,10 +76,10 @@ def test_an_uncaught_exception_in_main_ends_it_with_its_traceback() -> None:
 
 def test_work_queued_at_exit_is_done() -> None:
     source = """
-import proactor, time
+import os, proactor, time
 pool = proactor.ThreadPool(max_workers=2)
 for number in range(50):
-    pool.submit(lambda number=number: (time.sleep(0.001), print(number, flush=True)))
+    pool.submit(lambda number=number: (time.sleep(0.001), os.write(1, b"%d\\n" % number)))
 """
     result = run_python(source)
     assert result.returncode == 0, result.stderr

@@ -158,17 +158,20 @@ def test_a_main_thread_that_waits_in_a_call_of_ours_runs_signal_handlers(connect
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(InterruptedError, match="by the test"):
-            if call == "send":
-                while True:
-                    connection.send(bytes(9_000))
-            else:
-                connection.send(bytes(30_000_000))
-                server.shutdown()
+            wait_in(call, connection, server)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     server.close()
     eventually(lambda: handler.count("closed") == 1, "it ends")
+
+
+def wait_in(call, connection, server) -> None:
+    if call == "send":
+        while True:
+            connection.send(bytes(9_000))
+    connection.send(bytes(30_000_000))
+    server.shutdown()
 
 
 def interrupt(number, frame):

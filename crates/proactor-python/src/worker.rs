@@ -205,8 +205,8 @@ impl Reused {
     }
 
     fn fill<'py>(&mut self, py: Python<'py>, values: [Py<PyAny>; 3]) -> PyResult<Bound<'py, PyTuple>> {
-        // SAFETY: as in `clear`; looked at again, because the garbage collector shows every tuple to whoever asks it.
         if let Some(tuple) = &self.0
+            // SAFETY: as in `clear`; looked at again, because the garbage collector shows every tuple to whoever asks it.
             && unsafe { ffi::Py_REFCNT(tuple.as_ptr()) } == 1
         {
             for (index, value) in (0..).zip(values) {

@@ -542,20 +542,8 @@ impl Engine for Epoll {
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
     }
 
-    /// From the system call that the thread is in, as `/proc` shows it (proc(5)): "running", or the number of the call that it sleeps in.
     fn activity(&self, clock: ThreadClock) -> Activity {
-        let thread = !(clock.0 as u32 as i32 >> 3);
-        let Ok(mut file) = std::fs::File::open(format!("/proc/self/task/{thread}/syscall")) else { return Activity::Unknown };
-        let mut text = [0; 32];
-        let Ok(length) = io::Read::read(&mut file, &mut text) else { return Activity::Unknown };
-        let word = text[..length].split(|byte| *byte == b' ' || *byte == b'\n').next().unwrap_or_default();
-        match std::str::from_utf8(word).ok().map(|word| (word, word.parse())) {
-            Some(("running", _)) => Activity::Running,
-            Some((_, Ok(libc::SYS_futex))) => Activity::Lock,
-            // -1: it sleeps, but in no system call (a page fault).
-            Some((_, Ok(number))) if number >= 0 => Activity::Waiting,
-            _ => Activity::Unknown,
-        }
+        activity_of(!(clock.0 as u32 as i32 >> 3))
     }
 
     fn release(&self) {

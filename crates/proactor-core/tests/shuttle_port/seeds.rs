@@ -1,0 +1,64 @@
+//! Seeds: the numbers they give, and running a scenario over many of them.
+
+use super::*;
+
+/// splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % limit as u64) as usize
+    }
+
+    /// True once in `of` times.
+    pub fn chance(&mut self, of: usize) -> bool {
+        self.below(of) == 0
+    }
+}
+
+pub fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One execution a seed, so that a seed is all that a replay needs.
+pub fn over_seeds(scenario: fn(u64)) {
+    if let Some(seed) = number("PROACTOR_SEED") {
+        println!("{:#?}", Plan::new(seed));
+        return execute(scenario, seed);
+    }
+    let first = number("PROACTOR_FIRST_SEED").unwrap_or(1);
+    for seed in first..first + number("SHUTTLE_ITERATIONS").unwrap_or(500) {
+        execute(scenario, seed);
+    }
+}
+
+pub fn execute(scenario: fn(u64), seed: u64) {
+    let _named = Named(seed);
+    let mut config = Config::new();
+    config.failure_persistence = FailurePersistence::None;
+    config.max_steps = MaxSteps::FailAfter(MOST_STEPS);
+    Runner::new(RandomScheduler::new_from_seed(seed, 1), config).run(move || scenario(seed));
+}
+
+/// A scenario takes some thousands.
+pub const MOST_STEPS: usize = 1_000_000;
+pub const MOST_TURNS: usize = 20_000;
+
+pub fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{variable} must be a number, not {value}")))
+}
+
+pub struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let seed = self.0;
+            eprintln!("seed {seed} failed. Again: PROACTOR_SEED={seed} cargo test -p proactor-core --features shuttle --test shuttle_port");
+        }
+    }
+}
