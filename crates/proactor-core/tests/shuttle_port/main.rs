@@ -497,3 +497,48 @@ impl Interpreter for Attached<'_> {
 }
 
 // ---- seeds ----
+
+impl Client {
+    /// True while there is something left to do, or to wait for.
+    fn step(&mut self, scenario: &Scenario) -> bool {
+        if self.take() {
+            scenario.logs[self.number].answered(self.arrived.len());
+        }
+        if self.sent < self.script.chunks.len() {
+            if scenario.chance(2) {
+                self.peer.send(&self.script.chunks[self.sent]);
+                self.sent += 1;
+            }
+            return true;
+        }
+        if !self.ended {
+            match self.script.ending {
+                Ending::Finishes => self.peer.finish(),
+                Ending::Resets => self.peer.reset(),
+                Ending::Stays | Ending::HandlerRaises => {}
+            }
+            self.ended = true;
+            return true;
+        }
+        let over = !lock(&scenario.logs[self.number].state).closed.is_empty();
+        !over && (self.script.ending != Ending::Stays || self.arrived.len() < self.script.data().len())
+    }
+
+    /// Whether somebody else's handler may still need its own time before those that stand still go on.
+    fn may_wait_for_others(&self, scenario: &Scenario) -> bool {
+        let stands_still = self.script.data().contains(&STAND_STILL);
+        let over = !lock(&scenario.logs[self.number].state).closed.is_empty();
+        !stands_still && !over && (self.script.ending != Ending::Stays || self.arrived.len() < self.script.data().len())
+    }
+
+    fn take(&mut self) -> bool {
+        let bytes = self.peer.received();
+        self.arrived.extend(&bytes);
+        !bytes.is_empty()
+    }
+}
+
+/// Connections are told apart by their peers' addresses.
+fn address(number: usize) -> Address {
+    Address::Internet(SocketAddr::from((Ipv4Addr::LOCALHOST, 1000 + number as u16)))
+}
