@@ -102,6 +102,9 @@ impl Connection {
 
     /// The file descriptor, -1 once it is closed.
     fn _descriptor(&self) -> i64 {
+        if self.port.is_forked() {
+            return -1;
+        }
         self.core.handle().map_or(-1, |handle| handle.descriptor())
     }
 
@@ -203,22 +206,27 @@ impl Connection {
 
     /// The handler raised: what is queued is still sent, then it closes.
     fn _handler_failed(&self, py: Python<'_>) {
+        if self.port.is_forked() {
+            return;
+        }
         py.detach(|| self.port.close_connection(&self.core, Some(Failure::Handler), true));
     }
 
     /// `(received, sent, dropped, messages, inbox, outbox, paused, open)`
-    fn _numbers(&self) -> (u64, u64, u64, u64, usize, usize, bool, bool) {
+    fn _numbers(&self) -> PyResult<(u64, u64, u64, u64, usize, usize, bool, bool)> {
+        self.check()?;
         let traffic = self.core.traffic();
         let (inbox, outbox, paused) = self.core.queues();
         let open = self.core.life() == Life::Open;
-        (traffic.received, traffic.sent, traffic.dropped, traffic.messages, inbox, outbox, paused, open)
+        Ok((traffic.received, traffic.sent, traffic.dropped, traffic.messages, inbox, outbox, paused, open))
     }
 
     fn __repr__(&self) -> String {
-        let life = match self.core.life() {
-            Life::Open => "open",
-            Life::Closing => "closing",
-            Life::Closed => "closed",
+        let life = match (!self.port.is_forked()).then(|| self.core.life()) {
+            None => "of the parent process", // its lock may be held by a thread that does not exist here
+            Some(Life::Open) => "open",
+            Some(Life::Closing) => "closing",
+            Some(Life::Closed) => "closed",
         };
         format!("<Connection {} {} {life}>", self.core.id, self.core.peer)
     }

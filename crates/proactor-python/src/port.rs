@@ -266,11 +266,12 @@ impl Port {
     }
 
     /// `(accepted, refused, accept_errors, live, queued, received, sent, dropped, messages)`
-    fn group_numbers(&self, py: Python<'_>, group: &Group) -> (u64, u64, u64, usize, usize, u64, u64, u64, u64) {
+    fn group_numbers(&self, py: Python<'_>, group: &Group) -> PyResult<(u64, u64, u64, usize, usize, u64, u64, u64, u64)> {
+        self.check()?;
         use std::sync::atomic::Ordering::Relaxed;
         let group = &group.0;
         let traffic: Traffic = py.detach(|| self.core.traffic(group));
-        (
+        Ok((
             group.accepted.load(Relaxed),
             group.refused.load(Relaxed),
             group.accept_errors.load(Relaxed),
@@ -280,11 +281,13 @@ impl Port {
             traffic.sent,
             traffic.dropped,
             traffic.messages,
-        )
+        ))
     }
 
-    fn drain(&self, py: Python<'_>, group: &Group) {
+    fn drain(&self, py: Python<'_>, group: &Group) -> PyResult<()> {
+        self.check()?;
         py.detach(|| self.core.drain(&group.0));
+        Ok(())
     }
 
     fn abort_all(&self, py: Python<'_>, group: &Group) -> usize {
@@ -304,8 +307,9 @@ impl Port {
     }
 
     /// True while every worker has been inside its handler for a second.
-    fn is_hung(&self) -> bool {
-        self.core.is_hung()
+    fn is_hung(&self) -> PyResult<bool> {
+        self.check()?;
+        Ok(self.core.is_hung())
     }
 
     /// Waits for what a log should say: `(kind, text, number)`; None: there will be no more.
@@ -325,9 +329,10 @@ impl Port {
     }
 
     /// `(workers, waiting, running, blocked, queued, compensations, hand_overs, monitor_leads, started, retired, finished)`
-    fn numbers(&self) -> (usize, usize, usize, usize, usize, u64, u64, u64, u64, u64, u64) {
+    fn numbers(&self) -> PyResult<(usize, usize, usize, usize, usize, u64, u64, u64, u64, u64, u64)> {
+        self.check()?;
         let counts = self.core.scheduler.counts();
-        (
+        Ok((
             counts.workers,
             counts.waiting,
             counts.running,
@@ -339,7 +344,7 @@ impl Port {
             counts.started,
             counts.retired,
             counts.finished,
-        )
+        ))
     }
 
     /// Workers exit when nothing is queued any more; new calls are refused.
