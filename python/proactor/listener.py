@@ -8,11 +8,33 @@ import socket
 import stat
 from typing import Any, TypeAlias
 
-__all__ = ["Address", "bind", "connect_to", "keep_alive", "parse"]
+__all__ = ["Address", "Listening", "bind", "connect_to", "keep_alive", "parse"]
 
-Address: TypeAlias = "str | tuple[str, int] | tuple[str, int, int, int] | socket.socket"
+Address: TypeAlias = "str | tuple[str, int] | tuple[str, int, int, int] | socket.socket | Listening"
 
 _HOW = 'write ("127.0.0.1", 60001), "127.0.0.1:60001", "[::1]:60001", ":60001" for every address, or "unix:/path"'
+
+
+class Listening:
+    """A listener that is no socket of this machine's: of a simulated network, in tests. Has the few methods of a socket that a server uses."""
+
+    family = socket.AF_INET
+
+    def __init__(self, descriptor: int, name: tuple[str, int]) -> None:
+        self._descriptor = descriptor
+        self._name = name
+
+    def getsockname(self) -> tuple[str, int]:
+        return self._name
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def detach(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        """Its network owns it."""
 
 
 def parse(address: object) -> tuple[str, int] | str:
@@ -51,12 +73,14 @@ def _port(port: int, address: object) -> int:
     return port
 
 
-def bind(address: Address, *, backlog: int, reuse_port: bool) -> socket.socket:
+def bind(address: Address, *, backlog: int, reuse_port: bool) -> socket.socket | Listening:
     """A listening socket at `address`. A bound socket is taken as it is, and is made to listen.
 
     Raises:
         OSError: what the kernel said, with the address in its text.
     """
+    if isinstance(address, Listening):
+        return address
     if isinstance(address, socket.socket):
         if address.type != socket.SOCK_STREAM:
             raise ValueError("a server needs a stream socket (SOCK_STREAM)")

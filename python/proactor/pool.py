@@ -65,6 +65,7 @@ class ThreadPool(Executor):
         idle_seconds: a surplus worker retires after so many seconds without work.
         busy_poll: the leader polls for so many seconds before it sleeps: lower latency for a processor at 100 %.
         engine: "epoll" or "simulated"; by default what PROACTOR_ENGINE says, else the platform's best.
+            `proactor.testing` gives its network here.
 
     Safe from any thread. Threads start with the first work.
     """
@@ -79,7 +80,7 @@ class ThreadPool(Executor):
         concurrency: int | None = None,
         idle_seconds: float | None = 10,
         busy_poll: float = 0,
-        engine: str | None = None,
+        engine: str | _core.Network | None = None,
     ) -> None:
         concurrency = available_processors() if concurrency is None else concurrency
         if concurrency < 1:

@@ -16,7 +16,7 @@ def is_all(data: bytes, mark: bytes) -> bool:
 
 
 class Marked(Recorder):
-    """The first 8 bytes are the client's mark: everything else that comes must repeat it, and so does what goes. Some connections are ended."""
+    """The first 8 bytes are the client's mark: everything else that comes must repeat it, and so does what goes. Some are ended."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ pub struct Settings {
 pub struct Group<U: Upper> {
     pub upper: U::Group,
     pub settings: Settings,
-    /// Bytes in the queues of all its connections.
+    /// Bytes in the queues of all its connections, to within 4 KiB each.
     pub queued: AtomicUsize,
     pub draining: AtomicBool,
     pub accepted: AtomicU64,

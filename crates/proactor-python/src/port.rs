@@ -270,13 +270,13 @@ impl Port {
         self.check()?;
         use std::sync::atomic::Ordering::Relaxed;
         let group = &group.0;
-        let traffic: Traffic = py.detach(|| self.core.traffic(group));
+        let (traffic, queued): (Traffic, usize) = py.detach(|| (self.core.traffic(group), self.core.queued(group)));
         Ok((
             group.accepted.load(Relaxed),
             group.refused.load(Relaxed),
             group.accept_errors.load(Relaxed),
             group.live(),
-            group.queued.load(Relaxed),
+            queued,
             traffic.received,
             traffic.sent,
             traffic.dropped,

@@ -147,7 +147,7 @@ impl Worker {
         let (connection, group) =
             core.current.as_ref().map_or((0, 0), |connection| (connection.id, Arc::as_ptr(&connection.group) as usize));
         CURRENT.set(Some(Current { port: Arc::as_ptr(port), worker: core.id, connection, group }));
-        let (connection, event, object) = match task {
+        let (event, object) = match task {
             None => {
                 *exited = true;
                 return Ok(None);
@@ -159,12 +159,13 @@ impl Worker {
             Some(Task::Call(Call { function, arguments })) => {
                 return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any()]).map(Some);
             }
-            Some(Task::Event(connection, event, object)) => (connection, event, object),
+            Some(Task::Event(event, object)) => (event, object),
         };
+        let connection = core.current.as_ref().expect("an event is for the worker's connection");
         let handler = connection.group.upper.find(py, &event).expect("an event comes only to a group that wants it, before it is over");
         let object = match object {
             Some(object) => object.into_bound(py),
-            None => public_object(py, port, &connection)?,
+            None => public_object(py, port, connection)?,
         };
         let second = match event {
             Event::Received(bytes) => to_bytes(py, bytes).into_any().unbind(),

@@ -40,6 +40,12 @@ impl<U: Upper> After<U> {
         !self.schedule && !self.flush && self.waiter.is_none() && self.rare.is_none()
     }
 
+    /// The connection goes to the ready queue, and that is all.
+    #[inline]
+    pub fn only_schedules(&self) -> bool {
+        self.schedule && !self.flush && self.waiter.is_none() && self.rare.is_none()
+    }
+
     /// Wakes whoever waits for the connection to change, and answers what is rare.
     pub fn notify(&mut self) -> Option<Box<Rare<U>>> {
         if let Some(waiter) = self.waiter.take() {

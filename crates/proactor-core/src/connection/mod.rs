@@ -85,6 +85,8 @@ struct State<U: Upper> {
     /// Bytes that the engine owns.
     in_flight: usize,
     sent_untold: usize,
+    /// What of the inbox and the outbox is counted in the group's `queued`.
+    accounted: usize,
     failure: Option<Box<Failure>>,
     framer: Option<Box<Framer>>,
     upper: Option<U::Connection>,
@@ -155,6 +157,7 @@ impl<U: Upper> Connection<U> {
             outgoing: Outgoing::new(),
             in_flight: 0,
             sent_untold: 0,
+            accounted: 0,
             failure: None,
             framer,
             upper: None,
@@ -270,7 +273,6 @@ impl<U: Upper> Connection<U> {
         let written = sent.min(state.in_flight);
         state.traffic.sent += written as u64;
         state.in_flight -= written;
-        self.group.queued.fetch_sub(written, Ordering::SeqCst);
         self.finalize(state, Some(failure), engine, &mut after);
         after
     }
@@ -284,8 +286,8 @@ impl<U: Upper> Connection<U> {
             return after; // aborted meanwhile, and counted as dropped
         }
         state.sending = false;
-        self.group.queued.fetch_sub(state.in_flight, Ordering::SeqCst);
         state.in_flight = 0;
+        self.settle(state);
         state.traffic.sent += bytes as u64;
         if now != 0 {
             state.active_at = now;
@@ -424,11 +426,11 @@ impl<U: Upper> Connection<U> {
         if self.is_full(state, length) {
             return Queued::Full;
         }
-        self.group.queued.fetch_add(length, Ordering::SeqCst);
         match bytes {
             Bytes::Copy(bytes) => state.outgoing.push_copy(bytes),
             Bytes::Shared(bytes) => state.outgoing.push_shared(bytes),
         }
+        self.settle(state);
         if state.outgoing.len() + state.in_flight > self.settings().send_limit / 2 {
             self.pause_for(state, pause::OUTBOX, engine);
         }

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// `total_limit` is kept to within this many bytes a connection.
+const ACCOUNTING_STEP: usize = 4096;
+
 impl<U: Upper> Connection<U> {
     pub(super) fn is_full(&self, state: &State<U>, length: usize) -> bool {
         let queued = state.outgoing.len() + state.in_flight;
@@ -10,14 +13,27 @@ impl<U: Upper> Connection<U> {
         queued > 0 && (queued + length > self.settings().send_limit || total + length > self.settings().total_limit)
     }
 
+    /// Tells the group how much is queued, in steps: small messages come and go without touching what all connections share.
+    pub(super) fn settle(&self, state: &mut State<U>) {
+        let queued = state.inbox_bytes + state.outgoing.len() + state.in_flight;
+        if queued >= state.accounted + ACCOUNTING_STEP {
+            self.group.queued.fetch_add(queued - state.accounted, Ordering::SeqCst);
+        } else if queued + ACCOUNTING_STEP <= state.accounted || (queued == 0 && state.accounted > 0) {
+            self.group.queued.fetch_sub(state.accounted - queued, Ordering::SeqCst);
+        } else {
+            return;
+        }
+        state.accounted = queued;
+    }
+
     pub(super) fn count_inbox(&self, state: &mut State<U>, bytes: usize) {
         state.inbox_bytes += bytes;
-        self.group.queued.fetch_add(bytes, Ordering::SeqCst);
+        self.settle(state);
     }
 
     pub(super) fn uncount_inbox(&self, state: &mut State<U>, bytes: usize, engine: &dyn Engine) {
         state.inbox_bytes -= bytes;
-        self.group.queued.fetch_sub(bytes, Ordering::SeqCst);
+        self.settle(state);
         if state.pauses & pause::INBOX != 0 && state.inbox_bytes < self.settings().receive_limit / 2 {
             self.resume_for(state, pause::INBOX, engine);
         }
@@ -48,8 +64,8 @@ impl<U: Upper> Connection<U> {
 
     pub(super) fn discard_messages(&self, state: &mut State<U>, after: &mut After<U>) {
         let dropped = state.mailbox.split_off(|event| !matches!(event, Event::Received(_) | Event::Ended));
-        self.group.queued.fetch_sub(state.inbox_bytes, Ordering::SeqCst);
         state.inbox_bytes = 0;
+        self.settle(state);
         after.rare().events.extend(dropped);
     }
 
@@ -100,9 +116,9 @@ impl<U: Upper> Connection<U> {
         }
         let unsent = state.outgoing.len() + state.in_flight;
         state.traffic.dropped += unsent as u64;
-        self.group.queued.fetch_sub(unsent, Ordering::SeqCst);
         state.in_flight = 0;
         after.rare().outgoing = Some(std::mem::take(&mut state.outgoing));
+        self.settle(state);
         state.failure = failure.clone().map(Box::new);
         state.framer = None;
         after.flush = false;

@@ -75,6 +75,15 @@ impl<U: Upper> Port<U> {
         traffic
     }
 
+    /// Bytes in the queues of the group's connections.
+    pub fn queued(&self, group: &Arc<Group<U>>) -> usize {
+        let queues = |connection: &Arc<Connection<U>>| {
+            let (inbox, outbox, _) = connection.queues();
+            inbox + outbox
+        };
+        self.connections(group).iter().map(queues).sum()
+    }
+
     pub(super) fn find(&self, token: Token) -> Option<Entry<U>> {
         self.table.lock().get(token).cloned()
     }

@@ -134,7 +134,11 @@ impl<U: Upper> Port<U> {
             Outcome::SendFailed { error, sent, .. } => connection.send_failed(error.into(), sent, engine),
             Outcome::Accepted { .. } | Outcome::AcceptFailed { .. } => unreachable!("a connection accepts nothing"),
         };
-        self.follow_into(&connection, after, ready);
+        if after.only_schedules() && !connection.group.is_holding() {
+            ready.push(Item::Connection(connection));
+        } else {
+            self.follow_into(&connection, after, ready);
+        }
     }
 
     pub(super) fn dispatch_listener(&self, listener: &Arc<Listener<U>>, outcome: Outcome, now: u64, ready: &mut Vec<Item<U>>) {

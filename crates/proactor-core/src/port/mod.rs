@@ -87,7 +87,8 @@ pub enum Item<U: Upper> {
 
 /// What a worker is to do.
 pub enum Task<U: Upper, R> {
-    Event(Arc<Connection<U>>, Event, R),
+    /// For the worker's `current` connection.
+    Event(Event, R),
     Call(U::Call),
     StartWorker,
 }
@@ -211,8 +212,8 @@ impl<U: Upper> Port<U> {
                     let (begun, after) = connection.begin(&*self.engine, &with);
                     self.follow(&connection, after);
                     if let Some((event, made)) = begun {
-                        worker.current = Some(connection.clone());
-                        return Some(Task::Event(connection, event, made));
+                        worker.current = Some(connection);
+                        return Some(Task::Event(event, made));
                     }
                     let again = self.end(connection);
                     let wakes;

@@ -228,7 +228,8 @@ impl Scenario {
                 Task::StartWorker if !self.plan.needs_workers() && self.chance(8) => self.port.scheduler.start_failed(),
                 Task::StartWorker => self.start_worker(),
                 Task::Call(number) => *lock(&self.calls_run).entry(number).or_default() += 1,
-                Task::Event(connection, event, ()) => {
+                Task::Event(event, ()) => {
+                    let connection = worker.current.clone().expect("an event is for the worker's connection");
                     let log = &self.logs[index(&connection)];
                     assert!(!log.in_handler.swap(true, Ordering::SeqCst), "two handlers of one connection at once");
                     self.handle(&worker, &interpreter, &connection, event, log);
