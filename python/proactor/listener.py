@@ -16,7 +16,10 @@ _HOW = 'write ("127.0.0.1", 60001), "127.0.0.1:60001", "[::1]:60001", ":60001" f
 
 
 class Listening:
-    """A listener that is no socket of this machine's: of a simulated network, in tests. Has the few methods of a socket that a server uses."""
+    """A listener that is no socket of this machine's: of a simulated network, in tests.
+
+    Has the few methods of a socket that a server uses.
+    """
 
     family = socket.AF_INET
 

@@ -204,7 +204,7 @@ class Server:
         self._unix_file: tuple[str, tuple[int, int]] | None = None
         self._owns_pool = pool is None
         try:
-            name = listening.getsockname()
+            name: Any = listening.getsockname()
             self.address: Any = f"unix:{_as_text(name)}" if listening.family == getattr(socket, "AF_UNIX", None) else name
             if isinstance(address, str) and address.startswith("unix:"):
                 path = os.path.abspath(address.removeprefix("unix:"))

@@ -172,7 +172,7 @@ class Workers:
         RuntimeError: this is the child of a fork.
         """
         if self.forked:
-            raise RuntimeError("this object belongs to the parent process and does not survive fork(): make a new pool or server in the child")
+            raise RuntimeError("this belongs to the parent process and does not survive fork(): make a new pool or server in the child")
 
     def alive(self) -> list[threading.Thread]:
         """The worker threads that have not exited."""

@@ -19,7 +19,11 @@ UNSAFE_ALLOWED = (
 )
 
 # Where the platform may be named: where an engine is chosen, and where the contract suite makes peers for it.
-PLATFORM_ALLOWED = ("crates/proactor-core/src/engine/mod.rs", "crates/proactor-core/tests/engine_contract/", "crates/proactor-core/tests/loom_epoll.rs")
+PLATFORM_ALLOWED = (
+    "crates/proactor-core/src/engine/mod.rs",
+    "crates/proactor-core/tests/engine_contract/",
+    "crates/proactor-core/tests/loom_epoll.rs",
+)
 
 LONGEST_FILE = 600
 # Files that may be longer, each with its reason.

@@ -43,6 +43,9 @@ pub fn public_object<'py>(py: Python<'py>, port: &Arc<CorePort<Layer>>, core: &A
     Ok(kept.into_bound(py))
 }
 
+/// As `_numbers` says.
+type Numbers = (u64, u64, u64, u64, usize, usize, bool, bool);
+
 enum Sent {
     Taken,
     Full,
@@ -213,7 +216,7 @@ impl Connection {
     }
 
     /// `(received, sent, dropped, messages, inbox, outbox, paused, open)`
-    fn _numbers(&self) -> PyResult<(u64, u64, u64, u64, usize, usize, bool, bool)> {
+    fn _numbers(&self) -> PyResult<Numbers> {
         self.check()?;
         let traffic = self.core.traffic();
         let (inbox, outbox, paused) = self.core.queues();

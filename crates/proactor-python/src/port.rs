@@ -96,6 +96,10 @@ fn nanoseconds(value: Option<f64>, name: &str) -> PyResult<Option<u64>> {
     nanoseconds.map(Some).map_err(|_| PyValueError::new_err(format!("{name} is too long: {value} seconds")))
 }
 
+/// As the methods that answer them say.
+type GroupNumbers = (u64, u64, u64, usize, usize, u64, u64, u64, u64);
+type PortNumbers = (usize, usize, usize, usize, usize, u64, u64, u64, u64, u64, u64);
+
 #[pyclass(module = "proactor._core", frozen)]
 pub struct Port {
     core: Arc<CorePort<Layer>>,
@@ -266,7 +270,7 @@ impl Port {
     }
 
     /// `(accepted, refused, accept_errors, live, queued, received, sent, dropped, messages)`
-    fn group_numbers(&self, py: Python<'_>, group: &Group) -> PyResult<(u64, u64, u64, usize, usize, u64, u64, u64, u64)> {
+    fn group_numbers(&self, py: Python<'_>, group: &Group) -> PyResult<GroupNumbers> {
         self.check()?;
         use std::sync::atomic::Ordering::Relaxed;
         let group = &group.0;
@@ -329,7 +333,7 @@ impl Port {
     }
 
     /// `(workers, waiting, running, blocked, queued, compensations, hand_overs, monitor_leads, started, retired, finished)`
-    fn numbers(&self) -> PyResult<(usize, usize, usize, usize, usize, u64, u64, u64, u64, u64, u64)> {
+    fn numbers(&self) -> PyResult<PortNumbers> {
         self.check()?;
         let counts = self.core.scheduler.counts();
         Ok((

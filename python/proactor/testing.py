@@ -1,0 +1,194 @@
+"""For tests of handlers: a network in memory, peers that do what the test says, faults on request, and a clock that only the test moves.
+
+    with proactor.testing.Network() as network:
+        server = network.serve(MyHandler, idle_timeout=60)
+        peer = network.connect(server)
+        peer.send(b"hello")
+        assert peer.receive(5) == b"HELLO"
+        network.advance(61)
+        assert peer.receive_to_end() == b""
+
+Handlers run on real workers; what they are called for, and when, comes from the network. Seed 0 is a well-behaved network; any other seed splits
+and merges what is sent, shortens writes and delays completions as a real one may.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+from proactor import _core
+from proactor.listener import Listening
+from proactor.pool import ThreadPool
+from proactor.server import HandlerLike, Server, serve
+
+__all__ = ["Network", "Peer"]
+
+Operation: TypeAlias = Literal["adopt", "associate", "accept", "accept_paused", "receive", "send", "shutdown_write"]
+
+_PATIENCE = 10.0
+"""Seconds of real time after which something that was waited for is a failure."""
+
+
+class Peer:
+    """The other end of a connection, made by `Network.connect`. Safe from any thread; only the `receive` methods and `wait_reset` wait."""
+
+    def __init__(self, core: _core.Peer) -> None:
+        self._core = core
+        self._received = bytearray()
+
+    def send(self, data: bytes) -> None:
+        """Sends; nothing happens once the connection is over.
+
+        Raises:
+            ValueError: the peer has called `finish`.
+        """
+        self._core.send(data)
+
+    def finish(self) -> None:
+        """Has finished sending (FIN), and still receives."""
+        self._core.finish()
+
+    def reset(self) -> None:
+        """Resets the connection."""
+        self._core.reset()
+
+    def fail(self, errno: int) -> None:
+        """Lets the connection die of an error of the network's: `errno.EHOSTUNREACH`, say."""
+        self._core.fail(errno)
+
+    def set_window(self, size: int) -> None:
+        """How many bytes come through before the peer takes them by receiving; without limit at first."""
+        self._core.set_window(size)
+
+    def receive(self, count: int, timeout: float = _PATIENCE) -> bytes:
+        """Exactly `count` bytes, or fewer if the server's side ends before.
+
+        Raises:
+            TimeoutError: they did not come within `timeout` seconds of real time.
+        """
+        self._take(count, timeout)
+        data = bytes(self._received[:count])
+        del self._received[:count]
+        return data
+
+    def receive_to_end(self, timeout: float = _PATIENCE) -> bytes:
+        """Everything until the server's side has finished sending.
+
+        Raises:
+            ConnectionResetError: it has reset the connection instead.
+            TimeoutError: it did not end within `timeout` seconds of real time.
+        """
+        self._take(None, timeout)
+        if self.was_reset:
+            raise ConnectionResetError("the server's side has reset the connection")
+        data = bytes(self._received)
+        self._received.clear()
+        return data
+
+    def wait_reset(self, timeout: float = _PATIENCE) -> None:
+        """Waits until the server's side has reset the connection.
+
+        Raises:
+            TimeoutError: it did not within `timeout` seconds of real time, or ended in order.
+        """
+        self._take(None, timeout)
+        if not self.was_reset:
+            raise TimeoutError("the server's side has ended in order, and not reset the connection")
+
+    def _take(self, count: int | None, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            over = self.ended or self.was_reset  # before the bytes, so that none comes between the two
+            self._received += self._core.received()
+            if over or (count is not None and len(self._received) >= count):
+                return
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._core.wait(left):
+                wanted = "the end" if count is None else f"{count} bytes"
+                got = f"{len(self._received)} bytes did: {bytes(self._received[:50])!r}"
+                raise TimeoutError(f"{wanted} did not come within {timeout} seconds; {got}")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server's side has finished sending."""
+        return self._core.ended
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether the server's side has reset the connection."""
+        return self._core.was_reset
+
+
+class Network:
+    """A network, its clock, and a pool whose workers serve it; a context manager that closes the servers and ends the pool.
+
+    Arguments:
+        seed: 0 is the well-behaved network; every other one misbehaves in its own way.
+        options: those of `ThreadPool`; `concurrency` is 1 if nothing else is said.
+    """
+
+    def __init__(self, seed: int = 0, **options: Any) -> None:
+        self._core = _core.Network(seed)
+        self._descriptors: dict[Server, int] = {}
+        self._ports = itertools.count(10_000)
+        self.pool = ThreadPool(engine=self._core, **{"concurrency": 1, **options})
+
+    def serve(self, handler: HandlerLike, **options: Any) -> Server:
+        """A server on this network, with the options of `proactor.serve`. Its address is invented."""
+        descriptor = self._core.listen()
+        server = serve(handler, Listening(descriptor, ("192.0.2.1", next(self._ports))), pool=self.pool, **options)
+        self._descriptors[server] = descriptor
+        return server
+
+    def connect(self, server: Server) -> Peer:
+        """A client of the server; each has a port of its own on 192.0.2.2.
+
+        Raises:
+            ConnectionRefusedError: the server does not listen any more.
+        """
+        return Peer(self._core.connect(self._descriptors[server], f"192.0.2.2:{next(self._ports)}"))
+
+    @property
+    def now(self) -> float:
+        """The clock, in seconds: `idle_timeout` and the end of a closing connection go by it. Calls that wait go by real time."""
+        return self._core.now
+
+    def advance(self, seconds: float) -> None:
+        """Moves the clock."""
+        self._core.advance(seconds)
+
+    def settle(self, timeout: float = _PATIENCE) -> None:
+        """Waits until everything that has happened on the network was handled. Handlers that block are not waited for.
+
+        Raises:
+            TimeoutError: it did not come to rest within `timeout` seconds of real time.
+        """
+        if not self._core.wait_quiet(timeout):
+            raise TimeoutError(f"the network did not come to rest within {timeout} seconds")
+
+    def fail_next(self, operation: Operation, errno: int) -> None:
+        """Lets the next such operation fail with the given error number. "accept" loses its client, "accept_paused" keeps it in the backlog."""
+        self._core.fail_next(operation, errno)
+
+    def need_pending_accepts(self) -> None:
+        """From here on accepts have to be pending, as on Windows. Call it before `serve`."""
+        self._core.need_pending_accepts()
+
+    def pending_accepts(self, server: Server) -> int:
+        """How many accepts are pending."""
+        return self._core.pending_accepts(self._descriptors[server])
+
+    def close(self) -> None:
+        """Closes the servers and ends the pool's workers. Idempotent."""
+        for server in list(self._descriptors):
+            server.close()
+        self.pool.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
