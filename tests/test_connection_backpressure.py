@@ -231,6 +231,66 @@ def test_a_send_that_waits_is_woken_by_close_and_by_abort(serve, connect) -> Non
         handler.wait_closed()
 
 
+def test_total_limit_bounds_what_all_send_queues_hold(serve, connect) -> None:
+    handler = Recorder()
+    server = serve(handler, total_limit=200_000, send_limit=150_000)
+    clients = [connect(server, **SMALL) for _ in range(5)]
+    handler.wait_for_count("connected", 5)
+    for _ in range(500):
+        for connection in handler.connections:
+            connection.try_send(bytes(20_000))
+    numbers = server.statistics()
+    # One message always fits into an empty queue: nobody is locked out by the others.
+    assert 100_000 < numbers.queued_bytes <= 200_000 + 5 * 20_000
+    assert server.broadcast(bytes(20_000)).skipped > 0
+    reading = threading.Thread(target=read_to_end, args=(clients[0],))
+    reading.start()
+    eventually(lambda: handler.connections[0].try_send(b"x"), "there is room as soon as one reads")
+    for connection in handler.connections:
+        connection.close() if connection.peername == clients[0].getsockname() else connection.abort()
+    reading.join(TIMEOUT)
+
+
+def test_two_clients_that_talk_through_the_server_lose_nothing(serve, connect) -> None:
+    """Each handler sends to the other's connection, at full speed both ways, through small queues."""
+
+    class Relay(Recorder):
+        def on_received(self, connection, data):
+            other = next(each for each in self.connections if each is not connection)
+            other.send(data)
+
+    handler = Relay()
+    server = serve(handler, send_limit=50_000, receive_limit=50_000)
+    pair = [connect(server), connect(server)]
+    handler.wait_for_count("connected", 2)
+    payloads = [random.Random(seed).randbytes(4_000_000) for seed in (8, 9)]
+    threads = [threading.Thread(target=client.sendall, args=(data,)) for client, data in zip(pair, payloads, strict=True)]
+    got: list[bytes] = [b"", b""]
+
+    def read(number: int) -> None:
+        got[number] = read_exactly(pair[number], 4_000_000)
+
+    threads += [threading.Thread(target=read, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+    assert got == payloads[::-1]
+
+
+def test_very_many_very_small_sends_arrive_in_order(serve, connect) -> None:
+    class Sending(proactor.Handler):
+        def received(self, connection, data):
+            for number in range(100_000):
+                connection.send(b"%c" % (number % 251))
+            connection.close()
+
+    client = connect(serve(Sending))
+    client.sendall(b"x")
+    assert read_to_end(client) == bytes(number % 251 for number in range(100_000))
+
+
 # ---- receiving ----
 
 

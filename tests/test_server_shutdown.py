@@ -186,7 +186,8 @@ def test_close_cuts_a_shutdown_short_that_waits(connect) -> None:
     server.close()
     ending.join(TIMEOUT)
     assert not ending.is_alive()
-    assert handler.count("closed") == 1
+    # Those that only asked whether it still listens were connections too.
+    assert handler.count("closed") == handler.count("connected")
 
 
 def refused(address) -> bool:
@@ -304,6 +305,28 @@ def test_shutdown_while_clients_keep_connecting(connect) -> None:
         assert report.completed
         assert report.dropped == 0
         assert handler.count("connected") == handler.count("closed") == report.served
+
+
+def test_a_timeout_of_zero_waits_for_nobody(connect) -> None:
+    handler = Recorder()
+    server = proactor.serve(handler, ("127.0.0.1", 0))
+    client = connect(server)
+    handler.wait_for_count("connected", 1)
+    started = time.monotonic()
+    server.shutdown(0)
+    assert time.monotonic() - started < 2
+    assert handler.count("closed") == 1
+    client.close()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+def test_a_timeout_that_is_no_time_is_refused_and_nothing_is_shut_down(serve, connect, timeout) -> None:
+    server = serve(echo)
+    with pytest.raises(ValueError, match="timeout"):
+        server.shutdown(timeout)
+    client = connect(server)
+    client.sendall(b"alive")
+    assert read_exactly(client, 5) == b"alive"
 
 
 def test_serve_forever_returns_when_the_server_is_shut_down_elsewhere() -> None:

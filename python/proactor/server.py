@@ -254,6 +254,8 @@ class Server:
 
         After `timeout` seconds what is left is dropped, and the report says what. Inside a handler it does not wait for that handler.
         """
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be 0 seconds or more, or None for no limit; not {timeout!r}")
         if self._workers.forked:
             return ShutdownReport(True, 0, 0, 0, ())  # there is nothing of it in this process
         if not self._is_first_to_end():

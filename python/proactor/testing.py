@@ -8,8 +8,8 @@
         network.advance(61)
         assert peer.receive_to_end() == b""
 
-Handlers run on real workers; what they are called for, and when, comes from the network. Seed 0 is a well-behaved network; any other seed splits
-and merges what is sent, shortens writes and delays completions as a real one may.
+Handlers run on real workers; what they are called for, and when, comes from the network. Seed 0 is a well-behaved network; any other seed
+splits and merges what is sent, shortens writes and delays completions as a real one may.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Network:
             raise TimeoutError(f"the network did not come to rest within {timeout} seconds")
 
     def fail_next(self, operation: Operation, errno: int) -> None:
-        """Lets the next such operation fail with the given error number. "accept" loses its client, "accept_paused" keeps it in the backlog."""
+        """Lets the next such operation fail with the given error number. "accept" loses its client, "accept_paused" keeps it waiting."""
         self._core.fail_next(operation, errno)
 
     def need_pending_accepts(self) -> None:
