@@ -166,8 +166,14 @@ class Network:
         Raises:
             TimeoutError: it did not come to rest within `timeout` seconds of real time.
         """
-        if not self._core.wait_quiet(timeout):
-            raise TimeoutError(f"the network did not come to rest within {timeout} seconds")
+        deadline = time.monotonic() + timeout
+        while self._core.wait_quiet(max(0.0, deadline - time.monotonic())):
+            # One worker may sleep in the engine while another is still in its handler.
+            numbers = self.pool.statistics()
+            if numbers.running == 0 and numbers.queued == 0:
+                return
+            time.sleep(0.001)
+        raise TimeoutError(f"the network did not come to rest within {timeout} seconds")
 
     def fail_next(self, operation: Operation, errno: int) -> None:
         """Lets the next such operation fail with the given error number. "accept" loses its client, "accept_paused" keeps it waiting."""

@@ -37,6 +37,7 @@ def test_three_thousand_that_connect_and_leave(serve, connect, leave) -> None:
     accepted = server.statistics().accepted
     assert accepted >= 50
     handler.wait_for(lambda handler: handler.count("connected") == accepted, "each was told once")
+    handler.wait_for(lambda handler: handler.count("closed") >= accepted - 50, "and its end")
     assert handler.count("closed") == accepted - 50
     eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors + 100, "their descriptors are given back")
     assert handler.overlaps == []

@@ -105,8 +105,8 @@ impl Connection {
 
     /// The file descriptor, -1 once it is closed.
     fn _descriptor(&self) -> i64 {
-        if self.port.is_forked() {
-            return -1;
+        if self.port.is_forked() || self.port.engine.name() == "simulated" {
+            return -1; // the number is not ours, or none of the system's
         }
         self.core.handle().map_or(-1, |handle| handle.descriptor())
     }

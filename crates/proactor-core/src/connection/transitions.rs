@@ -111,6 +111,10 @@ impl<U: Upper> Connection<U> {
         };
         state.life = Life::Closed;
         if let Some(handle) = state.handle.take() {
+            // What the kernel has taken of a pending send was sent, though the whole of it never will be.
+            let taken = engine.progress(&handle).min(state.in_flight);
+            state.traffic.sent += taken as u64;
+            state.in_flight -= taken;
             engine.close(&handle, how);
             after.rare().handle = Some(handle);
         }

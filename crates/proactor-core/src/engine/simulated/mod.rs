@@ -296,6 +296,11 @@ impl Engine for Simulated {
         }
     }
 
+    fn progress(&self, handle: &Handle) -> usize {
+        let number = handle.state::<Held>().socket;
+        self.network.state.lock().stream(number).unsent.as_ref().map_or(0, |unsent| unsent.sent)
+    }
+
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()> {
         let mut state = self.network.state.lock();
         state.attempt(Fault::ShutdownWrite)?;
