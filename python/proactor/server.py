@@ -315,8 +315,8 @@ class Server:
             for writer in self._waiting:
                 try:
                     writer.send(b"\0")
-                except BlockingIOError:
-                    pass  # it is full, so whoever waits on it wakes up anyway
+                except OSError:
+                    pass  # full, so whoever waits on it wakes up anyway; or closed by a second Ctrl-C in the middle of serve_forever's end
         return report
 
     def serve_forever(self) -> None:

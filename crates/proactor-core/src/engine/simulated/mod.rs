@@ -67,7 +67,10 @@ impl Simulated {
 
     /// Moves the clock; polls whose time has run out return.
     pub fn advance(&self, time: Duration) {
-        self.network.state.lock().clock += nanoseconds(time);
+        let mut state = self.network.state.lock();
+        state.clock += nanoseconds(time);
+        state.sleeping = false; // until the one who polls has looked at the clock
+        drop(state);
         self.network.changed.notify_all();
     }
 
