@@ -56,6 +56,7 @@ def test_a_signal_on_each_thread_reaches_its_handler_in_the_main_thread(program)
     server: Program = program(SERVER)
     address = server.address()
     warm_up(address)
+    eventually(lambda: "proactor-mon" in threads(server).values(), "the native one is among them")
     sent = 0
     with dial(address) as client:
         for _ in range(3):
@@ -65,7 +66,6 @@ def test_a_signal_on_each_thread_reaches_its_handler_in_the_main_thread(program)
                 assert server.line() == f"signal {int(signal.SIGUSR1)} {sent} True"
                 client.sendall(b"still")
                 assert read_exactly(client, 5) == b"still"
-    assert "proactor-mon" in threads(server).values(), "the native one was among them"
     server.process.terminate()
     assert server.line() == "report True"
     assert server.wait() == 0, server.errors()
@@ -76,7 +76,8 @@ def test_a_signal_on_each_thread_reaches_its_handler_in_the_main_thread(program)
 def test_a_signal_to_end_works_on_whichever_thread_it_lands(program, number, said, which) -> None:
     server: Program = program(SERVER)
     warm_up(server.address())
-    all_of_them = threads(server)
+    # A native thread gives itself its name, as soon as it runs.
+    all_of_them = eventually(lambda: "proactor-mon" in (found := threads(server)).values() and found, "the monitor runs")
     others = sorted(set(all_of_them) - {server.process.pid})
     thread = {
         "main": server.process.pid,

@@ -216,6 +216,10 @@ impl AsRef<[u8]> for Held {
     }
 }
 
+fn not_contiguous() -> PyErr {
+    PyValueError::new_err("send takes contiguous memory: use bytes(view) for a strided memoryview")
+}
+
 /// What a caller gave to send.
 pub enum Data<'py> {
     Bytes(Bound<'py, PyBytes>),
@@ -238,11 +242,14 @@ impl<'py> Data<'py> {
                 let kind = data.get_type().name().map_or_else(|_| "this".to_owned(), |name| name.to_string());
                 PyTypeError::new_err(format!("send takes a bytes-like object (bytes, bytearray, memoryview), not {kind}"))
             })?;
+            if !cast.getattr("c_contiguous")?.is_truthy()? {
+                return Err(not_contiguous());
+            }
             let bytes = cast.call_method0("tobytes")?;
             return Ok(Data::Bytes(bytes.cast_into::<PyBytes>().map_err(PyErr::from)?));
         };
         if !view.is_c_contiguous() {
-            return Err(PyValueError::new_err("send takes contiguous memory: use bytes(view) for a strided memoryview"));
+            return Err(not_contiguous());
         }
         // Copied at once: the caller may change a bytearray as soon as send has returned.
         view.to_vec(data.py()).map(Data::Copied)

@@ -14,6 +14,8 @@ const FAST_FOR: u64 = 100_000_000;
 /// A worker that waits this long for the interpreter shows that somebody computes in it: standing still proves nothing then.
 const CONTENDED_AFTER: u64 = 1_000_000;
 const CONTENDED_FOR: u64 = 100_000_000;
+/// For so long a runner that was seen computing may be the reason why others stand still: twice CPython's switch interval.
+const COMPUTING_REMEMBERED: u64 = 10_000_000;
 /// Under contention, a worker must stand still for this long to count as blocked: ten times CPython's switch interval.
 const STILL_UNDER_CONTENTION: u64 = 50_000_000;
 /// How often the extra runners are reduced, to find out whether they are still needed.
@@ -212,6 +214,10 @@ impl<I> State<I> {
         let mut tally = Tally::default();
         // A runner that computes may be computing in the interpreter.
         let computing = samples.iter().any(|sample| sample.since != 0 && !sample.is_suspect(now));
+        if computing && samples.len() > 1 {
+            // It may be pushed off its processor on the next tick, and still hold the interpreter.
+            self.watch.contended_until = self.watch.contended_until.max(now + COMPUTING_REMEMBERED);
+        }
         let contended = limits.interpreter_lock && (computing || now < self.watch.contended_until);
         let work_waits = !self.ready.is_empty() || self.leader.is_none();
         for sample in samples {
