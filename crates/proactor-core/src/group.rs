@@ -59,6 +59,8 @@ pub struct Group<U: Upper> {
     /// Bytes in the queues of all its connections, to within 4 KiB each.
     pub queued: AtomicUsize,
     pub draining: AtomicBool,
+    /// Its connections were ended all at once: one that was just being introduced is ended as well.
+    pub ended: AtomicBool,
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
     pub accept_errors: AtomicU64,
@@ -105,6 +107,7 @@ impl<U: Upper> Group<U> {
             settings,
             queued: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),

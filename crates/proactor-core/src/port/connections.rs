@@ -202,8 +202,9 @@ impl<U: Upper> Port<U> {
         }
     }
 
-    /// Ends the group's connections now; answers how many there were.
+    /// Ends the group's connections now, for good; answers how many there were.
     pub fn abort_all(&self, group: &Arc<Group<U>>, failure: &Failure) -> usize {
+        group.ended.store(true, Ordering::SeqCst);
         let connections = self.connections(group);
         for connection in &connections {
             self.abort(connection, failure.clone());

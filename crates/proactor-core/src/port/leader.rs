@@ -199,7 +199,11 @@ impl<U: Upper> Port<U> {
         if let Some(limit) = group.settings.idle_timeout {
             self.add_timer(now + limit, Timer::Idle(connection.token));
         }
-        if group.draining.load(Ordering::Relaxed) {
+        if group.ended.load(Ordering::SeqCst) {
+            // It was not in the table yet when the others were ended.
+            let after = connection.abort(Failure::Os(ABORTED), &*self.engine);
+            self.follow_into(&connection, after, ready);
+        } else if group.draining.load(Ordering::SeqCst) {
             let after = connection.drain(&*self.engine);
             self.follow_into(&connection, after, ready);
         } else {
