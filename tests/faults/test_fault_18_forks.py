@@ -78,10 +78,15 @@ children = []
 
 def handler(connection, data):
     if data == b"fork":
+        reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
+            os.write(writer, b"x")
             signal.pause()  # lives on, with copies of every descriptor that was not closed
             os._exit(0)
+        os.read(reader, 1)  # the child runs
+        os.close(reader)
+        os.close(writer)
         children.append(pid)
         connection.send(b"forked")
     elif data == b"close":

@@ -364,11 +364,12 @@ impl Port {
             return Ok(PyList::empty(py));
         }
         let rest = py.detach(|| {
-            let rest = self.core.close();
+            let mut rest = self.core.close();
             let monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(monitor) = monitor {
                 let _panicked = monitor.join(); // its panic has been printed; there is nothing left to stop
             }
+            rest.extend(self.core.scheduler.take_rest()); // what the monitor's last turn made ready
             rest
         });
         let list = PyList::empty(py);
