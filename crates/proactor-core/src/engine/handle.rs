@@ -70,10 +70,6 @@ impl Handle {
     pub fn references(&self) -> usize {
         Arc::strong_count(&self.0)
     }
-
-    pub fn same_as(&self, other: &Handle) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
 }
 
 impl Drop for Shared {

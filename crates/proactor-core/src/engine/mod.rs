@@ -16,7 +16,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,12 +47,6 @@ pub enum Address {
     Internet(SocketAddr),
     /// A Unix socket; None is an unnamed peer.
     Unix(Option<PathBuf>),
-}
-
-impl Address {
-    pub fn is_ipv6(&self) -> bool {
-        matches!(self, Address::Internet(address) if matches!(address.ip(), IpAddr::V6(_)))
-    }
 }
 
 impl fmt::Display for Address {

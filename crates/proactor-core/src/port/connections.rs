@@ -94,8 +94,7 @@ impl<U: Upper> Port<U> {
         match connection.queue(bytes, deferred, &*self.engine) {
             Queued::Later { first } => {
                 if first {
-                    self.dirty.lock().push(connection.clone());
-                    self.has_dirty.store(true, Ordering::Relaxed);
+                    self.mark_dirty(connection);
                 }
                 Ok(false)
             }
@@ -121,6 +120,12 @@ impl<U: Upper> Port<U> {
             };
             self.finish_after(connection, after, ready);
         }
+    }
+
+    /// What the connection has queued is written by the next `flush_dirty`.
+    pub(super) fn mark_dirty(&self, connection: &Arc<Connection<U>>) {
+        self.dirty.lock().push(connection.clone());
+        self.has_dirty.store(true, Ordering::Relaxed);
     }
 
     /// Writes what handlers have left to be written.

@@ -398,8 +398,7 @@ impl<U: Upper> Port<U> {
         self.finish_after(connection, after, ready);
         if flush {
             // The leader writes it, interpreter released, on its next turn.
-            self.dirty.lock().push(connection.clone());
-            self.has_dirty.store(true, Ordering::Relaxed);
+            self.mark_dirty(connection);
         }
     }
 

@@ -210,6 +210,11 @@ impl<I> State<I> {
         }
     }
 
+    /// A worker that waits for a lock may be waiting for the interpreter.
+    fn is_contended(&self, now: u64, limits: Limits) -> bool {
+        limits.interpreter_lock && now < self.watch.contended_until
+    }
+
     fn examine(&mut self, samples: &[Sample], now: u64, limits: Limits) -> Tally {
         let mut tally = Tally::default();
         // A runner that computes may be computing in the interpreter.
@@ -218,7 +223,7 @@ impl<I> State<I> {
             // It may be pushed off its processor on the next tick, and still hold the interpreter.
             self.watch.contended_until = self.watch.contended_until.max(now + COMPUTING_REMEMBERED);
         }
-        let contended = limits.interpreter_lock && (computing || now < self.watch.contended_until);
+        let contended = self.is_contended(now, limits);
         let work_waits = !self.ready.is_empty() || self.leader.is_none();
         for sample in samples {
             let Some(worker) = self.workers[sample.worker.0].as_mut() else { continue };
@@ -272,7 +277,7 @@ impl<I> State<I> {
 
     /// Moves the allowance. A stuck runner that computes makes room for one more, below the cap; short blocks earn extra runners while work waits.
     fn adapt(&mut self, tally: &Tally, now: u64, limits: Limits) {
-        let contended = limits.interpreter_lock && now < self.watch.contended_until;
+        let contended = self.is_contended(now, limits);
         if !self.ready.is_empty() && tally.busy > 0 {
             // What the handlers could use at all: one processor under an interpreter lock, else all of them.
             let tick_wall = tally.busy_wall / tally.busy as u64;
