@@ -200,7 +200,8 @@ impl<U: Upper> Port<U> {
             again = self.end(connection);
         }
         if self.flush_now.load(Ordering::Relaxed) && self.has_dirty.load(Ordering::Relaxed) {
-            interpreter.detached(|| self.flush_dirty());
+            // With the interpreter held: where handlers block others want it, and to get it back would cost more than the send.
+            self.flush_dirty();
         }
         let (mut work, wakes) = self.scheduler.finish_and_pop(worker.id, again);
         self.wake(wakes);

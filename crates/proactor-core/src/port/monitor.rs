@@ -5,9 +5,9 @@ use super::*;
 impl<U: Upper> Port<U> {
     /// One tick; answers when the next one is due, None: sleep until woken.
     pub fn tick(&self, samples: &mut Vec<Sample>) -> Option<Duration> {
-        self.scheduler.observe(samples);
+        let look = self.scheduler.observe(samples);
         let now = self.engine.now();
-        let mut looks = LOOKS_A_TICK;
+        let mut looks = if look { LOOKS_A_TICK } else { 0 };
         for sample in samples.iter_mut() {
             sample.cpu = self.engine.cpu_time(sample.clock).unwrap_or(sample.cpu_before);
             if looks > 0 && sample.is_suspect(now) {

@@ -86,12 +86,15 @@ pub(super) struct Watch {
     idle_ticks: u32,
     progress: u64,
     progress_at: u64,
+    /// How many items were finished up to the last tick.
+    finished: u64,
     start_failed_at: Option<u64>,
 }
 
 impl<I> Scheduler<I> {
-    /// The workers whose CPU time the next `judge` wants.
-    pub fn observe(&self, samples: &mut Vec<Sample>) {
+    /// The workers whose CPU time the next `judge` wants. Answers whether it also wants to know what suspects do: not while slots are left that
+    /// blocks have earned, since those who come back from a block go on by themselves.
+    pub fn observe(&self, samples: &mut Vec<Sample>) -> bool {
         samples.clear();
         let state = self.state.lock();
         for (index, worker) in state.workers.iter().enumerate() {
@@ -109,6 +112,7 @@ impl<I> Scheduler<I> {
                 });
             }
         }
+        state.extra == 0 || state.running >= state.allowance
     }
 
     /// One tick: relieves the blocked, adapts the allowance, wakes whom it can.
@@ -187,6 +191,8 @@ struct Tally {
     looked_at: usize,
     waiting: usize,
     locked: usize,
+    /// Runners that were relieved.
+    relieved: usize,
 }
 
 impl Tally {
@@ -269,6 +275,7 @@ impl<I> State<I> {
                 worker.phase = Phase::Relieved;
                 self.running -= 1;
                 self.counts.compensations += 1;
+                tally.relieved += 1;
                 self.watch.fast_until = now + FAST_FOR;
             }
         }
@@ -278,7 +285,13 @@ impl<I> State<I> {
     /// Moves the allowance. A stuck runner that computes makes room for one more, below the cap; short blocks earn extra runners while work waits.
     fn adapt(&mut self, tally: &Tally, now: u64, limits: Limits) {
         let contended = self.is_contended(now, limits);
-        if !self.ready.is_empty() && tally.busy > 0 {
+        let finished = self.counts.finished - self.watch.finished;
+        self.watch.finished = self.counts.finished;
+        if !self.ready.is_empty() && tally.relieved > 0 && tally.relieved as u64 * 2 >= finished && !contended {
+            // Most items block. Those who come back are to go on with the next one, rather than park and be woken again.
+            self.extra = (self.extra + tally.relieved).min(limits.max_workers);
+            self.watch.extra_changed = now;
+        } else if !self.ready.is_empty() && tally.busy > 0 {
             // What the handlers could use at all: one processor under an interpreter lock, else all of them.
             let tick_wall = tally.busy_wall / tally.busy as u64;
             let processors = if limits.interpreter_lock { 1 } else { limits.concurrency as u64 };

@@ -244,6 +244,42 @@ fn runners_that_mostly_wait_earn_extra_runners_while_work_waits() {
 }
 
 #[test]
+fn relieving_earns_extra_runners_where_most_items_block_and_none_where_few_do() {
+    for (finished_meanwhile, earned) in [(0, 1), (1, 1), (2, 1), (3, 0)] {
+        let mut rig = Rig::locked(1, 16);
+        let [first, _spare] = rig.idle_workers();
+        rig.post(1..=100);
+        rig.takes(first, 1);
+        rig.tick(MILLISECOND, &[MILLISECOND]);
+        for item in 0..finished_meanwhile {
+            rig.finishes_and_takes(first, 2 + item);
+        }
+        rig.activity[0] = Activity::Waiting;
+        rig.tick(MILLISECOND, &[600 * MICROSECOND]);
+        assert_eq!(rig.phase(first), Phase::Relieved, "{finished_meanwhile}");
+        assert_eq!(rig.counts().allowance, 1 + earned, "{finished_meanwhile}");
+    }
+}
+
+#[test]
+fn suspects_are_not_looked_at_while_slots_that_blocks_have_earned_are_left() {
+    let mut rig = Rig::locked(1, 16);
+    let [first, second] = rig.idle_workers();
+    rig.post(1..=100);
+    rig.takes(first, 1);
+    assert!(rig.scheduler.observe(&mut Vec::new()), "the only slot is taken");
+    rig.tick(MILLISECOND, &[]);
+    rig.tick(MILLISECOND, &[]);
+    assert_eq!((rig.phase(first), rig.counts().allowance), (Phase::Relieved, 2));
+    assert!(!rig.scheduler.observe(&mut Vec::new()), "two slots are free");
+    rig.takes(second, 2);
+    assert!(!rig.scheduler.observe(&mut Vec::new()), "one is");
+    rig.finish(first);
+    assert_eq!(rig.decide(first), Decision::Take);
+    assert!(rig.scheduler.observe(&mut Vec::new()), "none is");
+}
+
+#[test]
 fn extra_runners_go_when_the_handlers_compute_or_nothing_waits() {
     let mut rig = Rig::locked(1, 16);
     let [first] = rig.idle_workers();
