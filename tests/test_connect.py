@@ -245,3 +245,35 @@ def test_a_handler_of_a_server_may_connect_elsewhere_on_the_same_pool(serve, con
         assert read_exactly(client, 9) == b"MESSAGE %d" % number
         client.close()
     eventually(lambda: target.connections == (), "the upstream connections end as well")
+
+
+@pytest.mark.parametrize("form", ["address", "socket"])
+def test_no_delay_and_keepalive_are_those_of_the_arguments(serve, form) -> None:
+    import os
+
+    server = serve()
+    for wanted in (True, False):
+        address = server.address
+        if form == "socket":
+            address = socket.create_connection(server.address)
+            address.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, not wanted)
+        connection = proactor.connect(address, echo, no_delay=wanted, keepalive=wanted)
+        with socket.socket(fileno=os.dup(connection._descriptor())) as duplicate:
+            assert bool(duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) == wanted
+            assert bool(duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == wanted
+            if wanted:
+                assert duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+        connection.close()
+
+
+def test_a_peer_with_an_ipv6_zone_is_told_to_the_core_by_number() -> None:
+    from types import SimpleNamespace
+
+    from proactor.server import _peer_text
+
+    for name, text in [
+        (("fe80::1%eth0", 80, 0, 2), "[fe80::1%2]:80"),
+        (("::1", 80, 0, 0), "[::1]:80"),
+        (("127.0.0.1", 80), "127.0.0.1:80"),
+    ]:
+        assert _peer_text(SimpleNamespace(getpeername=lambda name=name: name), "anywhere") == text

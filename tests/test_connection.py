@@ -307,6 +307,25 @@ def test_shutdown_write_ends_our_side_and_the_client_may_send_on(serve, connect)
     assert handler.names()[-2:] == ["ended", "closed"]
 
 
+def test_a_kept_unix_client_that_closes_is_noticed_without_a_send(serve, tmp_path) -> None:
+    class Keeping(Recorder):
+        def on_ended(self, connection):
+            pass
+
+    handler = Keeping()
+    serve(handler, f"unix:{tmp_path}/socket")
+    for finishes_first in [True, False]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(f"{tmp_path}/socket")
+            client.sendall(b"last words")
+            if finishes_first:
+                client.shutdown(socket.SHUT_WR)
+                handler.wait_for_count("ended", 1)
+                assert handler.count("closed") == 0
+    assert handler.wait_closed(2) == [None, None]
+    assert handler.data() == b"last words" * 2
+
+
 def test_both_ends_of_a_kept_connection_close_it(serve, connect) -> None:
     class Keeping(Recorder):
         def on_ended(self, connection):

@@ -435,3 +435,11 @@ def test_a_reset_while_paused_is_noticed(serve, connect) -> None:
     client.close()
     [error] = handler.wait_closed()
     assert isinstance(error, ConnectionResetError)
+
+
+@pytest.mark.parametrize("limit", ["receive_limit", "send_limit", "total_limit"])
+def test_the_smallest_limits_slow_a_conversation_down_and_do_not_end_it(serve, connect, limit) -> None:
+    client = connect(serve(**{limit: 1}))
+    for _ in range(5):
+        client.sendall(bytes(5000))
+        assert read_exactly(client, 5000) == bytes(5000)

@@ -254,3 +254,53 @@ def test_sent_is_told_after_a_handler_that_reads_on(serve, connect) -> None:
     assert handler.result() == b"answer"
     handler.wait_for(lambda handler: sum(handler.values("sent")) == 5, "sent is told")
     assert handler.overlaps == []
+
+
+# ---- total_limit ----
+
+
+def test_a_handler_that_only_receives_goes_on_after_total_limit_stopped_its_peer(serve, connect) -> None:
+    data = random.Random(8).randbytes(2_000_000)
+
+    def script(connection, first):
+        received = bytearray(first)
+        eventually(lambda: connection.statistics().receiving_paused, "total_limit is reached")
+        while len(received) < len(data):
+            received += connection.receive(timeout=TIMEOUT)
+        return bytes(received)
+
+    handler = Reading(script)
+    client = connect(serve(handler, total_limit=100_000, receive_limit=10_000_000))
+    client.sendall(data)
+    assert handler.result() == data
+
+
+def test_workers_that_all_wait_in_receive_get_their_messages_although_the_others_fill_total_limit(serve, connect, make_pool) -> None:
+    data = random.Random(9).randbytes(300_000)
+    waiting = threading.Barrier(3)
+
+    def handle(connection, first):
+        if first != b"collect":
+            return
+        waiting.wait(TIMEOUT)
+        received = bytearray()
+        while len(received) < len(data):
+            received += connection.receive(timeout=TIMEOUT)
+        connection.send(bytes(received))
+
+    server = serve(handle, pool=make_pool(max_workers=2, concurrency=2), total_limit=200_000, receive_limit=10_000_000)
+    collecting = [connect(server) for _ in range(2)]
+    for client in collecting:
+        client.sendall(b"collect")
+    waiting.wait(TIMEOUT)
+    others = [connect(server) for _ in range(4)]
+    senders = [threading.Thread(target=client.sendall, args=(data,)) for client in others]
+    for sender in senders:
+        sender.start()
+    eventually(lambda: server.statistics().queued_bytes > 200_000, "the others fill the limit")
+    for client in collecting:
+        client.sendall(data)
+    for client in collecting:
+        assert read_exactly(client, len(data)) == data
+    for sender in senders:
+        sender.join(TIMEOUT)

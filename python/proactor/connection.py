@@ -89,7 +89,10 @@ class Handler:
         """Some bytes have come; with `framing`, one whole message."""
 
     def ended(self, connection: Connection) -> None:
-        """The peer will send no more, but may still receive. By default what is queued is sent, and the connection closes."""
+        """The peer will send no more, but may still receive. By default what is queued is sent, and the connection closes.
+
+        Kept open over a Unix socket, it closes when the peer does; over TCP that shows only when something is sent.
+        """
         connection.close()
 
     def sent(self, connection: Connection, count: int) -> None:

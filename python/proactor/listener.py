@@ -8,7 +8,7 @@ import socket
 import stat
 from typing import Any, TypeAlias
 
-__all__ = ["Address", "Listening", "bind", "connect_to", "keep_alive", "parse"]
+__all__ = ["Address", "Listening", "bind", "connect_to", "parse"]
 
 Address: TypeAlias = "str | tuple[str, int] | tuple[str, int, int, int] | socket.socket | Listening"
 
@@ -163,15 +163,6 @@ def connect_to(address: Address, timeout: float | None) -> socket.socket:
         raise OSError(error.errno, f"no address is known for {_show_target(target)}: {error.strerror}") from None
     except OSError as error:
         raise OSError(error.errno, f"cannot connect to {_show_target(target)}: {error.strerror}") from None
-
-
-def keep_alive(connected: socket.socket) -> None:
-    """Has the kernel notice a peer that has gone without a word: after a minute of silence it is asked four times, every 15 seconds."""
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if connected.family in (socket.AF_INET, socket.AF_INET6):
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
 def _resolve(host: str, port: int, *, passive: bool) -> tuple[Any, ...]:

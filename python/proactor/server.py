@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from proactor import _core
 from proactor.connection import Connection, Handler, LengthPrefixed, Lines
-from proactor.listener import Address, bind, connect_to, keep_alive
+from proactor.listener import Address, bind, connect_to
 from proactor.pool import ThreadPool, blocking
 
 __all__ = ["BroadcastResult", "Server", "ServerStatistics", "ShutdownReport", "connect", "serve"]
@@ -413,10 +413,6 @@ def connect(
     own_pool = None
     try:
         connected.setblocking(False)
-        if no_delay and connected.family != getattr(socket, "AF_UNIX", None):
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if keepalive:
-            keep_alive(connected)
         if pool is None:
             pool = own_pool = ThreadPool(thread_name_prefix="proactor-connect")
             handler = _OwnPool(handler, own_pool)
@@ -462,8 +458,12 @@ def _peer_text(connected: socket.socket, address: Address) -> str:
         name = connected.getpeername()
     except OSError:
         raise ConnectionResetError(errno.ECONNRESET, f"{address} accepted the connection and reset it at once") from None
+    if isinstance(name, tuple) and len(name) == 4:
+        # The zone by its number: by its name ("fe80::1%eth0") the core could not read the address.
+        zone = f"%{name[3]}" if name[3] else ""
+        return f"[{name[0].partition('%')[0]}{zone}]:{name[1]}"
     if isinstance(name, tuple):
-        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+        return f"{name[0]}:{name[1]}"
     return _as_text(name)
 
 

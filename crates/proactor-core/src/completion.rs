@@ -45,6 +45,8 @@ pub enum Outcome {
     Received(Received),
     /// The peer has finished sending; it may still receive.
     Ended,
+    /// After `Ended`, at most once, and only where the platform tells (Unix sockets): the peer has closed altogether, and receives nothing either.
+    HungUp,
     /// Receiving failed, or the connection was reset while receiving was paused.
     ReceiveFailed(io::Error),
     /// A pending send is complete: all its bytes were taken by the kernel.

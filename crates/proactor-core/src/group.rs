@@ -184,14 +184,15 @@ impl<U: Upper> Group<U> {
 
     /// Some connections had to stop receiving because of `total_limit`.
     pub(crate) fn is_holding(&self) -> bool {
-        self.holding.load(Ordering::Relaxed)
+        self.holding.load(Ordering::SeqCst)
     }
 
     /// Room in the group's queues again: those that had to stop receiving.
     pub(crate) fn take_held(&self) -> Vec<Arc<Connection<U>>> {
-        if self.is_holding() && self.queued.load(Ordering::Relaxed) < self.settings.total_limit / 4 * 3 {
+        // Whoever holds looks at `queued` afterwards, whoever makes room looks at `holding` afterwards: one of them sees the other.
+        if self.is_holding() && self.queued.load(Ordering::SeqCst) <= self.settings.total_limit / 4 * 3 {
             let mut held = self.held.lock();
-            self.holding.store(false, Ordering::Relaxed);
+            self.holding.store(false, Ordering::SeqCst);
             return std::mem::take(&mut held);
         }
         Vec::new()
@@ -200,6 +201,6 @@ impl<U: Upper> Group<U> {
     pub(crate) fn hold(&self, connection: Arc<Connection<U>>) {
         let mut held = self.held.lock();
         held.push(connection);
-        self.holding.store(true, Ordering::Relaxed);
+        self.holding.store(true, Ordering::SeqCst);
     }
 }

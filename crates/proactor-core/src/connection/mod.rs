@@ -30,6 +30,7 @@ pub enum Event {
 }
 
 mod after;
+mod looking;
 mod transitions;
 
 pub(crate) use after::{After, Rare};
@@ -74,6 +75,10 @@ struct State<U: Upper> {
     write_end: WriteEnd,
     /// The peer has finished sending.
     ended: bool,
+    /// And receives nothing either.
+    hung_up: bool,
+    /// On the group's list of those that stopped receiving because of `total_limit`.
+    held: bool,
     /// On the port's list of connections with unwritten sends.
     dirty: bool,
     sending: bool,
@@ -148,6 +153,8 @@ impl<U: Upper> Connection<U> {
             handle: Some(handle),
             write_end: WriteEnd::Open,
             ended: false,
+            hung_up: false,
+            held: false,
             dirty: false,
             sending: false,
             pauses: 0,
@@ -219,7 +226,9 @@ impl<U: Upper> Connection<U> {
         }
         if self.group.queued.load(Ordering::Relaxed) > self.settings().total_limit && state.pauses & pause::TOTAL == 0 {
             self.pause_for(state, pause::TOTAL, engine);
-            self.group.hold(self.clone());
+            if !std::mem::replace(&mut state.held, true) {
+                self.group.hold(self.clone());
+            }
         }
         after.waiter = state.waiter.clone();
         after
@@ -252,6 +261,19 @@ impl<U: Upper> Connection<U> {
             self.begin_close(state, None, engine, &mut after);
         }
         after.waiter = state.waiter.clone();
+        after
+    }
+
+    /// The peer, which has ended, has closed altogether: so does our side, once its handlers are through.
+    pub(crate) fn peer_hung_up(&self, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        state.hung_up = true;
+        if state.life == Life::Open && !state.mailbox.is_scheduled() {
+            self.begin_close(state, None, engine, &mut after);
+            after.waiter = state.waiter.clone();
+        }
         after
     }
 
@@ -298,7 +320,7 @@ impl<U: Upper> Connection<U> {
             }
             state.sent_untold += bytes;
         }
-        if state.pauses & pause::OUTBOX != 0 && state.outgoing.len() < self.settings().send_limit / 4 {
+        if state.pauses & pause::OUTBOX != 0 && state.outgoing.len() <= self.settings().send_limit / 4 {
             self.resume_for(state, pause::OUTBOX, engine);
         }
         after.flush = !state.outgoing.is_empty();
@@ -347,7 +369,7 @@ impl<U: Upper> Connection<U> {
         let state = &mut *state;
         after.schedule = state.mailbox.finish();
         if !after.schedule {
-            if state.ended && state.write_end == WriteEnd::Done && state.life == Life::Open {
+            if state.ended && (state.hung_up || state.write_end == WriteEnd::Done) && state.life == Life::Open {
                 self.begin_close(state, None, engine, &mut after); // both directions have ended
             } else if self.group.draining.load(Ordering::Relaxed) && state.life == Life::Open {
                 self.begin_close(state, None, engine, &mut after);
@@ -373,13 +395,13 @@ impl<U: Upper> Connection<U> {
                     let _scheduled_already = state.mailbox.push(event);
                 }
                 if !more {
-                    return self.waiting(state);
+                    return self.waiting(state, engine);
                 }
                 if matches!(state.mailbox.peek(), Some(Event::Ended)) {
                     return Next::End;
                 }
             }
-            _ => return self.waiting(state),
+            _ => return self.waiting(state, engine),
         }
         match state.mailbox.take() {
             Some(Event::Received(bytes)) => {
@@ -391,11 +413,13 @@ impl<U: Upper> Connection<U> {
         }
     }
 
-    fn waiting(&self, state: &mut State<U>) -> Next {
+    fn waiting(&self, state: &mut State<U>, engine: &dyn Engine) -> Next {
         // A draining server receives nothing more: for a handler that reads on, that is the end.
         if state.ended || state.pauses & pause::CLOSING != 0 {
             return Next::End;
         }
+        // It has a worker, and perhaps the last one: what fills the others' inboxes is not to keep its next message from it.
+        self.resume_for(state, pause::TOTAL, engine);
         let waiter = state.waiter.get_or_insert_default().clone();
         let changes = waiter.changes();
         Next::Wait(waiter, changes)
@@ -519,6 +543,13 @@ impl<U: Upper> Connection<U> {
         self.resume_for(&mut self.state.lock(), reason, engine);
     }
 
+    /// There is room in the group's queues again.
+    pub(crate) fn release_hold(&self, engine: &dyn Engine) {
+        let mut state = self.state.lock();
+        state.held = false;
+        self.resume_for(&mut state, pause::TOTAL, engine);
+    }
+
     /// The idle timer came: None if the connection is over, else how long it has been idle. A busy handler is not idle.
     pub(crate) fn idle_for(&self, now: u64) -> Option<u64> {
         let mut state = self.state.lock();
@@ -529,55 +560,5 @@ impl<U: Upper> Connection<U> {
             state.active_at = now;
         }
         Some(now.saturating_sub(state.active_at))
-    }
-
-    // ---- looking ----
-
-    /// Bytes that the kernel has taken in all, those of a pending send included.
-    pub(crate) fn taken(&self, engine: &dyn Engine) -> u64 {
-        let (sent, handle) = {
-            let state = self.state.lock();
-            (state.traffic.sent, state.handle.clone())
-        };
-        sent + handle.map_or(0, |handle| engine.progress(&handle) as u64)
-    }
-
-    pub fn life(&self) -> Life {
-        self.state.lock().life
-    }
-
-    /// The open socket, for asking it things; None once it is closed.
-    pub fn handle(&self) -> Option<Handle> {
-        self.state.lock().handle.clone()
-    }
-
-    pub fn failure(&self) -> Option<Failure> {
-        self.state.lock().failure.as_deref().cloned()
-    }
-
-    pub fn traffic(&self) -> Traffic {
-        self.state.lock().traffic
-    }
-
-    /// Bytes waiting for the handler, bytes waiting to be sent, and whether receiving is paused.
-    pub fn queues(&self) -> (usize, usize, bool) {
-        let state = self.state.lock();
-        (state.inbox_bytes, state.outgoing.len() + state.in_flight, state.pauses != 0)
-    }
-
-    /// Keeps the public object, unless there is one already; answers what `with` makes of the one that is kept.
-    pub fn keep_upper<R>(&self, upper: U::Connection, with: impl FnOnce(&U::Connection) -> R) -> (R, Option<U::Connection>) {
-        let mut state = self.state.lock();
-        if state.gone {
-            return (with(&upper), Some(upper)); // nobody would let go of it again
-        }
-        match &state.upper {
-            Some(kept) => (with(kept), Some(upper)),
-            None => (with(state.upper.insert(upper)), None),
-        }
-    }
-
-    pub fn upper<R>(&self, with: impl FnOnce(Option<&U::Connection>) -> R) -> R {
-        with(self.state.lock().upper.as_ref())
     }
 }

@@ -34,7 +34,7 @@ impl<U: Upper> Connection<U> {
     pub(super) fn uncount_inbox(&self, state: &mut State<U>, bytes: usize, engine: &dyn Engine) {
         state.inbox_bytes -= bytes;
         self.settle(state);
-        if state.pauses & pause::INBOX != 0 && state.inbox_bytes < self.settings().receive_limit / 2 {
+        if state.pauses & pause::INBOX != 0 && state.inbox_bytes <= self.settings().receive_limit / 2 {
             self.resume_for(state, pause::INBOX, engine);
         }
     }

@@ -122,6 +122,9 @@ pub trait Engine: Send + Sync {
     /// From here on the handle's completions carry `token`. A handle is associated once, with one engine.
     fn associate(&self, handle: &Handle, token: Token) -> io::Result<()>;
 
+    /// Gives a connected socket its options, which accepted ones have already. Nothing where it is not TCP.
+    fn configure(&self, _handle: &Handle, _options: &SocketOptions) {}
+
     /// Starts or resumes accepting: `Accepted` or `AcceptFailed`, until paused. Accepted sockets get `options`.
     fn accept(&self, handle: &Handle, window: AcceptWindow, options: &SocketOptions) -> io::Result<()>;
     fn pause_accept(&self, handle: &Handle);

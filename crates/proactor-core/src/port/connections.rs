@@ -47,6 +47,7 @@ impl<U: Upper> Port<U> {
 
     /// Takes over a connected socket.
     pub fn attach(&self, handle: Handle, peer: Address, group: &Arc<Group<U>>) -> io::Result<Arc<Connection<U>>> {
+        self.engine.configure(&handle, &group.settings.options);
         let entered = group.enter();
         debug_assert!(entered);
         let mut ready = Vec::new();
@@ -195,7 +196,9 @@ impl<U: Upper> Port<U> {
     }
 
     pub fn next_message(&self, connection: &Connection<U>) -> Next {
-        connection.next_message(&*self.engine)
+        let next = connection.next_message(&*self.engine);
+        self.release_held(&connection.group); // a message taken here makes room as well
+        next
     }
 
     /// From now on the group's connections close as soon as their handlers are through and their queues are written.

@@ -129,6 +129,7 @@ impl<U: Upper> Port<U> {
         let after = match outcome {
             Outcome::Received(bytes) => connection.received(bytes, now, engine),
             Outcome::Ended => connection.peer_ended(engine),
+            Outcome::HungUp => connection.peer_hung_up(engine),
             Outcome::ReceiveFailed(error) => connection.failed(error.into(), engine),
             Outcome::Sent { bytes } => connection.sent(bytes, now, engine),
             Outcome::SendFailed { error, sent, .. } => connection.send_failed(error.into(), sent, engine),

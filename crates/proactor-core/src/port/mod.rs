@@ -417,9 +417,14 @@ impl<U: Upper> Port<U> {
         if let Some(rare) = after.notify() {
             self.finish_rare(connection, *rare);
         }
-        if connection.group.is_holding() {
-            for held in connection.group.take_held() {
-                held.resume(pause::TOTAL, &*self.engine);
+        self.release_held(&connection.group);
+    }
+
+    /// Where there is room again, those receive on that had to stop for the others' sake.
+    fn release_held(&self, group: &Group<U>) {
+        if group.is_holding() {
+            for held in group.take_held() {
+                held.release_hold(&*self.engine);
             }
         }
     }

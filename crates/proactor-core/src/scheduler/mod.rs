@@ -282,7 +282,9 @@ impl<I> Scheduler<I> {
             // A new one, or one whose wait ran out: it is still on the stack of the parked, or was never anywhere.
             _ => {}
         }
-        if state.closing == Closing::Now || (state.closing == Closing::Drain && state.ready.is_empty()) {
+        // A monitor that leads may be about to bring the last items: it wakes somebody when it has.
+        let drained = state.closing == Closing::Drain && state.ready.is_empty() && state.leader != Some(Leader::Monitor);
+        if state.closing == Closing::Now || drained {
             state.leave(me);
             return Decision::Exit;
         }

@@ -1,7 +1,7 @@
 //! What only epoll has: real descriptors, real threads, real time.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -164,12 +164,56 @@ fn a_unix_peer_that_leaves_bytes_unread_has_reset_and_one_that_does_not_has_ende
             assert!(matches!(engine.send(&handle, outgoing(b"unread")), Submission::Done { bytes: 6 }));
         }
         drop(peer);
-        match (unread, poll_one(&engine)) {
-            (false, Outcome::Ended) => {}
-            (true, Outcome::ReceiveFailed(error)) => assert_eq!(error.raw_os_error(), Some(libc::ECONNRESET)),
+        match (unread, &poll_some(&engine)[..]) {
+            (false, [Outcome::Ended, Outcome::HungUp]) => {}
+            (true, [Outcome::ReceiveFailed(error)]) => assert_eq!(error.raw_os_error(), Some(libc::ECONNRESET)),
             (_, other) => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn a_unix_peer_that_closes_after_its_end_has_hung_up_once() {
+    let engine = open();
+    let (handle, peer) = pair(&engine, token(0, 1));
+    engine.receive(&handle);
+    peer.shutdown(std::net::Shutdown::Write).expect("the peer finishes");
+    assert!(matches!(poll_one(&engine), Outcome::Ended));
+    assert!(matches!(engine.send(&handle, outgoing(b"x")), Submission::Done { bytes: 1 }), "it still receives");
+    (&peer).read_exact(&mut [0]).expect("it has come");
+    drop(peer);
+    assert!(matches!(poll_one(&engine), Outcome::HungUp));
+    engine.shutdown_write(&handle).ok();
+    let mut completions = Vec::new();
+    engine.poll(Some(Duration::from_millis(20)), &mut completions).expect("polls");
+    assert!(completions.is_empty(), "{completions:?}");
+}
+
+#[test]
+fn a_hang_up_waits_for_the_bytes_and_the_end_that_came_before_it() {
+    let engine = open();
+    let (handle, mut peer) = pair(&engine, token(0, 1));
+    peer.write_all(b"last words").expect("the peer sends");
+    drop(peer);
+    let mut completions = Vec::new();
+    engine.poll(Some(Duration::from_millis(20)), &mut completions).expect("polls");
+    assert!(completions.is_empty(), "receiving was not asked for: {completions:?}");
+    engine.receive(&handle);
+    let mut outcomes = Vec::new();
+    while outcomes.len() < 3 {
+        outcomes.extend(poll_some(&engine));
+    }
+    assert!(matches!(&outcomes[..], [Outcome::Received(_), Outcome::Ended, Outcome::HungUp]), "{outcomes:?}");
+}
+
+#[test]
+fn a_unix_peer_that_ends_after_us_has_not_hung_up() {
+    let engine = open();
+    let (handle, peer) = pair(&engine, token(0, 1));
+    engine.receive(&handle);
+    engine.shutdown_write(&handle).expect("we finish");
+    peer.shutdown(std::net::Shutdown::Write).expect("the peer finishes");
+    assert!(matches!(poll_one(&engine), Outcome::Ended));
 }
 
 #[test]
@@ -408,14 +452,20 @@ fn accept_one(listener: i32) -> (Handle, Address) {
 }
 
 fn poll_one(engine: &Epoll) -> Outcome {
+    let mut outcomes = poll_some(engine);
+    assert_eq!(outcomes.len(), 1);
+    outcomes.remove(0)
+}
+
+/// What the first poll brings that brings anything.
+fn poll_some(engine: &Epoll) -> Vec<Outcome> {
     let mut completions = Vec::new();
     let deadline = Instant::now() + PATIENCE;
     while completions.is_empty() {
         assert!(Instant::now() < deadline, "nothing comes");
         engine.poll(Some(Duration::from_millis(20)), &mut completions).expect("polls");
     }
-    assert_eq!(completions.len(), 1);
-    completions.remove(0).outcome
+    completions.into_iter().map(|completion| completion.outcome).collect()
 }
 
 /// A Unix client, bound to an address of its own if it is given one.

@@ -81,6 +81,7 @@ pub struct Record {
     pub data: Vec<u8>,
     pub large: usize,
     pub ended: bool,
+    pub hung_up: bool,
     pub failure: Option<i32>,
     pub sent: Vec<usize>,
     /// The error number, bytes sent, bytes not sent.
@@ -217,6 +218,10 @@ impl<W: World> Bench<W> {
             Outcome::Ended => {
                 assert!(!record.ended && record.failure.is_none(), "a second end");
                 record.ended = true;
+            }
+            Outcome::HungUp => {
+                assert!(record.ended && !record.hung_up, "a hang-up before the end, or a second one");
+                record.hung_up = true;
             }
             Outcome::ReceiveFailed(error) => {
                 assert!(record.failure.is_none(), "a second failure");

@@ -187,3 +187,21 @@ fn a_drain_lets_workers_go_when_the_queue_is_empty_and_a_close_at_once() {
         assert_eq!(rig.counts().workers, 0);
     }
 }
+
+#[test]
+fn a_drain_waits_for_what_the_monitor_brings() {
+    let mut rig = Rig::locked(1, 1);
+    let [only] = rig.idle_workers();
+    rig.post([1]);
+    rig.takes(only, 1);
+    rig.tick(MILLISECOND, &[]);
+    assert!(rig.tick(MILLISECOND, &[]).lead);
+    assert!(rig.scheduler.close(true).is_empty());
+    rig.finishes(only);
+    rig.parks(only);
+    assert_eq!(rig.woke(rig.scheduler.monitor_led([2])), Woke::Worker);
+    rig.takes(only, 2);
+    rig.finishes(only);
+    assert_eq!(rig.decide(only), Decision::Exit);
+    assert!(rig.scheduler.take_rest().is_empty());
+}

@@ -192,6 +192,10 @@ impl Scenario {
         if let Some(ticker) = ticker {
             ticker.join().unwrap();
         }
+        // As the layer above, which joins the monitor before it looks for the last time. After a drain nothing is left.
+        let late = self.port.scheduler.take_rest();
+        assert!(late.is_empty() || self.plan.finale == Finale::Close, "the monitor brought {} after the last worker had left", late.len());
+        rest.extend(late);
         for client in &mut clients {
             client.take();
         }

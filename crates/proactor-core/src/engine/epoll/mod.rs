@@ -168,8 +168,7 @@ impl Epoll {
                 Ok((descriptor, peer)) => {
                     if kind == Kind::Tcp && flags & OLD_BACKLOG != 0 {
                         // A failure means that the connection is gone already, which its first receive will tell.
-                        let _ = set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_NODELAY, c_int::from(flags & NO_DELAY != 0));
-                        let _ = set_keep_alive(descriptor, flags & KEEP_ALIVE != 0);
+                        let _ = set_options(descriptor, flags & NO_DELAY != 0, flags & KEEP_ALIVE != 0);
                     }
                     let handle = Handle::new(own(descriptor).into(), kind, Box::new(Stream::default()), release);
                     Outcome::Accepted { handle, peer }
@@ -195,15 +194,7 @@ impl Epoll {
 
     fn stream_ready(&self, handle: Handle, token: Token, events: u32, readable: &mut VecDeque<Handle>, completions: &mut Vec<Completion>) {
         let stream: &Stream = handle.state();
-        let failed = events & ERROR != 0 && stream.take_error(descriptor_of(&handle));
-        let mut seen = 0;
-        if events & HANG_UP != 0 {
-            seen |= HUNG_UP;
-        }
-        if failed {
-            seen |= FAILED;
-        }
-        let flags = if seen != 0 { stream.readiness.set(seen) } else { stream.readiness.flags() };
+        let flags = stream.note(descriptor_of(&handle), handle.kind(), events);
         if flags & WRITE_BLOCKED != 0
             && events & (WRITE | HANG_UP) != 0
             && let Some(outcome) = stream.continue_send(descriptor_of(&handle))
@@ -228,6 +219,8 @@ impl Epoll {
                     stream.readiness.over();
                     let error = io::Error::from_raw_os_error(stream.error.load(Ordering::Acquire));
                     completions.push(Completion { token, outcome: Outcome::ReceiveFailed(error) });
+                } else {
+                    completions.extend(stream.hung_up().map(|outcome| Completion { token, outcome }));
                 }
                 return (0, false);
             }
@@ -245,11 +238,15 @@ impl Epoll {
             }
             Err(number) => {
                 let outcome = match stream.end_or_error(descriptor, handle.kind(), number) {
-                    0 => Outcome::Ended,
+                    0 => {
+                        stream.readiness.set(END_TOLD);
+                        Outcome::Ended
+                    }
                     number => Outcome::ReceiveFailed(io::Error::from_raw_os_error(number)),
                 };
                 stream.readiness.over();
                 completions.push(Completion { token, outcome });
+                completions.extend(stream.hung_up().map(|outcome| Completion { token, outcome }));
                 return (0, false);
             }
         };
@@ -379,14 +376,20 @@ impl Engine for Epoll {
         added
     }
 
+    fn configure(&self, handle: &Handle, options: &SocketOptions) {
+        if handle.kind() == Kind::Tcp {
+            // As for an accepted one: a failure is the first receive's to tell.
+            let _ = set_options(descriptor_of(handle), options.no_delay, options.keep_alive);
+        }
+    }
+
     fn accept(&self, handle: &Handle, _window: AcceptWindow, options: &SocketOptions) -> io::Result<()> {
         let Some(token) = handle.token() else { return Err(io::Error::from_raw_os_error(libc::EINVAL)) };
         let listener: &Listener = handle.state();
         let mut armed = listener.armed.lock();
         if !listener.unix {
             // Accepted sockets inherit both (Linux: tcp_create_openreq_child, sk_clone), which spares two system calls a connection.
-            set_option(descriptor_of(handle), libc::IPPROTO_TCP, libc::TCP_NODELAY, c_int::from(options.no_delay))?;
-            set_keep_alive(descriptor_of(handle), options.keep_alive)?;
+            set_options(descriptor_of(handle), options.no_delay, options.keep_alive)?;
         }
         let mut flags = ACCEPTING | OLD_BACKLOG;
         flags |= if options.no_delay { NO_DELAY } else { 0 };
@@ -592,8 +595,4 @@ const HANG_UP: u32 = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32
 
 /// The references to a handle that is closed and not in use elsewhere: the caller's, and the one just taken from the table.
 const LAST_REFERENCES: usize = 2;
-const EVENTS_A_POLL: usize = 512;
-const ACCEPTS_A_POLL: usize = 128;
-/// About this many bytes are received in one poll: the worst case is one byte less and a full receive.
-const BYTES_A_POLL: usize = RECEIVE_SIZE;
 const SLICES_A_SEND: usize = 64;

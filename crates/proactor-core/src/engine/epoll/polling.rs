@@ -53,3 +53,8 @@ impl Table {
         self.0[token.slot as usize].take()
     }
 }
+
+pub(super) const EVENTS_A_POLL: usize = 512;
+pub(super) const ACCEPTS_A_POLL: usize = 128;
+/// About this many bytes are received in one poll: the worst case is one byte less and a full receive.
+pub(super) const BYTES_A_POLL: usize = RECEIVE_SIZE;

@@ -120,6 +120,10 @@ pub(super) const WRITE_SHUT: u32 = 1 << 7;
 pub(super) const OVER: u32 = 1 << 8;
 /// The socket's error has been taken and not been told yet.
 pub(super) const FAILED: u32 = 1 << 9;
+/// The peer of a Unix socket has closed both directions.
+pub(super) const GONE: u32 = 1 << 10;
+/// `Ended` was told, and `HungUp` was not.
+pub(super) const END_TOLD: u32 = 1 << 11;
 
 // The states of `Sleep`.
 pub(super) const AWAKE: u32 = 0;

@@ -106,6 +106,31 @@ impl Stream {
         true
     }
 
+    /// Notes what an event tells besides readiness; answers the flags before.
+    pub(super) fn note(&self, descriptor: c_int, kind: Kind, events: u32) -> u32 {
+        let mut seen = 0;
+        if events & HANG_UP != 0 {
+            seen |= HUNG_UP;
+        }
+        if events & ERROR != 0 && self.take_error(descriptor) {
+            seen |= FAILED;
+        }
+        // A TCP socket hangs up when both sides have ended, or at a reset, which is told anyway. A Unix socket's peer can be seen to have closed.
+        if events & libc::EPOLLHUP as u32 != 0 && kind == Kind::Unix && self.readiness.flags() & WRITE_SHUT == 0 {
+            seen |= GONE;
+        }
+        if seen != 0 { self.readiness.set(seen) } else { self.readiness.flags() }
+    }
+
+    /// After the end, once: that the peer receives nothing either. Only `poll`.
+    pub(super) fn hung_up(&self) -> Option<Outcome> {
+        if self.readiness.flags() & (GONE | END_TOLD | CLOSED) != GONE | END_TOLD {
+            return None;
+        }
+        self.readiness.clear(END_TOLD);
+        Some(Outcome::HungUp)
+    }
+
     /// Tells an end (0) from an error, where a receive has brought `number` (0: an end). A sender may have taken the error away a moment ago, and then the
     /// socket shows an end. But the peer's end alone leaves our side open, and an error closes both.
     pub(super) fn end_or_error(&self, descriptor: c_int, kind: Kind, number: c_int) -> c_int {

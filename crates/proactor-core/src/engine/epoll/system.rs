@@ -150,9 +150,10 @@ pub(super) fn set_linger(descriptor: c_int, seconds: c_int) -> io::Result<()> {
 }
 
 /// Keep-alive that notices a peer which has gone without a word after two minutes (a minute of silence, then four probes), instead of the system's two hours.
-pub(super) fn set_keep_alive(descriptor: c_int, on: bool) -> io::Result<()> {
-    set_option(descriptor, libc::SOL_SOCKET, libc::SO_KEEPALIVE, c_int::from(on))?;
-    if on {
+pub(super) fn set_options(descriptor: c_int, no_delay: bool, keep_alive: bool) -> io::Result<()> {
+    set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_NODELAY, c_int::from(no_delay))?;
+    set_option(descriptor, libc::SOL_SOCKET, libc::SO_KEEPALIVE, c_int::from(keep_alive))?;
+    if keep_alive {
         set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 60 as c_int)?;
         set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 15 as c_int)?;
         set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 4 as c_int)?;
