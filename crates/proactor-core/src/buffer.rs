@@ -239,6 +239,11 @@ impl Outgoing {
         }
     }
 
+    /// All of it lies in one small copy of our own.
+    pub fn is_small_copy(&self) -> bool {
+        matches!(&self.first, Some(Segment::Copied(_))) && self.rest.is_none() && self.length <= KEPT_SIZE
+    }
+
     /// Removes `count` bytes from the front: they have been sent.
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.length, "advanced past the end");

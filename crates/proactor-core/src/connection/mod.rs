@@ -292,39 +292,19 @@ impl<U: Upper> Connection<U> {
         if state.life == Life::Closed {
             return after;
         }
-        let written = sent.min(state.in_flight);
-        state.traffic.sent += written as u64;
-        state.in_flight -= written;
-        self.finalize(state, Some(failure), engine, &mut after);
+        self.failed_to_write(state, failure, sent, engine, &mut after);
         after
     }
 
-    /// The engine has written `bytes`; called for sends that were pending and for those that were done at once.
+    /// The engine has written the `bytes` of a pending send.
     pub(crate) fn sent(&self, bytes: usize, now: u64, engine: &dyn Engine) -> After<U> {
         let mut after = After::default();
         let mut state = self.state.lock();
-        let state = &mut *state;
         if state.life == Life::Closed {
             return after; // aborted meanwhile, and counted as dropped
         }
-        state.sending = false;
-        state.in_flight = 0;
-        self.settle(state);
-        state.traffic.sent += bytes as u64;
-        if now != 0 {
-            state.active_at = now;
-        }
-        if self.settings().wants.sent {
-            if state.sent_untold == 0 {
-                after.schedule = state.mailbox.push(Event::Sent(0));
-            }
-            state.sent_untold += bytes;
-        }
-        if state.pauses & pause::OUTBOX != 0 && state.outgoing.len() <= self.settings().send_limit / 4 {
-            self.resume_for(state, pause::OUTBOX, engine);
-        }
-        after.flush = !state.outgoing.is_empty();
-        self.end_if_flushed(state, engine, &mut after);
+        state.active_at = now;
+        self.wrote(&mut state, bytes, engine, &mut after);
         after.waiter = state.waiter.clone();
         after
     }
@@ -467,17 +447,36 @@ impl<U: Upper> Connection<U> {
         Queued::Flush
     }
 
-    /// Takes what is to be written, if nobody writes already.
-    pub(crate) fn take_outgoing(&self) -> Option<(Handle, Outgoing)> {
-        let mut state = self.state.lock();
-        state.dirty = false;
-        if state.sending || state.outgoing.is_empty() {
-            return None;
+    /// Writes what is queued, if nobody writes already. Call it with the interpreter released, or for little.
+    pub(crate) fn write(&self, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        let mut guard = self.state.lock();
+        guard.dirty = false;
+        loop {
+            let state = &mut *guard;
+            if state.sending || state.outgoing.is_empty() {
+                return after;
+            }
+            let Some(handle) = &state.handle else { return after };
+            let outgoing = std::mem::take(&mut state.outgoing);
+            state.in_flight = outgoing.len();
+            state.sending = true;
+            if outgoing.is_small_copy() {
+                // As mostly. It does not block, and takes no longer than to let go of the lock and to take it again.
+                let submission = engine.send(handle, outgoing);
+                self.submitted(state, submission, engine, &mut after);
+                return after;
+            }
+            let handle = handle.clone();
+            drop(guard);
+            let submission = engine.send(&handle, outgoing);
+            drop(handle);
+            guard = self.state.lock();
+            if guard.life == Life::Closed {
+                return after; // aborted meanwhile, and counted as dropped
+            }
+            self.submitted(&mut guard, submission, engine, &mut after);
         }
-        let handle = state.handle.clone()?;
-        state.sending = true;
-        state.in_flight = state.outgoing.len();
-        Some((handle, std::mem::take(&mut state.outgoing)))
     }
 
     /// Everything queued is sent, then it closes. What came and was not handled yet is dropped if the user asks (`discard`).

@@ -1,6 +1,7 @@
 //! How a connection changes: each of these runs under its lock and adds to `After` what must follow.
 
 use super::*;
+use crate::engine::Submission;
 
 /// `total_limit` is kept to within this many bytes a connection.
 const ACCOUNTING_STEP: usize = 4096;
@@ -37,6 +38,43 @@ impl<U: Upper> Connection<U> {
         if state.pauses & pause::INBOX != 0 && state.inbox_bytes <= self.settings().receive_limit / 2 {
             self.resume_for(state, pause::INBOX, engine);
         }
+    }
+
+    /// What became of a send that was given to the engine.
+    pub(super) fn submitted(&self, state: &mut State<U>, submission: Submission, engine: &dyn Engine, after: &mut After<U>) {
+        match submission {
+            Submission::Done { bytes } => {
+                self.wrote(state, bytes, engine, after);
+                after.waiter = state.waiter.clone();
+            }
+            Submission::Pending => {} // its completion may have come by now
+            Submission::Failed { error, sent, .. } => self.failed_to_write(state, error.into(), sent, engine, after),
+        }
+    }
+
+    pub(super) fn wrote(&self, state: &mut State<U>, bytes: usize, engine: &dyn Engine, after: &mut After<U>) {
+        state.sending = false;
+        state.in_flight = 0;
+        self.settle(state);
+        state.traffic.sent += bytes as u64;
+        if self.settings().wants.sent {
+            if state.sent_untold == 0 {
+                after.schedule |= state.mailbox.push(Event::Sent(0));
+            }
+            state.sent_untold += bytes;
+        }
+        if state.pauses & pause::OUTBOX != 0 && state.outgoing.len() <= self.settings().send_limit / 4 {
+            self.resume_for(state, pause::OUTBOX, engine);
+        }
+        after.flush = !state.outgoing.is_empty();
+        self.end_if_flushed(state, engine, after);
+    }
+
+    pub(super) fn failed_to_write(&self, state: &mut State<U>, failure: Failure, sent: usize, engine: &dyn Engine, after: &mut After<U>) {
+        let written = sent.min(state.in_flight);
+        state.traffic.sent += written as u64;
+        state.in_flight -= written;
+        self.finalize(state, Some(failure), engine, after);
     }
 
     pub(super) fn pause_for(&self, state: &mut State<U>, reason: u8, engine: &dyn Engine) {

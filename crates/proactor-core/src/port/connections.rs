@@ -113,14 +113,8 @@ impl<U: Upper> Port<U> {
     }
 
     pub(super) fn flush_into(&self, connection: &Arc<Connection<U>>, ready: &mut Vec<Item<U>>) {
-        while let Some((handle, outgoing)) = connection.take_outgoing() {
-            let after = match self.engine.send(&handle, outgoing) {
-                Submission::Done { bytes } => connection.sent(bytes, 0, &*self.engine),
-                Submission::Pending => return,
-                Submission::Failed { error, sent, .. } => connection.send_failed(error.into(), sent, &*self.engine),
-            };
-            self.finish_after(connection, after, ready);
-        }
+        let after = connection.write(&*self.engine);
+        self.finish_after(connection, after, ready);
     }
 
     /// What the connection has queued is written by the next `flush_dirty`.

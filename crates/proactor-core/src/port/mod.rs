@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::buffer::SharedBytes;
 use crate::completion::{Completion, Outcome, Token};
 use crate::connection::{After, Bytes, Connection, Event, Life, Next, Queued, Rare, pause};
-use crate::engine::{ABORTED, Address, Closing, Engine, Feature, Handle, Submission, TIMED_OUT};
+use crate::engine::{ABORTED, Address, Closing, Engine, Feature, Handle, TIMED_OUT};
 use crate::error::Failure;
 use crate::group::{Group, Traffic, Upper};
 use crate::notices::{Notice, Notices};
