@@ -7,12 +7,15 @@ from proactor import errors
 from proactor._core import __version__
 from proactor.connection import Connection, ConnectionStatistics, Handler, LengthPrefixed, Lines
 from proactor.pool import PoolStatistics, ThreadPool, blocking
+from proactor.timers import Event, EventStatistics, Timer, TimerStatistics, Wait, WaitStatistics
 from proactor.server import BroadcastResult, Server, ServerStatistics, ShutdownReport, connect, serve
 
 __all__ = [
     "BroadcastResult",
     "Connection",
     "ConnectionStatistics",
+    "Event",
+    "EventStatistics",
     "Handler",
     "LengthPrefixed",
     "Lines",
@@ -21,6 +24,10 @@ __all__ = [
     "ServerStatistics",
     "ShutdownReport",
     "ThreadPool",
+    "Timer",
+    "TimerStatistics",
+    "Wait",
+    "WaitStatistics",
     "__version__",
     "blocking",
     "connect",

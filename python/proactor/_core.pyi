@@ -6,16 +6,20 @@ Every call is safe from any thread unless it says otherwise. In the child of a f
 from collections.abc import Callable
 from typing import Any, Self, final
 
+from proactor.timers import EventStatistics, TimerStatistics, WaitStatistics
 from typing_extensions import disjoint_base
 
 __all__ = [
     "ENGINES",
     "Connection",
+    "Event",
     "Group",
     "Listener",
     "Network",
     "Peer",
     "Port",
+    "Timer",
+    "Wait",
     "Worker",
     "__version__",
     "block",
@@ -100,6 +104,92 @@ class Connection:
     def _numbers(self) -> tuple[int, int, int, int, int, int, bool, bool]: ...
 
 @final
+class Timer:
+    """What `ThreadPool.call_after` and `call_every` answer. Safe from any thread; never blocks."""
+
+    def cancel(self) -> bool:
+        """Exact: after True the function does not start (again), and the timer has let go of it and its arguments. False: a timer that comes once has begun or is
+        over. May be called again, and from the function itself.
+
+        Raises:
+            RuntimeError: the timer belongs to the parent process.
+        """
+
+    @property
+    def pending(self) -> bool:
+        """Whether the function will be called (again)."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled before it was over, by `cancel` or by the end of its pool."""
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between two ticks; None for a timer that comes once."""
+
+    @property
+    def missed(self) -> int:
+        """Ticks that came while an earlier one waited for a worker or ran: each was left out."""
+
+    def statistics(self) -> TimerStatistics:
+        """A snapshot."""
+
+@final
+class Wait:
+    """What `ThreadPool.call_when` answers. Safe from any thread; never blocks."""
+
+    def cancel(self) -> bool:
+        """Exact: after True the function does not start (again), and the wait has let go of it, its arguments and its descriptor. False: a wait that comes once
+        has begun or is over. May be called again, and from the function itself.
+
+        Raises:
+            RuntimeError: the wait belongs to the parent process.
+        """
+
+    @property
+    def pending(self) -> bool:
+        """Whether the function will be called (again)."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled before it was over, by `cancel` or by the end of its pool."""
+
+    @property
+    def repeat(self) -> bool:
+        """Whether it waits again each time the function has returned."""
+
+    def statistics(self) -> WaitStatistics:
+        """A snapshot."""
+
+@final
+class Event:
+    """Something to wait for that takes no descriptor and no thread: as `threading.Event`, and for `ThreadPool.call_when`. It belongs to no pool.
+
+    Safe from any thread; only `wait` blocks. (Win32's manual-reset event.)
+    """
+
+    def __new__(cls) -> Event: ...
+    def set(self) -> None:
+        """Everybody who waits goes on, and whoever waits from here on does not wait. Idempotent."""
+
+    def clear(self) -> None:
+        """Whoever waits from here on waits for the next `set`."""
+
+    def is_set(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> bool:
+        """Blocks until it is set; in a worker with the worker's slot free. Signal handlers run in between.
+
+        Returns:
+            False when `timeout` seconds have passed before.
+
+        Raises:
+            ValueError: `timeout` is negative or not a number.
+        """
+
+    def statistics(self) -> EventStatistics:
+        """A snapshot."""
+
+@final
 class Port:
     """A completion port: one engine, one scheduler, and the monitor's thread."""
 
@@ -173,6 +263,33 @@ class Port:
         Raises:
             RuntimeError: the port is closed or finishing.
         """
+
+    def call_after(self, seconds: float, function: Callable[..., object], arguments: tuple[Any, ...]) -> Timer:
+        """Has a worker call `function(*arguments)` in `seconds`.
+
+        Raises:
+            RuntimeError: the port is closed or finishing.
+        """
+
+    def call_every(self, seconds: float, function: Callable[..., object], arguments: tuple[Any, ...]) -> Timer: ...
+    def call_when(
+        self,
+        handle: int | Event,
+        writable: bool,
+        timeout: float | None,
+        repeat: bool,
+        function: Callable[..., object],
+        arguments: tuple[Any, ...],
+    ) -> Wait:
+        """Has a worker call `function(signalled, *arguments)`. A descriptor stays the caller's.
+
+        Raises:
+            RuntimeError: the port is closed or finishing.
+            ValueError, OSError: the descriptor cannot be waited for.
+        """
+
+    def pending(self) -> tuple[int, int]:
+        """Timers and waits whose functions will be called (again)."""
 
     def is_hung(self) -> bool:
         """Whether every worker has been inside its handler for a second."""

@@ -11,16 +11,18 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, TypeVarTuple
 
-from proactor import _core
+from proactor import _core, timers
 from proactor.errors import PoolHung
+from proactor.timers import Timer, Wait, Waitable
 from proactor.workers import Workers
 
 __all__ = ["PoolStatistics", "ThreadPool", "available_processors", "blocking"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class PoolStatistics:
     retired: int
     finished: int
     """Handler calls and posted calls."""
+    timers: int
+    """Timers that are pending: their functions will be called (again)."""
+    waits: int
+    """Waits that are pending."""
 
 
 class Member(Protocol):
@@ -167,7 +173,7 @@ class ThreadPool(Executor):
 
     def statistics(self) -> PoolStatistics:
         """A snapshot."""
-        return PoolStatistics(self._port.engine, self.concurrency, self.max_workers, *self._port.numbers())
+        return PoolStatistics(self._port.engine, self.concurrency, self.max_workers, *self._port.numbers(), *self._port.pending())
 
     def start(self) -> tuple[_core.Port, Workers]:
         """What a server or connection needs that comes to live on the pool.
@@ -192,6 +198,81 @@ class ThreadPool(Executor):
             if self._shut:
                 raise RuntimeError("the pool is shut down: make a new one")
             self._members.add(member)
+
+    # ---- timers and waits ----
+
+    def call_after(self, seconds: float, fn: Callable[[*Ts], object], /, *args: *Ts) -> Timer:
+        """Calls `fn(*args)` on a worker in `seconds`: not before, and as soon after as a worker is free.
+
+        Measured by the monotonic clock (clock_gettime(2), CLOCK_MONOTONIC): setting the wall clock changes nothing. What the function raises is logged. A pending
+        timer does not keep the program alive: the end of the main thread cancels it, as `shutdown` does, and so does the end of the pool's last reference.
+
+        Returns:
+            The timer; after its `cancel()` has returned True the function does not start.
+
+        Raises:
+            ValueError: `seconds` is negative or not a number.
+            TypeError: `fn` is not callable.
+            RuntimeError: the pool is shut down, or belongs to the parent process.
+            BrokenExecutor: the initializer raised.
+        """
+        self._start_for_calls()
+        return self._port.call_after(seconds, fn, args)
+
+    def call_every(self, seconds: float, fn: Callable[[*Ts], object], /, *args: *Ts) -> Timer:
+        """Calls `fn(*args)` on a worker every `seconds`, first in `seconds`, until it is cancelled or the pool is shut down.
+
+        The timer keeps its phase: ticks are due whole intervals after it was made, however late one is run. It never overlaps itself: ticks that come while
+        one waits for a worker or runs are left out and counted (`timer.missed`). It goes on when the function raises, which is logged. The rest is as in
+        `call_after`, with `ValueError` also for an interval of 0.
+        """
+        self._start_for_calls()
+        return self._port.call_every(seconds, fn, args)
+
+    def call_when(
+        self,
+        handle: Waitable,
+        fn: Callable[[bool, *Ts], object],
+        /,
+        *args: *Ts,
+        timeout: float | None = None,
+        writable: bool = False,
+        repeat: bool = False,
+    ) -> Wait:
+        """Calls `fn(signalled, *args)` on a worker when `handle` is signalled, `signalled` being True, or False when `timeout` seconds have passed before.
+        (Win32's RegisterWaitForSingleObject, whose function is told the opposite: TimerOrWaitFired.)
+
+        Arguments:
+            handle: a socket, a pipe, an eventfd, a pidfd, anything else with a descriptor that can be polled, or the descriptor itself: signalled when it can be
+                read without blocking, which includes its end and its errors. A `subprocess.Popen`: signalled when the process has ended; its `returncode` is
+                set by then. A `proactor.Event`: signalled when it is set. The pool waits for a copy of the descriptor: yours may be closed meanwhile
+                (poll(2) says what that means to a socket: nothing comes any more, so give a timeout or cancel).
+            writable: wait until it can be written to instead.
+            repeat: wait again each time the function has returned, with the time-out beginning anew. What is still signalled then comes again at once: so read
+                what there is, or clear the event. It never overlaps itself.
+
+        Thousands may wait at once, without threads; each takes a descriptor (an Event takes none). Ends as timers do, see `call_after`.
+
+        Returns:
+            The wait; after its `cancel()` has returned True the function does not start.
+
+        Raises:
+            ValueError: `handle` is closed, or a file, which is always ready; or `timeout` is negative or not a number.
+            TypeError: `handle` cannot be waited for, or `fn` is not callable.
+            OSError: there are no descriptors left, or the descriptor is not open (EBADF).
+            RuntimeError: the pool is shut down, or belongs to the parent process.
+            BrokenExecutor: the initializer raised.
+        """
+        self._start_for_calls()
+        return timers.call_when(self._port, handle, fn, args, timeout=timeout, writable=writable, repeat=repeat)
+
+    def _start_for_calls(self) -> None:
+        # Not refused while all workers hang: whoever sets a timer does not want it now.
+        if self._workers.forked:
+            self._workers.check_process()
+        if self._broken.is_set():
+            raise _broken_executor()
+        self._workers.ensure_started()
 
     def __del__(self) -> None:
         workers: Workers | None = getattr(self, "_workers", None)

@@ -265,6 +265,8 @@ def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
             )
         elif kind == "workers_free":
             _log(logging.WARNING, "a worker is free again; new work is taken")
+        elif kind == "wait_failed":
+            _log(logging.ERROR, "a repeated wait could not begin again and is over: %s", text)
         elif kind == "engine_failed":
             _log(logging.ERROR, "the engine failed to poll: %s", text)
         elif kind == "lost":

@@ -53,6 +53,8 @@ pub enum Outcome {
     Sent {
         bytes: usize,
     },
+    /// What a wait was for has come; the wait is over, and `wait` begins another.
+    Signalled,
     /// A pending send failed; `sent` of its bytes had been taken, `unsent` had not.
     SendFailed {
         error: io::Error,

@@ -23,6 +23,10 @@ pub enum Notice {
         workers: usize,
     },
     WorkersFree,
+    /// A repeated wait could not begin again, and is over.
+    WaitFailed {
+        error: String,
+    },
     EngineFailed {
         error: String,
     },

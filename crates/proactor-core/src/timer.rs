@@ -5,30 +5,50 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZeroU64;
 
 /// Names one timer for ever: ids are never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TimerId(u64);
+pub struct TimerId(NonZeroU64);
 
 /// Pending timers. Adding and popping cost O(log n), cancelling O(1) amortised; memory follows the number pending, down as well as up.
 #[derive(Debug)]
 pub struct Timers<T> {
-    values: HashMap<TimerId, T>,
+    values: HashMap<TimerId, T, BuildHasherDefault<Spread>>,
     /// Every id in `values` is here exactly once, others at most once; the top is never stale.
     deadlines: BinaryHeap<Reverse<(u64, TimerId)>>,
-    next: u64,
+    next: NonZeroU64,
+}
+
+/// Ids are counted, by nobody but us: a multiplication spreads them over the map well enough.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("ids are hashed as what they are");
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15); // 2^64 by the golden ratio
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl<T> Timers<T> {
     #[expect(clippy::new_without_default, reason = "taking the timers and leaving new ones would use their ids again; see `clear`")]
     pub fn new() -> Self {
-        Timers { values: HashMap::new(), deadlines: BinaryHeap::new(), next: 0 }
+        Timers { values: HashMap::default(), deadlines: BinaryHeap::new(), next: NonZeroU64::MIN }
     }
 
     /// Adds a timer that is due at `deadline`, in nanoseconds of the engine's clock.
     pub fn add(&mut self, deadline: u64, value: T) -> TimerId {
         let id = TimerId(self.next);
-        self.next += 1;
+        self.next = self.next.checked_add(1).expect("2^64 timers take five hundred years");
         self.values.insert(id, value);
         self.deadlines.push(Reverse((deadline, id)));
         id
@@ -58,6 +78,14 @@ impl<T> Timers<T> {
         let value = self.values.remove(&id).expect("the top of the heap is never stale");
         self.settle();
         Some((id, value))
+    }
+
+    /// Cancels those that `unwanted` picks. The values are the caller's to drop, outside its lock.
+    pub fn take_those(&mut self, mut unwanted: impl FnMut(&T) -> bool) -> Vec<T> {
+        let taken = self.values.extract_if(|_, value| unwanted(value)).map(|(_, value)| value).collect();
+        self.deadlines.retain(|Reverse((_, id))| self.values.contains_key(id));
+        self.settle();
+        taken
     }
 
     /// Cancels everything. The values are the caller's to drop, outside its lock.

@@ -3,6 +3,7 @@
 
 use pyo3::prelude::*;
 
+mod appointments;
 mod buffers;
 mod connection;
 mod errors;
@@ -12,6 +13,8 @@ mod worker;
 
 #[pymodule(gil_used = false)]
 mod _core {
+    #[pymodule_export]
+    use crate::appointments::{Event, Timer, Wait};
     #[pymodule_export]
     use crate::connection::Connection;
     #[pymodule_export]

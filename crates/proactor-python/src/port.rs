@@ -17,6 +17,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
+use crate::appointments::{self, Timer, Wait};
 use crate::buffers::{Data, Pool, Source};
 use crate::connection::public_object;
 use crate::errors;
@@ -35,6 +36,12 @@ impl Upper for Layer {
 pub struct Call {
     pub function: Py<PyAny>,
     pub arguments: Py<PyTuple>,
+}
+
+impl Call {
+    pub fn clone_ref(&self, py: Python<'_>) -> Self {
+        Call { function: self.function.clone_ref(py), arguments: self.arguments.clone_ref(py) }
+    }
 }
 
 /// A server's handlers, looked up once. Let go when the server is over: they mostly hold the server and its connections, and those hold them.
@@ -90,7 +97,7 @@ pub fn seconds(value: f64, name: &str) -> PyResult<Duration> {
         .map_err(|_| PyValueError::new_err(format!("{name} must be a number of seconds, 0 or more; not {value}")))
 }
 
-fn nanoseconds(value: Option<f64>, name: &str) -> PyResult<Option<u64>> {
+pub fn nanoseconds(value: Option<f64>, name: &str) -> PyResult<Option<u64>> {
     let Some(value) = value else { return Ok(None) };
     let nanoseconds = u64::try_from(seconds(value, name)?.as_nanos());
     nanoseconds.map(Some).map_err(|_| PyValueError::new_err(format!("{name} is too long: {value} seconds")))
@@ -310,6 +317,36 @@ impl Port {
         Ok(())
     }
 
+    fn call_after(&self, py: Python<'_>, seconds: f64, function: Py<PyAny>, arguments: Py<PyTuple>) -> PyResult<Timer> {
+        self.check()?;
+        appointments::call_after(&self.core, py, seconds, None, function, arguments)
+    }
+
+    fn call_every(&self, py: Python<'_>, seconds: f64, function: Py<PyAny>, arguments: Py<PyTuple>) -> PyResult<Timer> {
+        self.check()?;
+        appointments::call_after(&self.core, py, seconds, Some(seconds), function, arguments)
+    }
+
+    /// `handle`: a descriptor, which stays the caller's, or an `Event`.
+    fn call_when(
+        &self,
+        handle: &Bound<'_, PyAny>,
+        writable: bool,
+        timeout: Option<f64>,
+        repeat: bool,
+        function: Py<PyAny>,
+        arguments: Py<PyTuple>,
+    ) -> PyResult<Wait> {
+        self.check()?;
+        appointments::call_when(&self.core, handle, writable, timeout, repeat, function, arguments)
+    }
+
+    /// `(timers, waits)` whose functions will be called (again).
+    fn pending(&self) -> PyResult<(usize, usize)> {
+        self.check()?;
+        Ok(self.core.pending())
+    }
+
     /// True while every worker has been inside its handler for a second.
     fn is_hung(&self) -> PyResult<bool> {
         self.check()?;
@@ -327,6 +364,7 @@ impl Port {
             Notice::AcceptFailed { address, error, paused: true } => ("accept_paused", format!("{address}: {error}"), 0),
             Notice::AllWorkersStuck { workers } => ("all_workers_stuck", String::new(), workers as u64),
             Notice::WorkersFree => ("workers_free", String::new(), 0),
+            Notice::WaitFailed { error } => ("wait_failed", error, 0),
             Notice::EngineFailed { error } => ("engine_failed", error, 0),
             Notice::Lost { count } => ("lost", String::new(), count),
         })
@@ -354,7 +392,8 @@ impl Port {
     /// Workers exit when nothing is queued any more; new calls are refused.
     fn finish(&self, py: Python<'_>) {
         if !self.core.is_forked() {
-            py.detach(|| self.core.finish());
+            let calls = py.detach(|| self.core.finish());
+            drop(calls); // with the interpreter held
         }
     }
 
@@ -363,19 +402,22 @@ impl Port {
         if self.core.is_forked() {
             return Ok(PyList::empty(py));
         }
-        let rest = py.detach(|| {
-            let mut rest = self.core.close();
+        let (rest, calls) = py.detach(|| {
+            let (mut rest, calls) = self.core.close();
             let monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(monitor) = monitor {
                 let _panicked = monitor.join(); // its panic has been printed; there is nothing left to stop
             }
             rest.extend(self.core.scheduler.take_rest()); // what the monitor's last turn made ready
-            rest
+            (rest, calls)
         });
+        drop(calls); // those of timers and waits, with the interpreter held
         let list = PyList::empty(py);
         for item in rest {
-            if let Item::Call(Call { function, arguments }) = item {
-                list.append((function, arguments))?;
+            match item {
+                Item::Call(Call { function, arguments }) => list.append((function, arguments))?,
+                Item::Appointment(appointment) => drop(self.core.cancel(&appointment)),
+                Item::Connection(_) => {}
             }
         }
         Ok(list)

@@ -143,7 +143,7 @@ impl Worker {
         DEPTH.set(0); // a handler may have forgotten to unblock
         // A worker that waits holds on to nothing of what it handled.
         answer.clear(py);
-        let task = port.next(core, &Attached(py, pool), |upper| upper.map(|object| object.clone_ref(py)));
+        let task = port.next(core, &Attached(py, pool), |upper| upper.map(|object| object.clone_ref(py)), |call: &Call| call.clone_ref(py));
         let (connection, group) =
             core.current.as_ref().map_or((0, 0), |connection| (connection.id, Arc::as_ptr(&connection.group) as usize));
         CURRENT.set(Some(Current { port: Arc::as_ptr(port), worker: core.id, connection, group }));
@@ -157,6 +157,13 @@ impl Worker {
                 return answer.fill(py, [apply.clone_ref(py), self.start_worker.clone_ref(py), nothing]).map(Some);
             }
             Some(Task::Call(Call { function, arguments })) => {
+                return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any()]).map(Some);
+            }
+            Some(Task::Appointment(told, Call { function, arguments })) => {
+                let arguments = match told {
+                    None => arguments,
+                    Some(signalled) => with_first(py, signalled, arguments.bind(py))?,
+                };
                 return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any()]).map(Some);
             }
             Some(Task::Event(event, object)) => (event, object),
@@ -180,6 +187,12 @@ impl Worker {
         };
         answer.fill(py, [handler, object.unbind(), second]).map(Some)
     }
+}
+
+/// The arguments of a wait's function: first whether it was signalled.
+fn with_first(py: Python<'_>, signalled: bool, arguments: &Bound<'_, PyTuple>) -> PyResult<Py<PyTuple>> {
+    let first = signalled.into_pyobject(py)?.to_owned().into_any();
+    PyTuple::new(py, std::iter::once(first).chain(arguments.iter()).collect::<Vec<_>>()).map(Bound::unbind)
 }
 
 /// A tuple of three that is filled again when Python has let go of it, as `zip` and `enumerate` do: it saves an allocation a message.

@@ -16,6 +16,8 @@ pub enum Kind {
     Tcp,
     /// A connected Unix stream socket.
     Unix,
+    /// A copy of somebody else's descriptor, to wait for.
+    Watched,
 }
 
 /// Cheap to clone. The engine's own state of the handle is behind `engine_state`.

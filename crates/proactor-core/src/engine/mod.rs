@@ -7,6 +7,8 @@
 //!   returns, at most one completion that was already under way may still arrive.
 //! * **A send** either completes at once or is pending; a pending send owns its bytes and completes exactly once, as `Sent` or `SendFailed`, unless the
 //!   handle is closed first: then it is dropped without a completion. At most one send may be pending on a handle.
+//! * **A wait** completes once, as `Signalled`, as soon as the handle is ready for what is waited for, also if it was before. It says that the handle was ready at
+//!   some time since `wait` was called, not that it still is. What is waited for stays its owner's: the engine holds a copy, so that the owner may close his.
 //! * **`close`** ends everything on a handle; no completion carries its token after `close` has returned, except those in a poll that runs at that moment:
 //!   the port tells them apart by the token's generation.
 //! * **`poll` belongs to the leader**; it may be called from any thread, but only by one at a time (the engine serialises it). Everything else is safe from
@@ -39,6 +41,15 @@ pub enum Feature {
     UnixSockets,
     /// Timeouts below half a millisecond are kept.
     FineTimer,
+}
+
+/// What to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Something can be read without blocking, the end of file or an error included; or the process has ended, the timer run out, the counter been raised.
+    Readable,
+    /// Something can be written without blocking, or never any more.
+    Writable,
 }
 
 /// Where a listener listens, or who a peer is.
@@ -119,6 +130,9 @@ pub trait Engine: Send + Sync {
     /// still belongs to the caller. The simulated engine takes numbers that its network gave out.
     fn adopt(&self, descriptor: i64, kind: Kind) -> io::Result<Handle>;
 
+    /// Takes a copy of a descriptor, to `wait` for it; the descriptor stays the caller's, who may close it at any time.
+    fn watch(&self, descriptor: i64) -> io::Result<Handle>;
+
     /// From here on the handle's completions carry `token`. A handle is associated once, with one engine.
     fn associate(&self, handle: &Handle, token: Token) -> io::Result<()>;
 
@@ -142,6 +156,15 @@ pub trait Engine: Send + Sync {
     /// No more is sent: the peer sees the end of what was sent. Call it with no send pending.
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()>;
     fn close(&self, handle: &Handle, how: Closing);
+
+    /// Begins a wait on a watched and associated handle, one at a time: `Signalled`, once. After `Signalled` it may be called again; a wait that was not
+    /// completed goes on, whatever is waited for now.
+    ///
+    /// # Errors
+    /// `InvalidInput` where the handle is none to wait for, such as a file, which is always ready.
+    fn wait(&self, handle: &Handle, interest: Interest) -> io::Result<()>;
+    /// Whether a watched handle is ready at this moment.
+    fn is_ready(&self, handle: &Handle, interest: Interest) -> bool;
 
     /// Waits for completions, at most `timeout` (None: until one comes or `wake`), and appends them. Receives at most about 64 KiB in all, and comes back at
     /// once while there is more. An empty answer is normal: time ran out, or `wake` was called.

@@ -1,6 +1,7 @@
 //! The leader's turn: write, wait, receive, dispatch; and the timers. Runs with the interpreter released.
 
 use super::*;
+use crate::appointment::Cause;
 
 impl<U: Upper> Port<U> {
     /// One turn of the leader: write, wait, receive, dispatch. Answers what became ready.
@@ -43,21 +44,34 @@ impl<U: Upper> Port<U> {
         next.map(|deadline| Duration::from_nanos(deadline.saturating_sub(now)))
     }
 
-    pub(super) fn add_timer(&self, deadline: u64, timer: Timer) {
+    pub(super) fn add_timer(&self, deadline: u64, timer: Timer<U>) {
         let mut due = self.timers.lock();
         due.timers.add(deadline, timer);
+        self.tell_leader(due, deadline);
+    }
+
+    /// A timer was added: a leader that sleeps beyond it is interrupted, once.
+    pub(super) fn tell_leader(&self, mut due: MutexGuard<'_, Due<U>>, deadline: u64) {
         if deadline < due.leader_until {
+            due.leader_until = deadline;
             drop(due);
             self.engine.wake();
         }
     }
 
     pub(super) fn fire_due(&self, now: u64, ready: &mut Vec<Item<U>>) {
-        loop {
+        let mut batch = Vec::new();
+        {
             let mut due = self.timers.lock();
-            let Some((_, timer)) = due.timers.pop_due(now) else { return };
-            drop(due);
+            while batch.len() < TIMERS_A_TURN
+                && let Some((_, timer)) = due.timers.pop_due(now)
+            {
+                batch.push(timer);
+            }
+        }
+        for timer in batch {
             match timer {
+                Timer::Call(appointment) => self.time_has_come(appointment, ready),
                 Timer::Idle(token) => {
                     if let Some(Entry::Connection(connection)) = self.find(token) {
                         self.check_idle(&connection, now, ready);
@@ -119,6 +133,7 @@ impl<U: Upper> Port<U> {
             match entry {
                 Some(Entry::Connection(connection)) => self.dispatch_connection(connection, outcome, now, ready),
                 Some(Entry::Listener(listener)) => self.dispatch_listener(&listener, outcome, now, ready),
+                Some(Entry::Wait(wait)) => self.occurred(wait, Cause::Signal, ready),
                 None => drop(outcome),
             }
         }
@@ -133,7 +148,7 @@ impl<U: Upper> Port<U> {
             Outcome::ReceiveFailed(error) => connection.failed(error.into(), engine),
             Outcome::Sent { bytes } => connection.sent(bytes, now, engine),
             Outcome::SendFailed { error, sent, .. } => connection.send_failed(error.into(), sent, engine),
-            Outcome::Accepted { .. } | Outcome::AcceptFailed { .. } => unreachable!("a connection accepts nothing"),
+            Outcome::Accepted { .. } | Outcome::AcceptFailed { .. } | Outcome::Signalled => unreachable!("a connection accepts nothing"),
         };
         if after.only_schedules() && !connection.group.is_holding() {
             ready.push(Item::Connection(connection));

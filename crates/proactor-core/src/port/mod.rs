@@ -1,24 +1,24 @@
 //! The completion port: an engine feeds it, the scheduler decides, workers take from it. Owns the table of connections and listeners, the timers and the
 //! list of unwritten sends. Knows nothing of Python: the layer above keeps its objects with ours (`Upper`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::buffer::SharedBytes;
 use crate::completion::{Completion, Outcome, Token};
 use crate::connection::{After, Bytes, Connection, Event, Life, Next, Queued, Rare, pause};
-use crate::engine::{ABORTED, Address, Closing, Engine, Feature, Handle, TIMED_OUT};
+use crate::engine::{ABORTED, Address, Closing, Engine, Feature, Handle, Interest, TIMED_OUT};
 use crate::error::Failure;
 use crate::group::{Group, Traffic, Upper};
 use crate::notices::{Notice, Notices};
 use crate::scheduler::{Decision, Limits, Parker, Sample, Scheduler, Wakes, Work, WorkerId};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::table::Table;
-use crate::timer::Timers;
+use crate::timer::{TimerId, Timers};
 
 /// Accepting is tried again this long after the machine ran out of descriptors or memory.
 const ACCEPT_AGAIN_AFTER: u64 = 100_000_000;
@@ -28,10 +28,15 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 const LOOKS_A_TICK: usize = 8;
 /// How long a leader rests after its engine failed to poll, so that a broken engine does not spin.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(10);
+/// At most so many timers come a turn, so that many that are due at once do not keep the leader from the network.
+const TIMERS_A_TURN: usize = 1024;
 
+mod appointments;
 mod connections;
 mod leader;
 mod monitor;
+
+pub use appointments::{Appointment, ManualResetEvent, Refusal, Waitable};
 
 pub struct Port<U: Upper> {
     pub engine: Arc<dyn Engine>,
@@ -44,7 +49,11 @@ pub struct Port<U: Upper> {
     // Guards which slot holds what.
     table: Mutex<Table<Entry<U>>>,
     // Guards the timers and how long the leader sleeps.
-    timers: Mutex<Due>,
+    timers: Mutex<Due<U>>,
+    timers_pending: AtomicUsize,
+    waits_pending: AtomicUsize,
+    /// For the events that waits wait for.
+    this: Weak<Self>,
     // Guards the connections with sends that wait for the end of a handler.
     dirty: Mutex<Vec<Arc<Connection<U>>>>,
     has_dirty: AtomicBool,
@@ -66,23 +75,26 @@ struct Turn<U: Upper> {
     found: Vec<(Option<Entry<U>>, Outcome)>,
 }
 
-struct Due {
-    timers: Timers<Timer>,
+struct Due<U: Upper> {
+    timers: Timers<Timer<U>>,
     /// When the leader wakes by itself; an earlier deadline interrupts it.
     leader_until: u64,
 }
 
-enum Timer {
+enum Timer<U: Upper> {
     Idle(Token),
     AcceptAgain(Token),
     /// A closing connection, and how much its peer had taken: if that is still all, it is cut off.
     Linger(Token, u64),
+    /// A timer's tick, or a wait's time-out.
+    Call(Arc<Appointment<U>>),
 }
 
 /// What the ready queue holds.
 pub enum Item<U: Upper> {
     Connection(Arc<Connection<U>>),
     Call(U::Call),
+    Appointment(Arc<Appointment<U>>),
 }
 
 /// What a worker is to do.
@@ -90,6 +102,8 @@ pub enum Task<U: Upper, R> {
     /// For the worker's `current` connection.
     Event(Event, R),
     Call(U::Call),
+    /// Of the worker's `appointment`. A wait's function is told whether it was signalled.
+    Appointment(Option<bool>, U::Call),
     StartWorker,
 }
 
@@ -98,6 +112,8 @@ pub struct Worker<U: Upper> {
     pub id: WorkerId,
     parker: Arc<Parker>,
     pub current: Option<Arc<Connection<U>>>,
+    /// The timer or wait whose function runs.
+    appointment: Option<Arc<Appointment<U>>>,
 }
 
 pub struct Listener<U: Upper> {
@@ -112,6 +128,7 @@ pub struct Listener<U: Upper> {
 enum Entry<U: Upper> {
     Connection(Arc<Connection<U>>),
     Listener(Arc<Listener<U>>),
+    Wait(Arc<Appointment<U>>),
 }
 
 impl<U: Upper> Clone for Entry<U> {
@@ -119,6 +136,7 @@ impl<U: Upper> Clone for Entry<U> {
         match self {
             Entry::Connection(connection) => Entry::Connection(connection.clone()),
             Entry::Listener(listener) => Entry::Listener(listener.clone()),
+            Entry::Wait(wait) => Entry::Wait(wait.clone()),
         }
     }
 }
@@ -158,7 +176,7 @@ pub struct Broadcast {
 impl<U: Upper> Port<U> {
     /// `idle`: after how long a surplus worker retires. `busy_poll`: how many nanoseconds the leader polls before it sleeps.
     pub fn new(engine: Arc<dyn Engine>, limits: Limits, idle: Option<Duration>, busy_poll: u64) -> Arc<Self> {
-        Arc::new(Port {
+        Arc::new_cyclic(|this| Port {
             engine,
             scheduler: Scheduler::new(limits),
             notices: Notices::default(),
@@ -167,6 +185,9 @@ impl<U: Upper> Port<U> {
             turn: Mutex::new(Turn { ready: Vec::new(), completions: Vec::new(), found: Vec::new() }),
             table: Mutex::new(Table::default()),
             timers: Mutex::new(Due { timers: Timers::new(), leader_until: u64::MAX }),
+            timers_pending: AtomicUsize::new(0),
+            waits_pending: AtomicUsize::new(0),
+            this: this.clone(),
             dirty: Mutex::new(Vec::new()),
             has_dirty: AtomicBool::new(false),
             flush_now: AtomicBool::new(false),
@@ -184,20 +205,23 @@ impl<U: Upper> Port<U> {
     /// The calling thread becomes a worker.
     pub fn worker(&self) -> Worker<U> {
         let (id, parker) = self.scheduler.register(self.engine.thread_clock());
-        Worker { id, parker, current: None }
+        Worker { id, parker, current: None, appointment: None }
     }
 
-    /// Finishes what the worker had, and waits for its next task; None: it is to exit. `with` makes something of a connection's public object.
-    /// Called, and returns, with the interpreter held.
+    /// Finishes what the worker had, and waits for its next task; None: it is to exit. `with` makes something of a connection's public object, `copy` a further
+    /// call for one that is repeated. Called, and returns, with the interpreter held.
     pub fn next<R>(
         &self,
         worker: &mut Worker<U>,
         interpreter: &impl Interpreter,
         with: impl Fn(Option<&U::Connection>) -> R,
+        copy: impl Fn(&U::Call) -> U::Call,
     ) -> Option<Task<U, R>> {
         let mut again = None;
         if let Some(connection) = worker.current.take() {
             again = self.end(connection);
+        } else if let Some(appointment) = worker.appointment.take() {
+            again = self.end_appointment(appointment);
         }
         if self.flush_now.load(Ordering::Relaxed) && self.has_dirty.load(Ordering::Relaxed) {
             // With the interpreter held: where handlers block others want it, and to get it back would cost more than the send.
@@ -209,6 +233,15 @@ impl<U: Upper> Port<U> {
             match work {
                 Some(Work::StartWorker) => return Some(Task::StartWorker),
                 Some(Work::Item(Item::Call(call))) => return Some(Task::Call(call)),
+                Some(Work::Item(Item::Appointment(appointment))) => {
+                    if let Some((told, call)) = self.begin(&appointment, &copy) {
+                        worker.appointment = Some(appointment);
+                        return Some(Task::Appointment(told, call));
+                    }
+                    let wakes;
+                    (work, wakes) = self.scheduler.finish_and_pop(worker.id, None);
+                    self.wake(wakes);
+                }
                 Some(Work::Item(Item::Connection(connection))) => {
                     let (begun, after) = connection.begin(&*self.engine, &with);
                     self.follow(&connection, after);
@@ -307,33 +340,40 @@ impl<U: Upper> Port<U> {
         self.hung.load(Ordering::Relaxed)
     }
 
-    /// Workers exit when nothing is queued any more; new calls are refused. The monitor goes on until `close`.
-    pub fn finish(&self) {
-        self.release_all(true);
+    /// Workers exit when nothing is queued any more; new calls are refused. The monitor goes on until `close`. Answers the calls of the timers and waits that
+    /// have not come about, and will not.
+    pub fn finish(&self) -> Vec<U::Call> {
+        self.release_all(true)
     }
 
-    /// Workers exit after what they are doing, the monitor ends, notices end. Idempotent. Answers what was never begun.
-    pub fn close(&self) -> VecDeque<Item<U>> {
+    /// Workers exit after what they are doing, the monitor ends, notices end. Idempotent. Answers what was never begun, and the calls of timers and waits.
+    pub fn close(&self) -> (VecDeque<Item<U>>, Vec<U::Call>) {
         self.closed.store(true, Ordering::Release);
-        self.release_all(false);
+        let calls = self.release_all(false);
         self.wake_monitor();
         self.notices.close();
-        self.scheduler.take_rest()
+        (self.scheduler.take_rest(), calls)
     }
 
-    fn release_all(&self, drain: bool) {
+    fn release_all(&self, drain: bool) -> Vec<U::Call> {
         self.ending.store(true, Ordering::Release);
+        let calls = self.cancel_all();
         let parkers = self.scheduler.close(drain);
         self.engine.wake();
         for parker in parkers {
             parker.unpark();
         }
+        calls
     }
 
     /// The worker's thread ends outside the protocol.
     pub fn abandon(&self, worker: &mut Worker<U>) {
         if let Some(connection) = worker.current.take() {
             let again = self.end(connection);
+            self.post(again.into_iter().collect());
+        }
+        if let Some(appointment) = worker.appointment.take() {
+            let again = self.end_appointment(appointment);
             self.post(again.into_iter().collect());
         }
         let wakes = self.scheduler.abandon(worker.id);

@@ -33,6 +33,15 @@ pub(super) fn release(descriptor: i64) {
     close(descriptor as c_int);
 }
 
+/// While it lives, the engine's own descriptors stay open.
+pub(super) struct Using<'a>(pub(super) &'a AtomicU32);
+
+impl Drop for Using<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// A set of descriptors that can be read without a lock. A segment comes into being with the first descriptor in it, and stays.
 pub(super) struct DescriptorSet([OnceLock<Box<[std::sync::atomic::AtomicU64]>>; 256]);
 

@@ -40,13 +40,14 @@ use crate::completion::{Completion, Outcome, Token};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
-use super::{AcceptWindow, Activity, Address, Closing, Engine, Feature, Handle, Kind, SocketOptions, Submission, ThreadClock};
+use super::{AcceptWindow, Activity, Address, Closing, Engine, Feature, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
 
 mod descriptors;
 mod polling;
 mod readiness;
 mod stream;
 mod system;
+mod waiting;
 
 use descriptors::*;
 use polling::*;
@@ -285,46 +286,6 @@ impl Epoll {
         }
         Ok((Received::Small(Copied::of(&memory.scratch[..count])), count == memory.scratch.len()))
     }
-
-    fn close_listener(&self, handle: &Handle) {
-        let listener: &Listener = handle.state();
-        listener.flags.fetch_or(CLOSED, Ordering::AcqRel);
-        self.pause_accept(handle);
-        // Others may still hold the handle, but clients must be refused from now on. shutdown(2) would also stop the other processes of a pre-forking server,
-        // so the number is made to name something harmless, and is closed with the handle.
-        let replaced = self.using().is_some_and(|_using| {
-            // SAFETY: no pointers are passed; both numbers belong to this engine, and are kept open meanwhile.
-            unsafe { libc::dup3(self.interrupter.load(Ordering::Relaxed), descriptor_of(handle), libc::O_CLOEXEC) >= 0 }
-        });
-        if !replaced {
-            shutdown(descriptor_of(handle), libc::SHUT_RDWR).ok();
-        }
-    }
-
-    fn close_stream(&self, handle: &Handle, how: Closing) {
-        let stream: &Stream = handle.state();
-        let flags = stream.readiness.set(CLOSED | WRITE_SHUT);
-        if flags & CLOSED != 0 {
-            return;
-        }
-        let unsent = stream.unsent.lock().take();
-        let descriptor = descriptor_of(handle);
-        if how == Closing::Abort && handle.kind() == Kind::Tcp {
-            // The reset must not wait for the last reference to the handle, and dissolving the association sends it at once.
-            let _ = set_linger(descriptor, 0);
-            disconnect(descriptor);
-        } else if flags & OVER != 0 && unsent.is_none() && handle.references() <= LAST_REFERENCES {
-            // Both sides are done, and nobody else holds it: the close that follows at once says it all.
-        } else {
-            // Blocked peers see it now, whoever still holds the handle, or a copy of the descriptor.
-            shutdown(descriptor, libc::SHUT_RDWR).ok();
-            if how == Closing::Orderly && flags & OVER == 0 {
-                // A TCP socket that is closed with unread bytes sends a reset, which would destroy what is still on its way to the peer.
-                discard(descriptor);
-            }
-        }
-        drop(unsent);
-    }
 }
 
 impl Engine for Epoll {
@@ -365,7 +326,7 @@ impl Engine for Epoll {
         // First the table: the first event may come at once.
         let replaced = self.table.lock().insert(handle.clone(), token);
         drop(replaced);
-        if handle.kind() == Kind::Listener {
+        if matches!(handle.kind(), Kind::Listener | Kind::Watched) {
             return Ok(());
         }
         let added = self.control(libc::EPOLL_CTL_ADD, descriptor_of(handle), EVERY_EDGE, token.to_bits());
@@ -457,8 +418,21 @@ impl Engine for Epoll {
         match handle.kind() {
             Kind::Listener => self.close_listener(handle),
             Kind::Tcp | Kind::Unix => self.close_stream(handle, how),
+            Kind::Watched => self.stop_watching(handle),
         }
         drop(removed);
+    }
+
+    fn watch(&self, descriptor: i64) -> io::Result<Handle> {
+        waiting::watch(descriptor)
+    }
+
+    fn wait(&self, handle: &Handle, interest: Interest) -> io::Result<()> {
+        self.begin_wait(handle, interest)
+    }
+
+    fn is_ready(&self, handle: &Handle, interest: Interest) -> bool {
+        waiting::is_ready(handle, interest)
     }
 
     fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
@@ -494,6 +468,7 @@ impl Engine for Epoll {
             match handle.kind() {
                 Kind::Listener => self.accept_ready(&handle, token, completions),
                 Kind::Tcp | Kind::Unix => self.stream_ready(handle, token, events, readable, completions),
+                Kind::Watched => completions.push(Completion { token, outcome: Outcome::Signalled }),
             }
         }
 
@@ -568,15 +543,6 @@ impl Engine for Epoll {
 impl Drop for Epoll {
     fn drop(&mut self) {
         self.close_own();
-    }
-}
-
-/// While it lives, the engine's own descriptors stay open.
-struct Using<'a>(&'a AtomicU32);
-
-impl Drop for Using<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The engine's state of a listener and of a stream, and sending, which is the caller's own work until the socket is full.
+//! The engine's state of a listener and of a stream, sending, which is the caller's own work until the socket is full, and closing.
 
 use super::*;
 
@@ -145,6 +145,48 @@ impl Stream {
                 number
             }
         }
+    }
+}
+
+impl Epoll {
+    pub(super) fn close_listener(&self, handle: &Handle) {
+        let listener: &Listener = handle.state();
+        listener.flags.fetch_or(CLOSED, Ordering::AcqRel);
+        self.pause_accept(handle);
+        // Others may still hold the handle, but clients must be refused from now on. shutdown(2) would also stop the other processes of a pre-forking server,
+        // so the number is made to name something harmless, and is closed with the handle.
+        let replaced = self.using().is_some_and(|_using| {
+            // SAFETY: no pointers are passed; both numbers belong to this engine, and are kept open meanwhile.
+            unsafe { libc::dup3(self.interrupter.load(Ordering::Relaxed), descriptor_of(handle), libc::O_CLOEXEC) >= 0 }
+        });
+        if !replaced {
+            shutdown(descriptor_of(handle), libc::SHUT_RDWR).ok();
+        }
+    }
+
+    pub(super) fn close_stream(&self, handle: &Handle, how: Closing) {
+        let stream: &Stream = handle.state();
+        let flags = stream.readiness.set(CLOSED | WRITE_SHUT);
+        if flags & CLOSED != 0 {
+            return;
+        }
+        let unsent = stream.unsent.lock().take();
+        let descriptor = descriptor_of(handle);
+        if how == Closing::Abort && handle.kind() == Kind::Tcp {
+            // The reset must not wait for the last reference to the handle, and dissolving the association sends it at once.
+            let _ = set_linger(descriptor, 0);
+            disconnect(descriptor);
+        } else if flags & OVER != 0 && unsent.is_none() && handle.references() <= LAST_REFERENCES {
+            // Both sides are done, and nobody else holds it: the close that follows at once says it all.
+        } else {
+            // Blocked peers see it now, whoever still holds the handle, or a copy of the descriptor.
+            shutdown(descriptor, libc::SHUT_RDWR).ok();
+            if how == Closing::Orderly && flags & OVER == 0 {
+                // A TCP socket that is closed with unread bytes sends a reset, which would destroy what is still on its way to the peer.
+                discard(descriptor);
+            }
+        }
+        drop(unsent);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::buffer::{BufferSource, Copied, LARGE_RECEIVE, NoLargeBuffers, Outgoin
 use crate::completion::{Completion, Outcome, Token};
 use crate::sync::{Condvar, Mutex};
 
-use super::{AcceptWindow, Address, Closing, Engine, Feature, Handle, Kind, SocketOptions, Submission, ThreadClock};
+use super::{AcceptWindow, Address, Closing, Engine, Feature, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
 
 /// What `Simulated::fail_next` can let fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,9 @@ pub enum Fault {
     /// The next attempt to send, also that of a pending send; the connection is dead afterwards.
     Send,
     ShutdownWrite,
+    /// Copying a descriptor to wait for it.
+    Watch,
+    Wait,
 }
 
 mod network;
@@ -107,6 +110,13 @@ impl Simulated {
         let mut state = self.network.state.lock();
         let descriptor = state.add(Socket::Stream(Stream::default()));
         (descriptor, Peer { network: Arc::clone(&self.network), socket: state.sockets.len() - 1 })
+    }
+
+    /// Something to wait for, which the test makes ready; with its descriptor.
+    pub fn object(&self) -> (i64, Signal) {
+        let mut state = self.network.state.lock();
+        let descriptor = state.add(Socket::Object(Object::default()));
+        (descriptor, Signal { network: Arc::clone(&self.network), object: state.sockets.len() - 1 })
     }
 
     /// Lets the next operation of a kind fail, on whichever handle it comes. Faults of one kind wait in line.
@@ -204,6 +214,25 @@ impl Peer {
     }
 }
 
+/// What makes an object ready. Safe from any thread; never blocks.
+pub struct Signal {
+    network: Arc<Network>,
+    object: usize,
+}
+
+impl Signal {
+    /// Waits for the object complete from here on, or no longer.
+    pub fn set(&self, ready: bool) {
+        let mut state = self.network.state.lock();
+        state.object(self.object).ready = ready;
+        for socket in 0..state.sockets.len() {
+            if matches!(&state.sockets[socket], Socket::Wait(wait) if wait.object == self.object) {
+                self.network.list(&mut state, socket);
+            }
+        }
+    }
+}
+
 impl Engine for Simulated {
     fn name(&self) -> &'static str {
         "simulated"
@@ -220,7 +249,11 @@ impl Engine for Simulated {
         let mut state = self.network.state.lock();
         state.attempt(Fault::Adopt)?;
         let number = state.find(descriptor).ok_or_else(|| io::Error::from_raw_os_error(EBADF))?;
-        let fits = matches!(state.sockets[number], Socket::Listener(_)) == (kind == Kind::Listener);
+        let fits = match state.sockets[number] {
+            Socket::Listener(_) => kind == Kind::Listener,
+            Socket::Stream(_) => matches!(kind, Kind::Tcp | Kind::Unix),
+            Socket::Object(_) | Socket::Wait(_) => false,
+        };
         if !fits {
             return Err(io::Error::from_raw_os_error(EINVAL));
         }
@@ -237,6 +270,8 @@ impl Engine for Simulated {
         match &mut state.sockets[number] {
             Socket::Listener(listener) => listener.token = Some(token),
             Socket::Stream(stream) => stream.token = Some(token),
+            Socket::Wait(wait) => wait.token = Some(token),
+            Socket::Object(_) => unreachable!("an object has no handle"),
         }
         self.network.list(&mut state, number);
         Ok(())
@@ -320,6 +355,38 @@ impl Engine for Simulated {
         let unsent = self.network.state.lock().close(handle.state::<Held>().socket, how);
         self.network.happened.notify_all();
         drop(unsent);
+    }
+
+    fn watch(&self, descriptor: i64) -> io::Result<Handle> {
+        let mut state = self.network.state.lock();
+        state.attempt(Fault::Watch)?;
+        let object = state.find(descriptor).ok_or_else(|| io::Error::from_raw_os_error(EBADF))?;
+        if !matches!(state.sockets[object], Socket::Object(_)) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "only an object can be waited for on this engine"));
+        }
+        let copy = state.add(Socket::Wait(Wait { object, token: None, waiting: false, listed: false, closed: false }));
+        let number = state.sockets.len() - 1;
+        Ok(self.network.hold(number, copy, Kind::Watched))
+    }
+
+    fn wait(&self, handle: &Handle, _interest: Interest) -> io::Result<()> {
+        let mut state = self.network.state.lock();
+        state.attempt(Fault::Wait)?;
+        let number = handle.state::<Held>().socket;
+        let wait = state.wait(number);
+        if wait.closed {
+            return Err(io::Error::from_raw_os_error(EBADF));
+        }
+        if wait.token.is_none() {
+            return Err(io::Error::from_raw_os_error(EINVAL));
+        }
+        wait.waiting = true;
+        self.network.list(&mut state, number);
+        Ok(())
+    }
+
+    fn is_ready(&self, handle: &Handle, _interest: Interest) -> bool {
+        self.network.state.lock().is_ready(handle.state::<Held>().socket)
     }
 
     fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {

@@ -80,6 +80,23 @@ pub(super) struct State {
 pub(super) enum Socket {
     Listener(Listener),
     Stream(Stream),
+    /// What tests make ready.
+    Object(Object),
+    /// Somebody's wait for an object.
+    Wait(Wait),
+}
+
+#[derive(Default)]
+pub(super) struct Object {
+    pub(super) ready: bool,
+}
+
+pub(super) struct Wait {
+    pub(super) object: usize,
+    pub(super) token: Option<Token>,
+    pub(super) waiting: bool,
+    pub(super) listed: bool,
+    pub(super) closed: bool,
 }
 
 #[derive(Default)]
@@ -142,15 +159,34 @@ impl State {
     pub(super) fn listener(&mut self, socket: usize) -> &mut Listener {
         match &mut self.sockets[socket] {
             Socket::Listener(listener) => listener,
-            Socket::Stream(_) => panic!("a listener was expected"),
+            _ => panic!("a listener was expected"),
         }
     }
 
     pub(super) fn stream(&mut self, socket: usize) -> &mut Stream {
         match &mut self.sockets[socket] {
             Socket::Stream(stream) => stream,
-            Socket::Listener(_) => panic!("a connection was expected"),
+            _ => panic!("a connection was expected"),
         }
+    }
+
+    pub(super) fn object(&mut self, socket: usize) -> &mut Object {
+        match &mut self.sockets[socket] {
+            Socket::Object(object) => object,
+            _ => panic!("something to wait for was expected"),
+        }
+    }
+
+    pub(super) fn wait(&mut self, socket: usize) -> &mut Wait {
+        match &mut self.sockets[socket] {
+            Socket::Wait(wait) => wait,
+            _ => panic!("a watched handle was expected"),
+        }
+    }
+
+    pub(super) fn is_ready(&mut self, socket: usize) -> bool {
+        let object = self.wait(socket).object;
+        self.object(object).ready
     }
 
     /// The error of the first waiting fault that is meant.
@@ -184,7 +220,10 @@ impl State {
     }
 
     pub(super) fn list(&mut self, socket: usize) -> bool {
+        let ready = matches!(self.sockets[socket], Socket::Wait(_)) && self.is_ready(socket);
         let (listed, has_work) = match &mut self.sockets[socket] {
+            Socket::Object(_) => return false,
+            Socket::Wait(wait) => (&mut wait.listed, wait.waiting && ready && !wait.closed),
             Socket::Listener(listener) => (&mut listener.listed, listener.accepting && !listener.backlog.is_empty()),
             Socket::Stream(stream) => {
                 let has_work = stream.has_work();
@@ -218,6 +257,17 @@ impl State {
             };
             let Some(socket) = self.ready.remove(any) else { return };
             match &mut self.sockets[socket] {
+                Socket::Object(_) => {}
+                Socket::Wait(wait) => {
+                    wait.listed = false;
+                    let token = wait.token;
+                    if self.is_ready(socket)
+                        && let Some(token) = token
+                        && std::mem::take(&mut self.wait(socket).waiting)
+                    {
+                        completions.push(Completion { token, outcome: Outcome::Signalled });
+                    }
+                }
                 Socket::Listener(listener) => {
                     listener.listed = false;
                     self.accept_step(network, socket, completions);
@@ -387,6 +437,12 @@ impl State {
                 }
                 stream.unsent.take()
             }
+            Socket::Wait(wait) => {
+                wait.closed = true;
+                wait.waiting = false;
+                None
+            }
+            Socket::Object(_) => None,
         }
     }
 }

@@ -1,0 +1,231 @@
+//! `proactor._core.Timer`, `Wait` and `Event`: what `call_after`, `call_every` and `call_when` answer, and an event without a descriptor to wait for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proactor_core::engine::Interest;
+use proactor_core::port::{Appointment, ManualResetEvent, Port as CorePort, Refusal, Waitable};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::errors;
+use crate::port::{Call, Layer, SIGNALS_EVERY, nanoseconds, seconds};
+use crate::worker::Blocking;
+
+#[pyclass(module = "proactor._core", weakref, frozen)]
+pub struct Timer {
+    port: Arc<CorePort<Layer>>,
+    core: Arc<Appointment<Layer>>,
+}
+
+#[pyclass(module = "proactor._core", weakref, frozen)]
+pub struct Wait {
+    port: Arc<CorePort<Layer>>,
+    core: Arc<Appointment<Layer>>,
+}
+
+#[pyclass(module = "proactor._core", weakref, frozen)]
+#[derive(Default)]
+pub struct Event(Arc<ManualResetEvent<Layer>>);
+
+/// `interval`: seconds between two ticks, as given, or None for a timer that comes once.
+pub fn call_after(
+    port: &Arc<CorePort<Layer>>,
+    py: Python<'_>,
+    delay: f64,
+    interval: Option<f64>,
+    function: Py<PyAny>,
+    arguments: Py<PyTuple>,
+) -> PyResult<Timer> {
+    check_callable(function.bind(py))?;
+    let delay = nanoseconds(Some(delay), "seconds")?.unwrap_or(0);
+    let interval = match nanoseconds(interval, "seconds")? {
+        None => 0,
+        Some(0) => return Err(PyValueError::new_err("seconds must be more than 0: a periodic timer needs time between its ticks")),
+        Some(interval) => interval,
+    };
+    match port.call_after(delay, interval, Call { function, arguments }) {
+        Ok(core) => Ok(Timer { port: port.clone(), core }),
+        Err(_call) => Err(shut_down()),
+    }
+}
+
+/// `handle` is a descriptor or an `Event`.
+pub fn call_when(
+    port: &Arc<CorePort<Layer>>,
+    handle: &Bound<'_, PyAny>,
+    writable: bool,
+    timeout: Option<f64>,
+    repeat: bool,
+    function: Py<PyAny>,
+    arguments: Py<PyTuple>,
+) -> PyResult<Wait> {
+    let py = handle.py();
+    check_callable(function.bind(py))?;
+    let timeout = nanoseconds(timeout, "timeout")?;
+    let waitable = match handle.cast::<Event>() {
+        Ok(event) => Waitable::Event(event.get().0.clone()),
+        Err(_) => Waitable::Descriptor(handle.extract()?, if writable { Interest::Writable } else { Interest::Readable }),
+    };
+    // The call comes back where it may be dropped.
+    match py.detach(|| port.call_when(waitable, timeout, repeat, Call { function, arguments })) {
+        Ok(core) => Ok(Wait { port: port.clone(), core }),
+        Err((Refusal::Closed, _call)) => Err(shut_down()),
+        Err((Refusal::Engine(error), _call)) => Err(errors::from_io(&error)),
+    }
+}
+
+fn check_callable(function: &Bound<'_, PyAny>) -> PyResult<()> {
+    if function.is_callable() {
+        return Ok(());
+    }
+    Err(PyTypeError::new_err(format!(
+        "fn must be a callable, not {}; its arguments follow it: call_after(1, print, \"text\")",
+        function.get_type().name()?
+    )))
+}
+
+fn shut_down() -> PyErr {
+    PyRuntimeError::new_err("the pool is shut down: it takes no new work")
+}
+
+/// The call is dropped with the interpreter held.
+fn cancel(port: &CorePort<Layer>, appointment: &Arc<Appointment<Layer>>) -> PyResult<bool> {
+    if port.is_forked() {
+        return Err(errors::forked());
+    }
+    let (prevented, _call) = port.cancel(appointment);
+    Ok(prevented)
+}
+
+fn statistics<'py>(
+    py: Python<'py>,
+    name: &str,
+    values: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>,
+) -> PyResult<Bound<'py, PyAny>> {
+    py.import("proactor.timers")?.getattr(name)?.call1(values.into_pyobject(py)?)
+}
+
+fn state(appointment: &Appointment<Layer>) -> &'static str {
+    match (appointment.is_pending(), appointment.is_cancelled()) {
+        (true, _) => "pending",
+        (_, true) => "cancelled",
+        _ => "over",
+    }
+}
+
+#[pymethods]
+impl Timer {
+    fn cancel(&self) -> PyResult<bool> {
+        cancel(&self.port, &self.core)
+    }
+
+    #[getter]
+    fn pending(&self) -> bool {
+        self.core.is_pending()
+    }
+
+    #[getter]
+    fn cancelled(&self) -> bool {
+        self.core.is_cancelled()
+    }
+
+    #[getter]
+    fn interval(&self) -> Option<f64> {
+        self.core.repeats().then_some(self.core.interval as f64 / 1e9)
+    }
+
+    #[getter]
+    fn missed(&self) -> u64 {
+        self.core.ticks().missed
+    }
+
+    fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        statistics(py, "TimerStatistics", (self.pending(), self.cancelled(), self.interval(), self.missed()))
+    }
+
+    fn __repr__(&self) -> String {
+        let every = self.interval().map_or(String::new(), |interval| format!(" every {interval} s"));
+        format!("<Timer{every} {}>", state(&self.core))
+    }
+}
+
+#[pymethods]
+impl Wait {
+    fn cancel(&self) -> PyResult<bool> {
+        cancel(&self.port, &self.core)
+    }
+
+    #[getter]
+    fn pending(&self) -> bool {
+        self.core.is_pending()
+    }
+
+    #[getter]
+    fn cancelled(&self) -> bool {
+        self.core.is_cancelled()
+    }
+
+    #[getter]
+    fn repeat(&self) -> bool {
+        self.core.repeats()
+    }
+
+    fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        statistics(py, "WaitStatistics", (self.pending(), self.cancelled(), self.repeat()))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Wait{} {}>", if self.repeat() { " repeated" } else { "" }, state(&self.core))
+    }
+}
+
+#[pymethods]
+impl Event {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn set(&self) {
+        self.0.set();
+    }
+
+    fn clear(&self) {
+        self.0.clear();
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.is_set()
+    }
+
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
+        if self.0.is_set() {
+            return Ok(true);
+        }
+        let seen = self.0.times_set();
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let _blocking = py.detach(Blocking::enter);
+        loop {
+            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if py.detach(|| self.0.wait(seen, left.min(SIGNALS_EVERY))) {
+                return Ok(true);
+            }
+            py.check_signals()?;
+            if left <= SIGNALS_EVERY {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        statistics(py, "EventStatistics", (self.is_set(), self.0.waits()))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Event {}>", if self.is_set() { "set" } else { "not set" })
+    }
+}
