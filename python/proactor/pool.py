@@ -268,11 +268,11 @@ class ThreadPool(Executor):
 
     def _start_for_calls(self) -> None:
         # Not refused while all workers hang: whoever sets a timer does not want it now.
-        if self._workers.forked:
-            self._workers.check_process()
         if self._broken.is_set():
             raise _broken_executor()
-        self._workers.ensure_started()
+        if not self._workers.started:
+            self._workers.check_process()
+            self._workers.ensure_started()
 
     def __del__(self) -> None:
         workers: Workers | None = getattr(self, "_workers", None)

@@ -44,14 +44,15 @@ class Workers:
         self._arguments = arguments
         self._broken = broken
         self._never_begun = never_begun
-        # Guards _threads, _in_loop, _number, _started and _closing.
+        # Guards _threads, _in_loop, _number and _closing.
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._in_loop = 0
         self._watcher: threading.Thread | None = None
         self._number = 0
-        self._started = False
         self._closing = False
+        # Written under _lock; read without it by callers whom the port refuses anyway once it is closing, or forked.
+        self.started = False
         self._initializer_failed = False
         self.forked = False
         _every.add(self)
@@ -65,16 +66,16 @@ class Workers:
         with self._lock:
             if self._closing:
                 raise RuntimeError("the pool is shut down: it takes no new work")
-            if self._started:
+            if self.started:
                 return
-            self._started = True
+            self.started = True
             try:
                 self._start_one()
                 self._watcher = threading.Thread(target=_watch, args=(self.port, weakref.ref(self)), name=f"{self.prefix}-watcher")
                 self._watcher.start()
             except RuntimeError:
-                self._started = bool(self._threads)
-                if not self._started:
+                self.started = bool(self._threads)
+                if not self.started:
                     raise
                 self._watcher = None
 

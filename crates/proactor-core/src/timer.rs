@@ -1,7 +1,7 @@
 //! Deadlines and what to do at them, ordered. Knows no clock and no thread: the port gives it the time, and locks it.
 //!
 //! The values lie in a map by id, their deadlines in a heap. Cancelling removes the value and leaves its deadline in the heap, stale; stale
-//! deadlines are dropped when they reach the top, and all at once when they are more than half of the heap.
+//! deadlines are dropped when somebody looks at the top, and all at once when they are more than half of the heap.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -16,7 +16,7 @@ pub struct TimerId(NonZeroU64);
 #[derive(Debug)]
 pub struct Timers<T> {
     values: HashMap<TimerId, T, BuildHasherDefault<Spread>>,
-    /// Every id in `values` is here exactly once, others at most once; the top is never stale.
+    /// Every id in `values` is here exactly once, others at most once.
     deadlines: BinaryHeap<Reverse<(u64, TimerId)>>,
     next: NonZeroU64,
 }
@@ -60,13 +60,20 @@ impl<T> Timers<T> {
         if self.deadlines.len() > 2 * self.values.len() {
             self.deadlines.retain(|Reverse((_, id))| self.values.contains_key(id));
         }
-        self.settle();
+        // A stale top stays until somebody looks: popping it costs more than all the rest.
+        self.shrink();
         Some(value)
     }
 
     /// When the earliest pending timer is due.
-    pub fn next_deadline(&self) -> Option<u64> {
-        self.deadlines.peek().map(|Reverse((deadline, _))| *deadline)
+    pub fn next_deadline(&mut self) -> Option<u64> {
+        while let Some(Reverse((deadline, id))) = self.deadlines.peek() {
+            if self.values.contains_key(id) {
+                return Some(*deadline);
+            }
+            self.deadlines.pop();
+        }
+        None
     }
 
     /// Removes the earliest timer that is due at `now`; those of one deadline come in the order in which they were added.
@@ -75,8 +82,8 @@ impl<T> Timers<T> {
             return None;
         }
         let Reverse((_, id)) = self.deadlines.pop()?;
-        let value = self.values.remove(&id).expect("the top of the heap is never stale");
-        self.settle();
+        let value = self.values.remove(&id).expect("a top that was looked at is not stale");
+        self.shrink();
         Some((id, value))
     }
 
@@ -84,7 +91,7 @@ impl<T> Timers<T> {
     pub fn take_those(&mut self, mut unwanted: impl FnMut(&T) -> bool) -> Vec<T> {
         let taken = self.values.extract_if(|_, value| unwanted(value)).map(|(_, value)| value).collect();
         self.deadlines.retain(|Reverse((_, id))| self.values.contains_key(id));
-        self.settle();
+        self.shrink();
         taken
     }
 
@@ -102,13 +109,8 @@ impl<T> Timers<T> {
         self.values.is_empty()
     }
 
-    /// After a removal: no stale top, and no memory for four times what is pending. Halving keeps the cost of shrinking amortised.
-    fn settle(&mut self) {
-        while let Some(Reverse((_, id))) = self.deadlines.peek()
-            && !self.values.contains_key(id)
-        {
-            self.deadlines.pop();
-        }
+    /// After a removal: no memory for four times what is pending. Halving keeps the cost of shrinking amortised.
+    fn shrink(&mut self) {
         if self.values.capacity() > SMALL && self.values.capacity() > 4 * self.values.len() {
             self.values.shrink_to(2 * self.values.len());
         }
