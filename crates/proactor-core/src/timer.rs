@@ -78,13 +78,15 @@ impl<T> Timers<T> {
 
     /// Removes the earliest timer that is due at `now`; those of one deadline come in the order in which they were added.
     pub fn pop_due(&mut self, now: u64) -> Option<(TimerId, T)> {
-        if self.next_deadline()? > now {
-            return None;
+        while self.deadlines.peek().is_some_and(|Reverse((deadline, _))| *deadline <= now) {
+            let Reverse((_, id)) = self.deadlines.pop()?;
+            // Not there: cancelled.
+            if let Some(value) = self.values.remove(&id) {
+                self.shrink();
+                return Some((id, value));
+            }
         }
-        let Reverse((_, id)) = self.deadlines.pop()?;
-        let value = self.values.remove(&id).expect("a top that was looked at is not stale");
-        self.shrink();
-        Some((id, value))
+        None
     }
 
     /// Cancels those that `unwanted` picks. The values are the caller's to drop, outside its lock.

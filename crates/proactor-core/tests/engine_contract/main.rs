@@ -11,12 +11,14 @@ mod epoll;
 mod epoll_races;
 mod simulated;
 mod suite;
+mod waits;
 mod waking;
 mod worlds;
 
 /// The whole suite.
 mod tests {
     pub use crate::suite::*;
+    pub use crate::waits::*;
     pub use crate::waking::*;
 }
 
@@ -66,4 +68,9 @@ suite! {
     one_poll_receives_about_64_kib_and_a_flood_starves_nobody
     large_messages_come_in_large_buffers
     a_thread_that_waits_uses_no_cpu_time
+    a_wait_completes_once_and_again_only_when_asked
+    a_wait_for_what_is_ready_already_completes
+    a_wait_outlives_its_owners_descriptor
+    a_closed_wait_brings_nothing_although_its_object_becomes_ready
+    each_of_five_hundred_waits_for_one_object_completes_once
 }

@@ -30,6 +30,10 @@ pub trait World: Sync + Sized {
     fn connect(&self, place: &Place) -> io::Result<Self::Peer>;
     /// From here on the connection holds much less than 1 MiB on its way to the peer.
     fn narrow(&self, handle: &Handle, peer: &Self::Peer);
+    /// Something to wait for: its descriptor, and what makes it ready or not, also once the descriptor is closed.
+    fn object(&self) -> (i64, Box<dyn Fn(bool)>);
+    /// Its owner closes the object's descriptor.
+    fn close_descriptor(&self, descriptor: i64);
 }
 
 pub enum Place {
@@ -86,6 +90,8 @@ pub struct Record {
     pub sent: Vec<usize>,
     /// The error number, bytes sent, bytes not sent.
     pub send_failures: Vec<(i32, usize, usize)>,
+    /// Waits that have completed.
+    pub signalled: usize,
 }
 
 impl Record {
@@ -228,6 +234,7 @@ impl<W: World> Bench<W> {
                 record.failure = Some(number(&error));
             }
             Outcome::Sent { bytes } => record.sent.push(bytes),
+            Outcome::Signalled => record.signalled += 1,
             Outcome::SendFailed { error, sent, unsent } => record.send_failures.push((number(&error), sent, unsent)),
         }
     }
@@ -317,6 +324,14 @@ impl World for SimulatedWorld {
     fn narrow(&self, _handle: &Handle, peer: &simulated::Peer) {
         peer.set_window(5_000);
     }
+
+    fn object(&self) -> (i64, Box<dyn Fn(bool)>) {
+        let (descriptor, signal) = self.network.object();
+        (descriptor, Box::new(move |ready| signal.set(ready)))
+    }
+
+    /// Descriptors of objects stay, here.
+    fn close_descriptor(&self, _descriptor: i64) {}
 }
 
 impl Peer for simulated::Peer {
@@ -379,6 +394,14 @@ impl World for DisorderedWorld {
     fn narrow(&self, handle: &Handle, peer: &simulated::Peer) {
         self.0.narrow(handle, peer);
     }
+
+    fn object(&self) -> (i64, Box<dyn Fn(bool)>) {
+        self.0.object()
+    }
+
+    fn close_descriptor(&self, descriptor: i64) {
+        self.0.close_descriptor(descriptor);
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -388,7 +411,7 @@ pub use of_linux::EpollWorld;
 mod of_linux {
     use std::io::{self, Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
-    use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
+    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -439,6 +462,27 @@ mod of_linux {
             set_option(handle.descriptor() as i32, libc::SO_SNDBUF, 32_768);
             // Much less, and the loopback interface with its segments of 64 KiB would wait for timers.
             set_option(peer.stream.as_raw_fd(), libc::SO_RCVBUF, 131_072);
+        }
+
+        fn object(&self) -> (i64, Box<dyn Fn(bool)>) {
+            // SAFETY: no pointers are passed.
+            let (owners, ours) = unsafe {
+                let owners = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+                (owners, libc::dup(owners))
+            };
+            assert!(owners >= 0 && ours >= 0, "{}", io::Error::last_os_error());
+            // SAFETY: the number is a new descriptor, which nobody else knows.
+            let counter = unsafe { std::fs::File::from_raw_fd(ours) };
+            let set_ready = move |ready| {
+                let result = if ready { (&counter).write(&1u64.to_ne_bytes()) } else { (&counter).read(&mut [0; 8]) };
+                assert_eq!(result.expect("changes the counter"), 8);
+            };
+            (owners.into(), Box::new(set_ready))
+        }
+
+        fn close_descriptor(&self, descriptor: i64) {
+            // SAFETY: the test owns it, and uses it no more.
+            drop(unsafe { std::os::fd::OwnedFd::from_raw_fd(descriptor as i32) });
         }
     }
 

@@ -18,18 +18,19 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use proactor_core::connection::{Bytes, Connection, Event, Next};
-use proactor_core::engine::simulated::{Fault, Peer, Simulated};
-use proactor_core::engine::{AcceptWindow, Address, Engine, Kind, SocketOptions};
+use proactor_core::engine::simulated::{Fault, Peer, Signal, Simulated};
+use proactor_core::engine::{AcceptWindow, Address, Engine, Interest, Kind, SocketOptions};
 use proactor_core::error::Failure;
 use proactor_core::framing::Framing;
 use proactor_core::group::{Group, Settings, Upper, Wants};
-use proactor_core::port::{Interpreter, Item, Port, SendError, Task, Worker};
+use proactor_core::port::{Appointment, Interpreter, Item, ManualResetEvent, Port, SendError, Task, Waitable, Worker};
 use proactor_core::scheduler::Limits;
 use proactor_core::sync::{Condvar, Mutex, MutexGuard};
 use shuttle::scheduler::RandomScheduler;
 use shuttle::thread::{self, JoinHandle};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
+mod appointments;
 mod plan;
 mod seeds;
 mod shown;
@@ -63,6 +64,9 @@ struct Scenario {
     random: std::sync::Mutex<Random>,
     logs: Vec<Log>,
     calls_run: std::sync::Mutex<BTreeMap<usize, usize>>,
+    /// How many timers and waits have run.
+    came: Mutex<usize>,
+    has_come: Condvar,
     going: Mutex<bool>,
     let_go: Condvar,
     done: AtomicBool,
@@ -120,6 +124,8 @@ impl Scenario {
             random: std::sync::Mutex::new(Random(seed ^ 0x5eed)),
             logs: plan.clients.iter().map(|_| Log::default()).collect(),
             calls_run: std::sync::Mutex::default(),
+            came: Mutex::new(0),
+            has_come: Condvar::new(),
             going: Mutex::new(false),
             let_go: Condvar::new(),
             done: AtomicBool::new(false),
@@ -138,6 +144,7 @@ impl Scenario {
         for number in 0..self.plan.calls {
             self.port.call(number);
         }
+        let (appointments, signals) = self.make_appointments();
         if self.plan.faulty {
             let fault = if self.chance(2) { Fault::Send } else { Fault::Receive };
             self.engine.fail_next(fault, 104); // ECONNRESET
@@ -157,6 +164,7 @@ impl Scenario {
             assert!(step < MOST_TURNS, "nothing more happens: {self:#?} {clients:#?}");
             thread::yield_now();
         }
+        let prevented = self.keep_appointments(&appointments, &signals);
         for (client, log) in clients.iter().zip(&self.logs) {
             client.peer.set_window(usize::MAX);
             log.answered(usize::MAX);
@@ -177,17 +185,24 @@ impl Scenario {
             Finale::Close => self.let_go(),
         }
         let mut rest = VecDeque::new();
+        let mut ended = Vec::new();
         if self.plan.finale == Finale::Close {
-            rest = self.port.close();
+            (rest, ended) = self.port.close();
             // For those whose handlers wait for their peers.
             self.port.abort_all(&self.group, &Failure::Os(103));
         }
-        self.port.finish();
+        ended.extend(self.port.finish());
         loop {
             let Some(worker) = self.workers().pop() else { break };
             worker.join().unwrap();
         }
-        rest.extend(self.port.close());
+        let (more, calls) = self.port.close();
+        rest.extend(more);
+        ended.extend(calls);
+        let unbegun = rest.iter().filter(|item| matches!(item, Item::Appointment(appointment) if appointment.is_pending())).count();
+        let came = *self.came.lock();
+        assert_eq!(came + prevented + ended.len() + unbegun, appointments.len(), "each timer and wait comes, or was cancelled, once");
+        assert!(self.plan.finale == Finale::Close || unbegun == 0);
         self.done.store(true, Ordering::SeqCst);
         if let Some(ticker) = ticker {
             ticker.join().unwrap();
@@ -226,12 +241,16 @@ impl Scenario {
         let held = self.plan.limits.interpreter_lock.then(|| self.interpreter.lock());
         let interpreter = Attached { lock: &self.interpreter, held: RefCell::new(held) };
         let mut worker = self.port.worker();
-        while let Some(task) = self.port.next(&mut worker, &interpreter, |_| ()) {
+        while let Some(task) = self.port.next(&mut worker, &interpreter, |_| (), |number| *number) {
             match task {
                 // Not where a handler may wait for what another worker does.
                 Task::StartWorker if !self.plan.needs_workers() && self.chance(8) => self.port.scheduler.start_failed(),
                 Task::StartWorker => self.start_worker(),
                 Task::Call(number) => *lock(&self.calls_run).entry(number).or_default() += 1,
+                Task::Appointment(..) => {
+                    *self.came.lock() += 1;
+                    self.has_come.notify_all();
+                }
                 Task::Event(event, ()) => {
                     let connection = worker.current.clone().expect("an event is for the worker's connection");
                     let log = &self.logs[index(&connection)];

@@ -15,6 +15,8 @@ pub struct Plan {
     pub clients: Vec<Script>,
     /// Calls posted besides.
     pub calls: usize,
+    /// Timers and waits, in turn.
+    pub appointments: usize,
     pub faulty: bool,
     pub finale: Finale,
 }
@@ -128,9 +130,11 @@ impl Plan {
             settings,
             clients,
             calls: random.below(3),
+            appointments: 0,
             faulty,
             finale,
         };
+        plan.appointments = random.below(4); // drawn last, so that a seed's scenario is otherwise what it was
         plan.faulty &= !plan.awaits_answers();
         plan
     }

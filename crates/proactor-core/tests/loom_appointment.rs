@@ -1,0 +1,183 @@
+//! Timers and waits, explored by loom: time, signal and cancellation race for one transition, and what was cancelled never starts.
+
+#![cfg(feature = "loom")]
+
+use std::sync::Arc;
+
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use loom::thread::spawn;
+use proactor_core::appointment::{Appointment, Armed, Arming, Cause, Next};
+
+/// A worker takes a timer that has come; somebody cancels it meanwhile.
+/// Caught: `cancel` that leaves `Queued` alone, or answers true while it runs; `begin` that does not look at the phase; a call that stays behind, or leaves twice.
+#[test]
+fn a_timer_runs_or_was_cancelled_and_never_both() {
+    explore(|| {
+        let timer = Arc::new(Timed::new(Appointment::timer((), 0, 0, ())));
+        let worker = {
+            let timer = timer.clone();
+            spawn(move || {
+                if timer.occur(Cause::Time) {
+                    timer.work();
+                }
+            })
+        };
+        let prevented = timer.cancel();
+        worker.join().unwrap();
+        assert_eq!(timer.runs(), usize::from(!prevented));
+        assert_eq!(timer.calls.load(Ordering::SeqCst), 1, "the call leaves once");
+        assert!(!timer.appointment.is_pending());
+        assert_eq!(timer.appointment.is_cancelled(), prevented);
+    });
+}
+
+/// The leader finds it signalled, the monitor its time run out, and somebody cancels it.
+/// Caught: `occur` in any phase but `Armed` (it is queued twice); what is armed left behind, or taken back twice.
+#[test]
+fn a_wait_is_signalled_or_timed_out_or_cancelled() {
+    explore(|| {
+        let wait = Arc::new(Timed::new(Appointment::wait((), false, ())));
+        let causes = [Cause::Time, Cause::Signal].map(|cause| {
+            let wait = wait.clone();
+            spawn(move || {
+                let queued = wait.occur(cause);
+                if queued {
+                    wait.work();
+                }
+                queued
+            })
+        });
+        let prevented = wait.cancel();
+        let queued = causes.map(|thread| usize::from(thread.join().unwrap())).iter().sum::<usize>();
+        assert!(queued <= 1);
+        assert_eq!(wait.runs(), usize::from(!prevented));
+        assert!(queued == 1 || prevented);
+        assert_eq!((wait.calls.load(Ordering::SeqCst), wait.armed.load(Ordering::SeqCst)), (1, 0));
+    });
+}
+
+/// A timer is armed again after each tick; somebody cancels it, while it is armed, queued or runs.
+/// Caught: `cancel` that answers true without stopping a running one; `finish` that forgets that it was stopped.
+#[test]
+fn a_periodic_timer_does_not_start_again_after_it_was_cancelled() {
+    explore(|| {
+        let timer = Arc::new(Timed::new(Appointment::timer((), 0, 10, ())));
+        let worker = {
+            let timer = timer.clone();
+            spawn(move || {
+                for _ in 0..2 {
+                    if timer.occur(Cause::Time) {
+                        timer.work();
+                    }
+                }
+            })
+        };
+        assert!(timer.cancel(), "whatever it does, it does not start again");
+        worker.join().unwrap();
+        assert!(timer.appointment.is_cancelled() && !timer.appointment.is_pending());
+        assert_eq!(timer.armed.load(Ordering::SeqCst), 0);
+    });
+}
+
+/// The pool ends while a wait is being begun.
+/// Caught: `begin_waiting` that arms what was cancelled before.
+#[test]
+fn a_wait_that_begins_while_its_pool_ends_is_cancelled() {
+    explore(|| {
+        let wait = Arc::new(Appointment::wait((), false, ()));
+        let armed = Arc::new(AtomicUsize::new(0));
+        let ending = {
+            let (wait, armed) = (wait.clone(), armed.clone());
+            spawn(move || {
+                let cancelled = wait.cancel_armed().expect("nothing has come about");
+                if cancelled.armed.is_some() {
+                    armed.fetch_sub(1, Ordering::SeqCst);
+                }
+                assert_eq!(cancelled.call, Some(()));
+            })
+        };
+        let next = wait.begin_waiting(|_| {
+            armed.fetch_add(1, Ordering::SeqCst);
+            Arming::<()>::Armed(Armed::default())
+        });
+        ending.join().unwrap();
+        assert!(matches!(next, Next::Nothing | Next::Over(None, None)));
+        assert_eq!(armed.load(Ordering::SeqCst), 0);
+        assert!(wait.is_cancelled());
+    });
+}
+
+/// An appointment, and what its port would do.
+struct Timed {
+    appointment: Appointment<(), ()>,
+    running: AtomicUsize,
+    runs: AtomicUsize,
+    /// How often the call has left.
+    calls: AtomicUsize,
+    /// How many armings were not taken back.
+    armed: AtomicUsize,
+    /// `cancel` has answered that it does not start.
+    prevented: AtomicBool,
+}
+
+impl Timed {
+    fn new(appointment: Appointment<(), ()>) -> Self {
+        let armed = appointment.begin_waiting(|_| Arming::<()>::Armed(Armed::default()));
+        assert_eq!(armed, Next::Nothing);
+        let zero = || AtomicUsize::new(0);
+        Timed { appointment, running: zero(), runs: zero(), calls: zero(), armed: AtomicUsize::new(1), prevented: AtomicBool::new(false) }
+    }
+
+    fn occur(&self, cause: Cause) -> bool {
+        let armed = self.appointment.occur(cause);
+        if armed.is_some() {
+            self.armed.fetch_sub(1, Ordering::SeqCst);
+        }
+        armed.is_some()
+    }
+
+    /// A worker takes it from the ready queue.
+    fn work(&self) {
+        let prevented = self.prevented.load(Ordering::SeqCst);
+        let Some((_, ())) = self.appointment.begin(|()| ()) else { return };
+        assert!(!prevented, "it starts after it was cancelled");
+        assert_eq!(self.running.fetch_add(1, Ordering::SeqCst), 0, "it overlaps itself");
+        self.runs.fetch_add(1, Ordering::SeqCst);
+        if !self.appointment.repeats() {
+            self.calls.fetch_add(1, Ordering::SeqCst);
+        }
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        let next = self.appointment.finish(
+            || 0,
+            |_| {
+                self.armed.fetch_add(1, Ordering::SeqCst);
+                Arming::<()>::Armed(Armed::default())
+            },
+        );
+        assert!(matches!(next, Next::Nothing | Next::Over(None, None)));
+    }
+
+    fn cancel(&self) -> bool {
+        let cancelled = self.appointment.cancel();
+        if cancelled.call.is_some() {
+            self.calls.fetch_add(1, Ordering::SeqCst);
+        }
+        if cancelled.armed.is_some() {
+            self.armed.fetch_sub(1, Ordering::SeqCst);
+        }
+        if cancelled.prevented {
+            self.prevented.store(true, Ordering::SeqCst);
+        }
+        cancelled.prevented
+    }
+
+    fn runs(&self) -> usize {
+        self.runs.load(Ordering::SeqCst)
+    }
+}
+
+fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound.get_or_insert(3);
+    builder.check(model);
+}
