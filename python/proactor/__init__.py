@@ -7,8 +7,8 @@ from proactor import errors
 from proactor._core import __version__
 from proactor.connection import Connection, ConnectionStatistics, Handler, LengthPrefixed, Lines
 from proactor.pool import PoolStatistics, ThreadPool, blocking
-from proactor.timers import Event, EventStatistics, Timer, TimerStatistics, Wait, WaitStatistics
 from proactor.server import BroadcastResult, Server, ServerStatistics, ShutdownReport, connect, serve
+from proactor.timers import Event, EventStatistics, Timer, TimerStatistics, Wait, WaitStatistics
 
 __all__ = [
     "BroadcastResult",

@@ -6,8 +6,9 @@ Every call is safe from any thread unless it says otherwise. In the child of a f
 from collections.abc import Callable
 from typing import Any, Self, final
 
-from proactor.timers import EventStatistics, TimerStatistics, WaitStatistics
 from typing_extensions import disjoint_base
+
+from proactor.timers import EventStatistics, TimerStatistics, WaitStatistics
 
 __all__ = [
     "ENGINES",
@@ -18,6 +19,7 @@ __all__ = [
     "Network",
     "Peer",
     "Port",
+    "Signal",
     "Timer",
     "Wait",
     "Worker",
@@ -357,11 +359,14 @@ class Network:
     def pair(self) -> tuple[int, Peer]:
         """A connected socket's descriptor, for `Port.attach`, and its peer."""
 
+    def object(self) -> tuple[int, Signal]:
+        """A descriptor to wait for, for `Port.call_when`, and what makes it ready."""
+
     def connect(self, listener: int, address: str) -> Peer:
         """A client connects; `address` is its own. Raises ConnectionRefusedError where nobody listens."""
 
     def fail_next(self, what: str, errno: int) -> None:
-        """Lets the next "adopt", "associate", "accept", "accept_paused", "receive", "send" or "shutdown_write" fail."""
+        """Lets the next "adopt", "associate", "accept", "accept_paused", "receive", "send", "shutdown_write", "watch" or "wait" fail."""
 
     def need_pending_accepts(self) -> None:
         """Accepts have to be pending from here on, as on Windows."""
@@ -369,6 +374,13 @@ class Network:
     def pending_accepts(self, listener: int) -> int: ...
     def wait_quiet(self, timeout: float) -> bool:
         """Waits, in real time, until a worker sleeps in the engine and nothing is left to do."""
+
+@final
+class Signal:
+    """Makes a simulated object ready."""
+
+    def set(self, ready: bool) -> None:
+        """Waits for the object complete from here on, or no longer."""
 
 @final
 class Peer:

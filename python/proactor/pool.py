@@ -155,7 +155,10 @@ class ThreadPool(Executor):
             )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Closes the servers on the pool, does what is queued (or cancels it), and ends the workers. Idempotent; safe inside a handler."""
+        """Closes the servers on the pool, does what is queued (or cancels it), and ends the workers. Idempotent; safe inside a handler.
+
+        What timers and waits wait for is cancelled; functions whose time or signal has come are queued, and count as such.
+        """
         self.end(drain=not cancel_futures, wait=wait)
 
     def end(self, *, drain: bool, wait: bool = True, timeout: float | None = None) -> tuple[str, ...]:
@@ -204,8 +207,9 @@ class ThreadPool(Executor):
     def call_after(self, seconds: float, fn: Callable[[*Ts], object], /, *args: *Ts) -> Timer:
         """Calls `fn(*args)` on a worker in `seconds`: not before, and as soon after as a worker is free.
 
-        Measured by the monotonic clock (clock_gettime(2), CLOCK_MONOTONIC): setting the wall clock changes nothing. What the function raises is logged. A pending
-        timer does not keep the program alive: the end of the main thread cancels it, as `shutdown` does, and so does the end of the pool's last reference.
+        Measured by the monotonic clock (clock_gettime(2), CLOCK_MONOTONIC): setting the wall clock changes nothing. What the function
+        raises is logged. A pending timer does not keep the program alive: the end of the main thread cancels it, as `shutdown` does, and
+        so does the end of the pool's last reference.
 
         Returns:
             The timer; after its `cancel()` has returned True the function does not start.
@@ -222,9 +226,9 @@ class ThreadPool(Executor):
     def call_every(self, seconds: float, fn: Callable[[*Ts], object], /, *args: *Ts) -> Timer:
         """Calls `fn(*args)` on a worker every `seconds`, first in `seconds`, until it is cancelled or the pool is shut down.
 
-        The timer keeps its phase: ticks are due whole intervals after it was made, however late one is run. It never overlaps itself: ticks that come while
-        one waits for a worker or runs are left out and counted (`timer.missed`). It goes on when the function raises, which is logged. The rest is as in
-        `call_after`, with `ValueError` also for an interval of 0.
+        The timer keeps its phase: ticks are due whole intervals after it was made, however late one is run. It never overlaps itself:
+        ticks that come while one waits for a worker or runs are left out and counted (`timer.missed`). It goes on when the function
+        raises, which is logged. The rest is as in `call_after`, with `ValueError` also for an interval of 0.
         """
         self._start_for_calls()
         return self._port.call_every(seconds, fn, args)
@@ -239,17 +243,19 @@ class ThreadPool(Executor):
         writable: bool = False,
         repeat: bool = False,
     ) -> Wait:
-        """Calls `fn(signalled, *args)` on a worker when `handle` is signalled, `signalled` being True, or False when `timeout` seconds have passed before.
+        """Calls `fn(signalled, *args)` on a worker: with True when `handle` is signalled, with False when `timeout` seconds have passed.
+
         (Win32's RegisterWaitForSingleObject, whose function is told the opposite: TimerOrWaitFired.)
 
         Arguments:
-            handle: a socket, a pipe, an eventfd, a pidfd, anything else with a descriptor that can be polled, or the descriptor itself: signalled when it can be
-                read without blocking, which includes its end and its errors. A `subprocess.Popen`: signalled when the process has ended; its `returncode` is
-                set by then. A `proactor.Event`: signalled when it is set. The pool waits for a copy of the descriptor: yours may be closed meanwhile
-                (poll(2) says what that means to a socket: nothing comes any more, so give a timeout or cancel).
+            handle: a socket, a pipe, an eventfd, a pidfd, anything else with a descriptor that can be polled, or the descriptor itself:
+                signalled when it can be read without blocking, which includes its end and its errors. A `subprocess.Popen`: signalled
+                when the process has ended; its `returncode` is set by then. A `proactor.Event`: signalled when it is set. The pool waits
+                for a copy of the descriptor: yours may be closed meanwhile (poll(2) says what that means to a socket: nothing comes any
+                more, so give a timeout or cancel).
             writable: wait until it can be written to instead.
-            repeat: wait again each time the function has returned, with the time-out beginning anew. What is still signalled then comes again at once: so read
-                what there is, or clear the event. It never overlaps itself.
+            repeat: wait again each time the function has returned, with the time-out beginning anew. What is still signalled then comes
+                again at once: so read what there is, or clear the event. It never overlaps itself.
 
         Thousands may wait at once, without threads; each takes a descriptor (an Event takes none). Ends as timers do, see `call_after`.
 

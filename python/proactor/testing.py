@@ -24,9 +24,9 @@ from proactor.listener import Listening
 from proactor.pool import ThreadPool
 from proactor.server import HandlerLike, Server, serve
 
-__all__ = ["Network", "Peer"]
+__all__ = ["Network", "Peer", "WaitableObject"]
 
-Operation: TypeAlias = Literal["adopt", "associate", "accept", "accept_paused", "receive", "send", "shutdown_write"]
+Operation: TypeAlias = Literal["adopt", "associate", "accept", "accept_paused", "receive", "send", "shutdown_write", "watch", "wait"]
 
 _PATIENCE = 10.0
 """Seconds of real time after which something that was waited for is a failure."""
@@ -122,6 +122,29 @@ class Peer:
         return self._core.was_reset
 
 
+class WaitableObject:
+    """Something for `ThreadPool.call_when`, made by `Network.waitable`; the test says when it is signalled.
+
+    Safe from any thread; never blocks.
+    """
+
+    def __init__(self, descriptor: int, core: _core.Signal) -> None:
+        self._descriptor = descriptor
+        self._core = core
+
+    def fileno(self) -> int:
+        """The descriptor, of the network it was made by."""
+        return self._descriptor
+
+    def set(self) -> None:
+        """Signals it, until `clear`."""
+        self._core.set(True)
+
+    def clear(self) -> None:
+        """From here on it is not signalled."""
+        self._core.set(False)
+
+
 class Network:
     """A network, its clock, and a pool whose workers serve it; a context manager that closes the servers and ends the pool.
 
@@ -151,9 +174,13 @@ class Network:
         """
         return Peer(self._core.connect(self._descriptors[server], f"192.0.2.2:{next(self._ports)}"))
 
+    def waitable(self) -> WaitableObject:
+        """Something for `pool.call_when`; not signalled at first."""
+        return WaitableObject(*self._core.object())
+
     @property
     def now(self) -> float:
-        """The clock, in seconds: `idle_timeout` and the end of a closing connection go by it. Calls that wait go by real time."""
+        """The clock, in seconds: timers, `idle_timeout` and the end of a closing connection go by it. Calls that wait go by real time."""
         return self._core.now
 
     def advance(self, seconds: float) -> None:

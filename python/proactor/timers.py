@@ -29,6 +29,7 @@ class HasDescriptor(Protocol):
 
 
 Waitable: TypeAlias = "int | HasDescriptor | Popen[Any] | Event"
+_NOTHING_TO_WAIT_FOR = "cannot be waited for: give a descriptor, something with fileno(), a subprocess.Popen or a proactor.Event"
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,14 @@ def call_when(
     return port.call_when(_descriptor(handle), writable, timeout, repeat, fn, args)
 
 
-def _descriptor(handle: int | HasDescriptor) -> int:
+def _descriptor(handle: int | HasDescriptor | Popen[Any]) -> int:
+    descriptor: int
     if isinstance(handle, int) and not isinstance(handle, bool):
         descriptor = handle
     else:
         fileno = getattr(handle, "fileno", None)
         if not callable(fileno):
-            raise TypeError(
-                f"{type(handle).__name__} cannot be waited for: give a descriptor, something with fileno(), a subprocess.Popen or a proactor.Event"
-            )
+            raise TypeError(f"{type(handle).__name__} {_NOTHING_TO_WAIT_FOR}")
         descriptor = fileno()
     if descriptor < 0:
         raise ValueError(f"the descriptor is {descriptor}: {handle!r} is closed; call call_when before closing it")
@@ -106,7 +106,7 @@ def _descriptor(handle: int | HasDescriptor) -> int:
 
 @contextmanager
 def _process(process: Popen[Any]) -> Iterator[int | Event]:
-    """A descriptor of the process, for the length of the block; an event that is set if the process has ended and been waited for already."""
+    """A descriptor of the process, for the length of the block; a set event if the process was waited for already."""
     pidfd = -1
     try:
         if process.poll() is None:

@@ -20,7 +20,7 @@ mod _core {
     #[pymodule_export]
     use crate::port::{Group, Listener, Port};
     #[pymodule_export]
-    use crate::simulated::{Network, Peer};
+    use crate::simulated::{Network, Peer, Signal};
     #[pymodule_export]
     use crate::worker::{Worker, block, current_worker, unblock};
 

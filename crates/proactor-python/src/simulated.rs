@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proactor_core::engine::simulated::{Fault, Peer as CorePeer, Simulated};
+use proactor_core::engine::simulated::{Fault, Peer as CorePeer, Signal as CoreSignal, Simulated};
 use proactor_core::engine::{Address, Engine};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -19,6 +19,9 @@ pub struct Peer {
     core: CorePeer,
     finished: std::sync::atomic::AtomicBool,
 }
+
+#[pyclass(module = "proactor._core", frozen)]
+pub struct Signal(CoreSignal);
 
 impl Network {
     pub fn engine(&self) -> Arc<dyn Engine> {
@@ -60,6 +63,11 @@ impl Network {
         (descriptor, Peer::new(peer))
     }
 
+    fn object(&self, py: Python<'_>) -> (i64, Signal) {
+        let (descriptor, signal) = py.detach(|| self.0.object());
+        (descriptor, Signal(signal))
+    }
+
     fn connect(&self, py: Python<'_>, listener: i64, address: &str) -> PyResult<Peer> {
         let address = address.parse().map_err(|_| PyValueError::new_err(format!("{address:?} is no address; write 192.0.2.1:10000")))?;
         let peer = py.detach(|| self.0.connect(listener, Address::Internet(address))).map_err(|error| errors::from_io(&error))?;
@@ -75,9 +83,11 @@ impl Network {
             "receive" => Fault::Receive,
             "send" => Fault::Send,
             "shutdown_write" => Fault::ShutdownWrite,
+            "watch" => Fault::Watch,
+            "wait" => Fault::Wait,
             _ => {
                 return Err(PyValueError::new_err(format!(
-                    "{what:?} cannot fail; choose adopt, associate, accept, accept_paused, receive, send or shutdown_write"
+                    "{what:?} cannot fail; choose adopt, associate, accept, accept_paused, receive, send, shutdown_write, watch or wait"
                 )));
             }
         };
@@ -96,6 +106,13 @@ impl Network {
     fn wait_quiet(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         let timeout = seconds(timeout, "timeout")?;
         Ok(py.detach(|| self.0.wait_quiet(timeout)))
+    }
+}
+
+#[pymethods]
+impl Signal {
+    fn set(&self, py: Python<'_>, ready: bool) {
+        py.detach(|| self.0.set(ready));
     }
 }
 

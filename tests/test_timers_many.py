@@ -1,0 +1,143 @@
+"""Many timers and waits: none is lost, and what they took is given back."""
+
+import gc
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import proactor
+from peers import threads_of_process
+
+TIMEOUT = 60.0
+
+
+def resident() -> int:
+    """Bytes of memory in use."""
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Countdown:
+    """A function that is called so many times."""
+
+    def __init__(self, count: int) -> None:
+        self.lock = threading.Lock()
+        self.left = count
+        self.over = threading.Event()
+
+    def __call__(self, *arguments: object) -> None:
+        with self.lock:
+            self.left -= 1
+            if self.left == 0:
+                self.over.set()
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[int]:
+    """The limit of descriptors raised to its most; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_hundred_thousand_timers_leave_nothing(make_pool: Callable[..., proactor.ThreadPool]) -> None:
+    pool = make_pool()
+
+    def round_of(count: int) -> None:
+        called = Countdown(count)
+        for number in range(count):
+            pool.call_after(number % 100 * 0.001, called)
+        cancelled = [pool.call_after(1000, called) for _ in range(count)]
+        assert all(timer.cancel() for timer in cancelled)
+        assert called.over.wait(TIMEOUT)
+        assert pool.statistics().timers == 0
+
+    round_of(20_000)
+    before, threads = resident(), threads_of_process()
+    for _ in range(5):
+        round_of(20_000)
+    assert resident() - before < 4 << 20
+    assert len(threads_of_process()) <= len(threads) + 1
+
+
+def test_ten_thousand_waits_at_once_leave_nothing(make_pool: Callable[..., proactor.ThreadPool], many_descriptors: int) -> None:
+    count = 10_000
+    if many_descriptors < 2 * count:
+        pytest.skip(f"needs {2 * count} descriptors, may have {many_descriptors}")
+    pool = make_pool()
+    pool.submit(int).result(TIMEOUT)
+    descriptors, threads = len(os.listdir("/proc/self/fd")), len(threads_of_process())
+    for _ in range(2):
+        called = Countdown(count)
+        counters = [os.eventfd(0) for _ in range(count // 10)]
+        waits = [pool.call_when(counter, called, timeout=1000) for counter in counters for _ in range(10)]
+        assert pool.statistics().waits == count
+        assert len(threads_of_process()) <= threads + 2
+        for counter in counters:
+            os.eventfd_write(counter, 1)
+        assert called.over.wait(TIMEOUT)
+        deadline = time.monotonic() + TIMEOUT
+        while pool.statistics().waits and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert not any(wait.pending for wait in waits)
+        for counter in counters:
+            os.close(counter)
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_ten_thousand_waits_for_one_event_need_no_descriptor(make_pool: Callable[..., proactor.ThreadPool]) -> None:
+    pool = make_pool()
+    event, called = proactor.Event(), Countdown(10_000)
+    pool.submit(int).result(TIMEOUT)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    waits = [pool.call_when(event, called, timeout=1000) for _ in range(10_000)]
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    event.set()
+    assert called.over.wait(TIMEOUT)
+    assert not any(wait.cancel() for wait in waits)
+
+
+def test_pending_timers_are_small(make_pool: Callable[..., proactor.ThreadPool]) -> None:
+    pool = make_pool()
+    pool.submit(int).result(TIMEOUT)
+    before = resident()
+    timers = [pool.call_after(1000, int) for _ in range(200_000)]
+    assert (resident() - before) / len(timers) < 400
+    pool.shutdown()
+    assert all(timer.cancelled for timer in timers)
+
+
+def test_timers_that_are_made_and_cancelled_from_many_threads_come_or_were_prevented(make_pool: Callable[..., proactor.ThreadPool]) -> None:
+    pool = make_pool()
+    lock = threading.Lock()
+    came = prevented = 0
+
+    def call() -> None:
+        nonlocal came
+        with lock:
+            came += 1
+
+    def make() -> None:
+        nonlocal prevented
+        for number in range(2_000):
+            timer = pool.call_after(number % 3 * 0.0005, call)
+            if number % 2 and timer.cancel():
+                with lock:
+                    prevented += 1
+
+    makers = [threading.Thread(target=make) for _ in range(4)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join(TIMEOUT)
+    deadline = time.monotonic() + TIMEOUT
+    while came + prevented < 8_000 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    pool.shutdown()
+    assert came + prevented == 8_000
