@@ -220,7 +220,8 @@ class ThreadPool(Executor):
             RuntimeError: the pool is shut down, or belongs to the parent process.
             BrokenExecutor: the initializer raised.
         """
-        self._start_for_calls()
+        if not self._workers.usable:
+            self._start_for_calls()
         return self._port.call_after(seconds, fn, args)
 
     def call_every(self, seconds: float, fn: Callable[[*Ts], object], /, *args: *Ts) -> Timer:
@@ -230,7 +231,8 @@ class ThreadPool(Executor):
         ticks that come while one waits for a worker or runs are left out and counted (`timer.missed`). It goes on when the function
         raises, which is logged. The rest is as in `call_after`, with `ValueError` also for an interval of 0.
         """
-        self._start_for_calls()
+        if not self._workers.usable:
+            self._start_for_calls()
         return self._port.call_every(seconds, fn, args)
 
     def call_when(
@@ -269,16 +271,16 @@ class ThreadPool(Executor):
             RuntimeError: the pool is shut down, or belongs to the parent process.
             BrokenExecutor: the initializer raised.
         """
-        self._start_for_calls()
+        if not self._workers.usable:
+            self._start_for_calls()
         return timers.call_when(self._port, handle, fn, args, timeout=timeout, writable=writable, repeat=repeat)
 
     def _start_for_calls(self) -> None:
         # Not refused while all workers hang: whoever sets a timer does not want it now.
+        self._workers.check_process()
         if self._broken.is_set():
             raise _broken_executor()
-        if not self._workers.started:
-            self._workers.check_process()
-            self._workers.ensure_started()
+        self._workers.ensure_started()
 
     def __del__(self) -> None:
         workers: Workers | None = getattr(self, "_workers", None)

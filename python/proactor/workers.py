@@ -44,15 +44,17 @@ class Workers:
         self._arguments = arguments
         self._broken = broken
         self._never_begun = never_begun
-        # Guards _threads, _in_loop, _number and _closing.
+        # Guards _threads, _in_loop, _number, started and _closing.
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._in_loop = 0
         self._watcher: threading.Thread | None = None
         self._number = 0
         self._closing = False
-        # Written under _lock; read without it by callers whom the port refuses anyway once it is closing, or forked.
         self.started = False
+        # Started, and the initializer has not failed. Written under _lock; read without it, by those whom the port itself refuses
+        # once it is closing or forked.
+        self.usable = False
         self._initializer_failed = False
         self.forked = False
         _every.add(self)
@@ -68,13 +70,13 @@ class Workers:
                 raise RuntimeError("the pool is shut down: it takes no new work")
             if self.started:
                 return
-            self.started = True
+            self.started = self.usable = True
             try:
                 self._start_one()
                 self._watcher = threading.Thread(target=_watch, args=(self.port, weakref.ref(self)), name=f"{self.prefix}-watcher")
                 self._watcher.start()
             except RuntimeError:
-                self.started = bool(self._threads)
+                self.started = self.usable = bool(self._threads)
                 if not self.started:
                     raise
                 self._watcher = None
@@ -105,6 +107,7 @@ class Workers:
         self._broken()
         with self._lock:
             self._initializer_failed = True
+            self.usable = False
         self.port.start_failed()
 
     def left(self) -> None:

@@ -23,12 +23,15 @@ pub enum Cause {
     Signal,
 }
 
+/// A place among those who wait for an event; the first comes first.
+pub type Place = std::num::NonZeroU64;
+
 /// What is armed, to be taken back when something else was faster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Armed {
     pub timer: Option<TimerId>,
     /// Its place among those who wait for an event.
-    pub place: Option<u64>,
+    pub place: Option<Place>,
 }
 
 /// What came of an attempt to arm.

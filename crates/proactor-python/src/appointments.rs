@@ -13,19 +13,19 @@ use crate::errors;
 use crate::port::{Call, Layer, SIGNALS_EVERY, nanoseconds, seconds};
 use crate::worker::Blocking;
 
-#[pyclass(module = "proactor._core", weakref, frozen)]
+#[pyclass(module = "proactor._core", frozen)]
 pub struct Timer {
     port: Arc<CorePort<Layer>>,
     core: Arc<Appointment<Layer>>,
 }
 
-#[pyclass(module = "proactor._core", weakref, frozen)]
+#[pyclass(module = "proactor._core", frozen)]
 pub struct Wait {
     port: Arc<CorePort<Layer>>,
     core: Arc<Appointment<Layer>>,
 }
 
-#[pyclass(module = "proactor._core", weakref, frozen)]
+#[pyclass(module = "proactor._core", frozen)]
 #[derive(Default)]
 pub struct Event(Arc<ManualResetEvent<Layer>>);
 

@@ -4,7 +4,7 @@
 //! Locks: an appointment's own, and under it, one at a time, those of timers, table, event and engine.
 
 use super::*;
-use crate::appointment::{self, Armed, Arming, Cause};
+use crate::appointment::{self, Armed, Arming, Cause, Place};
 
 /// A timer, or, with what it waits for, a wait.
 pub type Appointment<U> = appointment::Appointment<<U as Upper>::Call, Option<Box<Waited<U>>>>;
@@ -309,15 +309,15 @@ struct EventState<U: Upper> {
     set: bool,
     times_set: u64,
     /// Those who wait, by their places, which are never used again: the first comes first.
-    waits: BTreeMap<u64, Enlisted<U>>,
-    next_place: u64,
+    waits: BTreeMap<Place, Enlisted<U>>,
+    next_place: Place,
 }
 
 type Enlisted<U> = (Weak<Port<U>>, Arc<Appointment<U>>);
 
 impl<U: Upper> Default for ManualResetEvent<U> {
     fn default() -> Self {
-        let state = EventState { set: false, times_set: 0, waits: BTreeMap::new(), next_place: 0 };
+        let state = EventState { set: false, times_set: 0, waits: BTreeMap::new(), next_place: Place::MIN };
         ManualResetEvent { state: Mutex::new(state), changed: Condvar::new() }
     }
 }
@@ -375,18 +375,18 @@ impl<U: Upper> ManualResetEvent<U> {
     }
 
     /// Puts a wait on the list; None: it is set.
-    fn enlist(&self, port: &Weak<Port<U>>, wait: &Arc<Appointment<U>>) -> Option<u64> {
+    fn enlist(&self, port: &Weak<Port<U>>, wait: &Arc<Appointment<U>>) -> Option<Place> {
         let mut state = self.state.lock();
         if state.set {
             return None;
         }
         let place = state.next_place;
-        state.next_place += 1;
+        state.next_place = place.checked_add(1).expect("2^64 waits take five hundred years");
         state.waits.insert(place, (port.clone(), wait.clone()));
         Some(place)
     }
 
-    fn strike(&self, place: u64) {
+    fn strike(&self, place: Place) {
         let struck = self.state.lock().waits.remove(&place);
         drop(struck);
     }
