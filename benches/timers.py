@@ -1,7 +1,9 @@
 """Timers of one kind, in a process of its own; prints its figures as JSON. Without a kind: all, in interleaved rounds, and the ratios.
 
 100,000 timers that are due within half a second are added and called; as many are added and cancelled. Processor time (user and system,
-all threads), in microseconds a timer; what is called, and what computes the delays, costs next to nothing. The floors: `call_us` at most 0.3 of asyncio's, `cancel_us` at most asyncio's.
+all threads), in microseconds a timer; what is called costs next to nothing.
+
+The floors: `call_us` at most 0.3 of asyncio's, `cancel_us` at most asyncio's.
 """
 
 from __future__ import annotations
