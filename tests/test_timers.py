@@ -272,7 +272,8 @@ ours, theirs = socket.socketpair()
 timer, wait = pool.call_after(1000, print), pool.call_when(ours, print)
 descriptors = len(os.listdir("/proc/self/fd"))
 if os.fork() == 0:
-    for call in (timer.cancel, wait.cancel, lambda: pool.call_after(1, print), lambda: pool.call_when(ours, print), pool.statistics):
+    looks = (timer.statistics, lambda: wait.pending, lambda: timer.missed, pool.statistics)
+    for call in (timer.cancel, wait.cancel, lambda: pool.call_after(1, print), lambda: pool.call_when(ours, print), *looks):
         try:
             call()
         except RuntimeError as error:

@@ -90,11 +90,14 @@ fn shut_down() -> PyErr {
     PyRuntimeError::new_err("the pool is shut down: it takes no new work")
 }
 
+/// In the child of a fork no lock may be taken: a thread that is gone may hold it.
+fn check(port: &CorePort<Layer>) -> PyResult<()> {
+    if port.is_forked() { Err(errors::forked()) } else { Ok(()) }
+}
+
 /// The call is dropped with the interpreter held.
 fn cancel(port: &CorePort<Layer>, appointment: &Arc<Appointment<Layer>>) -> PyResult<bool> {
-    if port.is_forked() {
-        return Err(errors::forked());
-    }
+    check(port)?;
     let (prevented, _call) = port.cancel(appointment);
     Ok(prevented)
 }
@@ -107,7 +110,10 @@ fn statistics<'py>(
     py.import("proactor.timers")?.getattr(name)?.call1(values.into_pyobject(py)?)
 }
 
-fn state(appointment: &Appointment<Layer>) -> &'static str {
+fn state(port: &CorePort<Layer>, appointment: &Appointment<Layer>) -> &'static str {
+    if port.is_forked() {
+        return "of the parent process";
+    }
     match (appointment.is_pending(), appointment.is_cancelled()) {
         (true, _) => "pending",
         (_, true) => "cancelled",
@@ -122,13 +128,15 @@ impl Timer {
     }
 
     #[getter]
-    fn pending(&self) -> bool {
-        self.core.is_pending()
+    fn pending(&self) -> PyResult<bool> {
+        check(&self.port)?;
+        Ok(self.core.is_pending())
     }
 
     #[getter]
-    fn cancelled(&self) -> bool {
-        self.core.is_cancelled()
+    fn cancelled(&self) -> PyResult<bool> {
+        check(&self.port)?;
+        Ok(self.core.is_cancelled())
     }
 
     #[getter]
@@ -137,17 +145,18 @@ impl Timer {
     }
 
     #[getter]
-    fn missed(&self) -> u64 {
-        self.core.ticks().missed
+    fn missed(&self) -> PyResult<u64> {
+        check(&self.port)?;
+        Ok(self.core.ticks().missed)
     }
 
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        statistics(py, "TimerStatistics", (self.pending(), self.cancelled(), self.interval(), self.missed()))
+        statistics(py, "TimerStatistics", (self.pending()?, self.cancelled()?, self.interval(), self.missed()?))
     }
 
     fn __repr__(&self) -> String {
         let every = self.interval().map_or(String::new(), |interval| format!(" every {interval} s"));
-        format!("<Timer{every} {}>", state(&self.core))
+        format!("<Timer{every} {}>", state(&self.port, &self.core))
     }
 }
 
@@ -158,13 +167,15 @@ impl Wait {
     }
 
     #[getter]
-    fn pending(&self) -> bool {
-        self.core.is_pending()
+    fn pending(&self) -> PyResult<bool> {
+        check(&self.port)?;
+        Ok(self.core.is_pending())
     }
 
     #[getter]
-    fn cancelled(&self) -> bool {
-        self.core.is_cancelled()
+    fn cancelled(&self) -> PyResult<bool> {
+        check(&self.port)?;
+        Ok(self.core.is_cancelled())
     }
 
     #[getter]
@@ -173,11 +184,11 @@ impl Wait {
     }
 
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        statistics(py, "WaitStatistics", (self.pending(), self.cancelled(), self.repeat()))
+        statistics(py, "WaitStatistics", (self.pending()?, self.cancelled()?, self.repeat()))
     }
 
     fn __repr__(&self) -> String {
-        format!("<Wait{} {}>", if self.repeat() { " repeated" } else { "" }, state(&self.core))
+        format!("<Wait{} {}>", if self.repeat() { " repeated" } else { "" }, state(&self.port, &self.core))
     }
 }
 

@@ -30,6 +30,9 @@ pub enum Waitable<U: Upper> {
     Event(Arc<ManualResetEvent<U>>),
 }
 
+/// With the call, unless somebody else has it.
+pub type Refused<U> = (Refusal, Option<<U as Upper>::Call>);
+
 /// Why a timer or wait was not begun.
 #[derive(Debug)]
 pub enum Refusal {
@@ -65,7 +68,7 @@ impl<U: Upper> Port<U> {
         timeout: Option<u64>,
         repeats: bool,
         call: U::Call,
-    ) -> Result<Arc<Appointment<U>>, (Refusal, Option<U::Call>)> {
+    ) -> Result<Arc<Appointment<U>>, Refused<U>> {
         let (target, handle) = match waitable {
             Waitable::Event(event) => (Target::Event(event), None),
             Waitable::Descriptor(descriptor, interest) => match self.engine.watch(descriptor) {

@@ -2,9 +2,12 @@
 
 use super::*;
 
+/// What waits are for.
+type Signals = (Signal, Arc<ManualResetEvent<Layer>>);
+
 impl Scenario {
     /// What waits for time, an object and an event, in turn; the clock only moves where there are ticks.
-    pub fn make_appointments(&self) -> (Vec<Arc<Appointment<Layer>>>, (Signal, Arc<ManualResetEvent<Layer>>)) {
+    pub fn make_appointments(&self) -> (Vec<Arc<Appointment<Layer>>>, Signals) {
         let (descriptor, signal) = self.engine.object();
         let event = Arc::new(ManualResetEvent::default());
         let begin = |number: usize| {
@@ -21,11 +24,7 @@ impl Scenario {
     }
 
     /// Makes all of them come, or cancels them; waits for those that must come. Answers how many were prevented.
-    pub fn keep_appointments(
-        &self,
-        appointments: &[Arc<Appointment<Layer>>],
-        (signal, event): &(Signal, Arc<ManualResetEvent<Layer>>),
-    ) -> usize {
+    pub fn keep_appointments(&self, appointments: &[Arc<Appointment<Layer>>], (signal, event): &Signals) -> usize {
         signal.set(true);
         event.set();
         let cancelled = appointments.iter().filter(|_| self.chance(4));
