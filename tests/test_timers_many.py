@@ -58,11 +58,12 @@ def test_a_hundred_thousand_timers_leave_nothing(make_pool: Callable[..., proact
         assert called.over.wait(TIMEOUT)
         assert pool.statistics().timers == 0
 
-    round_of(20_000)
+    # How many are pending at a time depends on the machine: the first round is the largest.
+    round_of(40_000)
     before, threads = resident(), threads_of_process()
     for _ in range(5):
         round_of(20_000)
-    assert resident() - before < 4 << 20
+    assert resident() - before < 8 << 20, "40 bytes a timer"
     assert len(threads_of_process()) <= len(threads) + 1
 
 
