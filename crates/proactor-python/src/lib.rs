@@ -4,6 +4,7 @@
 use pyo3::prelude::*;
 
 mod buffers;
+mod call;
 mod connection;
 mod errors;
 mod port;
@@ -12,6 +13,8 @@ mod worker;
 
 #[pymodule(gil_used = false)]
 mod _core {
+    #[pymodule_export]
+    use crate::call::Call;
     #[pymodule_export]
     use crate::connection::Connection;
     #[pymodule_export]
