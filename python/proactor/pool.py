@@ -124,7 +124,7 @@ class ThreadPool(Executor):
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         max_workers = max(concurrency, min(512, 64 * concurrency)) if max_workers is None else max_workers
         if max_workers < 1:
-            raise ValueError(f"max_workers must be at least 1, not {max_workers}")
+            raise ValueError(f"max_workers must be greater than 0, not {max_workers}")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if queue_limit is not None and queue_limit < 1:
@@ -258,7 +258,7 @@ class ThreadPool(Executor):
 
         Arguments:
             wait: for the workers to end; else the report is of this moment.
-            cancel_futures: what has not begun is cancelled.
+            cancel_futures: what has not begun is cancelled, but for the one that an idle worker is on its way to.
             timeout: seconds to wait at most. What has not begun by then is cancelled, and what has not returned is in the report.
         """
         if timeout is not None and not timeout >= 0:
@@ -267,12 +267,24 @@ class ThreadPool(Executor):
             return PoolShutdownReport(True, 0, 0, ())  # there is nothing of it in this process
         before = self._port.call_numbers()[3]
         running: tuple[str, ...] = ()
-        stuck = self.end(drain=not cancel_futures, wait=wait, timeout=timeout)
+        if cancel_futures:
+            self._cancel_queued()
+        stuck = self.end(drain=True, wait=wait, timeout=timeout)
         if stuck or not wait:
             running = self._workers.stacks()
         _, done, failed, cancelled, _ = self._port.call_numbers()
         completed = not running and cancelled == before
         return PoolShutdownReport(completed, done + failed, cancelled, running)
+
+    def _cancel_queued(self) -> None:
+        with self._lock:
+            self._shut = True
+        self._port.finish()  # so that no call comes after these
+        calls = self._port.queued_calls()
+        # Where nothing runs a worker is about to take the first: it has as good as begun, as the standard library's would have.
+        idle = self._workers.alive() and not self._port.in_handlers()
+        for call in calls[1:] if idle else calls:
+            call.cancel()
 
     def end(self, *, drain: bool, wait: bool = True, timeout: float | None = None) -> tuple[str, ...]:
         """As `shutdown`, at most for `timeout` seconds; answers which handlers did not return."""
@@ -284,10 +296,6 @@ class ThreadPool(Executor):
             members = list(self._members)
         for member in members:
             member._end_with_pool()
-        if not drain:
-            self._port.finish()  # so that no call comes after these
-            for call in self._port.queued_calls():
-                call.cancel()
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         return self._workers.close(drain=drain, wait=wait, timeout=left)
 

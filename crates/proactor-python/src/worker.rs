@@ -228,6 +228,7 @@ impl Worker {
                 return Ok(None);
             }
             Next::Task(Some(Task::StartWorker)) => {
+                items.store(begun, Ordering::Relaxed); // no item of anybody's
                 let nothing = PyTuple::empty(py).into_any().unbind();
                 return answer.fill(py, [apply.clone_ref(py), functions.start_worker.clone_ref(py), nothing]).map(Some);
             }
