@@ -1,6 +1,7 @@
 """The future of a submitted call, and how a worker runs the call.
 
-A real `concurrent.futures.Future`, whose state is native (`_core.Call`) and whose condition is made when somebody waits. Knows nothing of pools.
+A real `concurrent.futures.Future`, whose state is native (`_core.Call`) and whose condition is made when somebody waits. Knows nothing
+of pools.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["SubmittedCall"]
 log = logging.getLogger("concurrent.futures")
 
 
-class SubmittedCall(_core.Call, Future):  # type: ignore[type-arg, misc]
+class SubmittedCall(_core.Call, Future):  # type: ignore[type-arg, override]
     """What `submit` answers. As in the standard library, and safe from any thread.
 
     `result` and `exception` inside a call of the same pool never wait for a call that is still queued: they run it in place, unless their
@@ -28,7 +29,7 @@ class SubmittedCall(_core.Call, Future):  # type: ignore[type-arg, misc]
     """
 
     # The state is native: the standard library's would make a condition and two lists here.
-    __init__ = object.__init__  # type: ignore[assignment]
+    __init__ = object.__init__
 
     def result(self, timeout: float | None = None) -> Any:
         """As in the standard library.
@@ -97,11 +98,11 @@ class SubmittedCall(_core.Call, Future):  # type: ignore[type-arg, misc]
     # ---- what `concurrent.futures` asks of its futures ----
 
     @property
-    def _condition(self) -> threading.Condition:
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
         return self._waited()[0]
 
     @property
-    def _waiters(self) -> list[Any]:
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
         return self._waited()[1]
 
     def _waited(self) -> tuple[threading.Condition, list[Any]]:
@@ -142,8 +143,8 @@ class SubmittedCall(_core.Call, Future):  # type: ignore[type-arg, misc]
             try:
                 _need_frames(_FRAMES)
             except RecursionError as error:
-                # It fails before it begins: once begun it could fail so deep that nobody could be told. Telling takes frames too, so a worker
-                # does that from an empty stack.
+                # It fails before it begins: once begun it could fail so deep that nobody could be told. Telling takes frames too, so a
+                # worker does that from an empty stack.
                 if self._begin(port) is None:
                     return False
                 if not self._fail(error):

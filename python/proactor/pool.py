@@ -72,7 +72,7 @@ class PoolShutdownReport:
     cancelled: int
     """Submitted calls that were cancelled, by the shutdown or before, in all."""
     running: tuple[str, ...]
-    """What did not return in time: the worker's name and its stack, as a traceback shows it. Without waiting: what was running at that moment."""
+    """What did not return in time: the worker's name and its stack, as a traceback shows it. Without waiting: what ran at that moment."""
 
 
 class Member(Protocol):
@@ -92,9 +92,9 @@ class ThreadPool(Executor):
         idle_seconds: a surplus worker retires after so many seconds without work.
         busy_poll: the leader polls for so many seconds before it sleeps: lower latency for a processor at 100 %.
         queue_limit: how many submitted calls may be queued; by default any number.
-        queue_policy: what `submit` does at the limit. "block" waits for room, on a worker with its slot free; where all `max_workers` workers wait
-            for room, or every worker hangs, a worker runs its call itself. "raise" raises `proactor.errors.QueueFull`. "run" runs the call in
-            the caller.
+        queue_policy: what `submit` does at the limit. "block" waits for room, a worker with its slot free; where all `max_workers` workers
+            have said that they block, or every worker hangs, a worker runs its call itself. "raise" raises `proactor.errors.QueueFull`.
+            "run" runs the call in the caller.
         copy_context: calls run in a copy of the context (`contextvars`) of their `submit`; by default in the worker's own.
         slow_handler_seconds: a handler or call that takes longer is logged, once, with its stack; by default none is.
         engine: "epoll" or "simulated"; by default what PROACTOR_ENGINE says, else the platform's best.
@@ -179,11 +179,12 @@ class ThreadPool(Executor):
             QueueFull: the queue is full, and the policy is "raise".
         """
         if self._copy_context:
-            return self._submit(contextvars.copy_context().run, (fn, *args), kwargs)
+            copied: Future[T] = self._submit(fn, args, kwargs)
+            return copied
         future: Future[T] | None = self._port.submit(SubmittedCall, fn, args, kwargs or None)
-        return self._submit_in_time(fn, args, kwargs) if future is None else future
+        return future if future is not None else self._submit_in_time(fn, args, kwargs)
 
-    def map(  # type: ignore[override]  # buffersize: Python 3.14 has it, we have it everywhere
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
@@ -196,10 +197,11 @@ class ThreadPool(Executor):
         Arguments:
             timeout: seconds from this call, for all results.
             chunksize: so many items are one call of a worker: for functions that take microseconds.
-            buffersize: at most so many results are ahead of the iterator, and the iterables are read as it advances; by default they are read at
-                once, here.
+            buffersize: at most so many results are ahead of the iterator, and the iterables are read as it advances; by default they are
+                read at once, here.
 
-        What has not begun is cancelled when the iterator is dropped or closed, or when a call has raised.
+        What has not begun is cancelled when a call has raised, and when the iterator is dropped or closed; as with the standard library's,
+        not if it was never asked for anything.
 
         Raises:
             TimeoutError: from the iterator.
@@ -207,22 +209,28 @@ class ThreadPool(Executor):
         """
         return mapping.map_on(self._submit, fn, iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
 
-    def _submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-        future = self._port.submit(SubmittedCall, fn, args, kwargs or None)
+    def _submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Future[Any]:
+        """As `submit`, without its cost for packing arguments that are packed."""
+        if self._copy_context:
+            args = (fn, *args)
+            fn = contextvars.copy_context().run
+        future: Future[Any] | None = self._port.submit(SubmittedCall, fn, args, kwargs or None)
         return self._submit_in_time(fn, args, kwargs) if future is None else future
 
-    def _submit_in_time(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+    def _submit_in_time(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Future[Any]:
         """`submit` where something is in the way: it starts the workers, raises, or does what the policy says."""
         while True:
             self._check_usable()
             if self._port.is_full():
                 if self._queue_policy == "raise":
-                    raise QueueFull("queue_limit calls are queued: try again later, raise the limit, or let queue_policy be 'block' or 'run'")
+                    raise QueueFull(
+                        "queue_limit calls are queued: try again later, raise the limit, or let queue_policy be 'block' or 'run'"
+                    )
                 if self._queue_policy == "run" or not self._port.wait_for_room():
-                    future = self._port.running_call(SubmittedCall)
-                    run_with(future, (fn, args, kwargs))
-                    return future
-            future = self._port.submit(SubmittedCall, fn, args, kwargs or None, starting=True)
+                    here: SubmittedCall = self._port.running_call(SubmittedCall)
+                    run_with(here, (fn, args, kwargs))
+                    return here
+            future: Future[Any] | None = self._port.submit(SubmittedCall, fn, args, kwargs or None, starting=True)
             if future is None:
                 continue
             # After the call is queued: if the initializer raises, its future says so.

@@ -40,8 +40,8 @@ class Workers:
         never_begun: Callable[[list[tuple[Any, Any]]], None],
         slow_seconds: float | None = None,
     ) -> None:
-        """`run(future, function)` and `run_with(future, (function, arguments, keywords))` run submitted calls, `broken` is called when the initializer
-        has raised, `never_begun` with the calls that are left at the end. What takes longer than `slow_seconds` is logged."""
+        """`run(future, function)` and `run_with(future, (function, arguments, keywords))` run submitted calls, `broken` is called when the
+        initializer has raised, `never_begun` with the calls that are left at the end. What takes longer than `slow_seconds` is logged."""
         self.port = port
         self.prefix = prefix
         self._initializer = initializer
@@ -261,11 +261,11 @@ def _log(level: int, text: str, *arguments: object, exc_info: BaseException | No
 
 
 def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
-    """Logs what the core notices, and what takes too long. A thread of its own, because when every worker hangs there is nobody else to say so."""
+    """Logs what the core notices, and what takes too long. A thread of its own: when every worker hangs there is nobody else to say so."""
     owner = workers()
     watchdog = Watchdog(owner.slow_seconds) if owner is not None and owner.slow_seconds is not None else None
     del owner
-    while (notice := port.next_notice(watchdog and watchdog.interval)) is not None:
+    while (notice := port.next_notice(None if watchdog is None else watchdog.interval)) is not None:
         if watchdog is not None:
             watchdog.look(port, workers())
         kind, text, number = notice
@@ -322,11 +322,13 @@ class Watchdog:
     def _tell(self, workers: Workers, ident: int, seconds: float) -> None:
         for thread in workers.alive():
             if thread.ident == ident and (stack := stack_of(thread)) is not None:
-                _log(logging.WARNING, "a worker has been in its handler or call for %.3g s (limit %.3g s): %s", seconds, self.seconds, stack)
+                _log(
+                    logging.WARNING, "a worker has been in its handler or call for %.3g s (limit %.3g s): %s", seconds, self.seconds, stack
+                )
 
 
 def stack_of(thread: threading.Thread) -> str | None:
-    """`name:` and the stack of the handler or call that the thread is in, innermost last, as tracebacks are printed; None: it is in none."""
+    """`name:` and the stack of the handler or call that the thread is in, the innermost last as in tracebacks; None: it is in none."""
     frame = sys._current_frames().get(thread.ident or 0)
     outermost = None if frame is None else _handler_frame(frame)
     if frame is None or outermost is None:

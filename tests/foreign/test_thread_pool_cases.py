@@ -15,13 +15,13 @@ CASES = 44
 
 # What does not pass, and why: each reads how the standard library's pool is made, not what it does.
 MISSES = {
-    "ThreadPoolExecutorTest.test_default_workers": "the default of max_workers is another one, as documented: threads are made only when others block",
-    "ThreadPoolExecutorTest.test_idle_thread_reuse": "counts threads: besides the one that works there is the one that would take over from it",
+    "ThreadPoolExecutorTest.test_default_workers": "the default is another one, as documented: threads are made when others block",
+    "ThreadPoolExecutorTest.test_idle_thread_reuse": "counts threads: beside the one that works there is a spare to take over",
     "ThreadPoolShutdownTest.test_thread_names_assigned": "the private format of a thread's name; ours is prefix-1, prefix-2, ...",
     "ThreadPoolShutdownTest.test_thread_names_default": "the same, and the name of the standard library's class",
     "ThreadPoolFailingInitializerTest.test_initializer": "the name of the logger: ours is proactor, for all that a pool has to say",
 }
-# They count threads right after submit, as the standard library makes them there, and then wait for ever for calls that they have not released.
+# They count threads right after submit, where the standard library makes them, and then wait for ever for calls that they did not release.
 HANG = {
     "ThreadPoolExecutorTest.test_saturation": "ours are made when the first ones are found blocked, a moment later",
     "ThreadPoolShutdownTest.test_threads_terminate": "the same",
@@ -51,7 +51,9 @@ def directory() -> Path:
 def test_cpythons_own_cases_pass_but_for_those_that_read_its_internals(directory: Path, tmp_path: Path) -> None:
     output = tmp_path / "outcomes.json"
     program = Path(__file__).with_name("thread_pool_cases.py")
-    done = subprocess.run([sys.executable, program, directory, output, *HANG], capture_output=True, text=True, timeout=150, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, program, directory, output, *HANG], capture_output=True, text=True, timeout=150, stdin=subprocess.DEVNULL
+    )
     assert output.exists(), done.stderr[-2000:]
     outcomes = json.loads(output.read_text())
     assert len(outcomes) == CASES

@@ -1,7 +1,7 @@
 """Runs CPython's own thread pool cases against `proactor.ThreadPool`, and writes what became of each, as JSON.
 
-Usage: thread_pool_cases.py DIRECTORY OUTPUT [CASE ...]: where test_concurrent_futures.py lies, and which cases are not to be run. A process of its own, because the class is put where the standard
-library has its own.
+Usage: thread_pool_cases.py DIRECTORY OUTPUT [CASE ...]: where test_concurrent_futures.py lies, and which cases are not to be run. A process
+of its own, because the class is put where the standard library has its own.
 """
 
 import concurrent.futures
@@ -11,9 +11,10 @@ import io
 import json
 import os
 import sys
+import unittest
+
 import test
 import test.support
-import unittest
 
 import proactor
 
@@ -44,7 +45,8 @@ def main(directory, output, *left_out):
     install(directory)
     test.support.verbose = 0
     cases = importlib.import_module("test.test_concurrent_futures")
-    prepare = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import thread_pool_cases; thread_pool_cases.install({directory!r})\n"
+    here = os.path.dirname(__file__)
+    prepare = f"import sys; sys.path.insert(0, {here!r}); import thread_pool_cases; thread_pool_cases.install({directory!r})\n"
     run_isolated = cases.assert_python_ok
 
     def assert_python_ok(option, source, **options):

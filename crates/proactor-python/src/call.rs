@@ -37,9 +37,10 @@ pub struct Submissions {
     pub cancelled: AtomicU64,
     /// How often the queue was full.
     pub full: AtomicU64,
-    /// Threads that wait for room, and the port's own workers among them.
+    /// Threads that wait for room.
     waiting: AtomicUsize,
-    pub waiting_workers: AtomicUsize,
+    /// The port's workers that have said that they block.
+    blocked: AtomicUsize,
     // Guards nothing; who waits for room sleeps on it.
     room: Mutex<()>,
     room_made: Condvar,
@@ -58,7 +59,7 @@ impl Submissions {
             cancelled: AtomicU64::new(0),
             full: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
-            waiting_workers: AtomicUsize::new(0),
+            blocked: AtomicUsize::new(0),
             room: Mutex::new(()),
             room_made: Condvar::new(),
         })
@@ -89,18 +90,38 @@ impl Submissions {
     /// A call waits no more.
     pub fn leave(&self) {
         self.pending.fetch_sub(1, Ordering::SeqCst);
-        // Sequentially consistent, as in `wait_for_room`: either this sees the waiter, or the waiter sees the room.
+        self.tell_waiting();
+    }
+
+    /// One of the port's workers blocks.
+    pub fn block(&self) {
+        self.blocked.fetch_add(1, Ordering::SeqCst);
+        self.tell_waiting();
+    }
+
+    pub fn unblock(&self) {
+        self.blocked.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// So many workers block: if those are all, nobody is left to make room.
+    pub fn blocked(&self) -> usize {
+        self.blocked.load(Ordering::SeqCst)
+    }
+
+    // Sequentially consistent, as in `wait_for_room`: either this sees who waits, or who waits sees what has changed.
+    fn tell_waiting(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             drop(self.room.lock().unwrap_or_else(PoisonError::into_inner));
             self.room_made.notify_all();
         }
     }
 
-    /// Waits at most `timeout`, with the interpreter released, until there is room; says whether there is.
-    pub fn wait_for_room(&self, timeout: Duration) -> bool {
+    /// Waits at most `timeout`, with the interpreter released, until there is room, or so many workers block; says whether there is room.
+    pub fn wait_for_room(&self, or_blocked: usize, timeout: Duration) -> bool {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let guard = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        let (guard, _) = self.room_made.wait_timeout_while(guard, timeout, |()| self.is_full()).unwrap_or_else(PoisonError::into_inner);
+        let goes_on = |(): &mut ()| self.is_full() && self.blocked() < or_blocked;
+        let (guard, _) = self.room_made.wait_timeout_while(guard, timeout, goes_on).unwrap_or_else(PoisonError::into_inner);
         drop(guard);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         !self.is_full()
@@ -135,6 +156,9 @@ struct State {
     waited: Option<(Py<PyAny>, Py<PyList>)>,
     callbacks: Vec<Py<PyAny>>,
 }
+
+/// What is to be called: the function, its arguments and its keywords.
+pub type What = (Py<PyAny>, Py<PyTuple>, Option<Py<PyDict>>);
 
 /// What is to be called, and whose it is. The future keeps itself alive with it until it begins.
 pub struct Work {
@@ -212,7 +236,7 @@ thread_local! {
 pub fn make<'py>(
     submissions: &Arc<Submissions>,
     class: &Bound<'py, PyAny>,
-    work: Option<(Py<PyAny>, Py<PyTuple>, Option<Py<PyDict>>)>,
+    work: Option<What>,
 ) -> PyResult<(Bound<'py, PyAny>, Arc<Submitted>)> {
     let phase = if work.is_some() { Phase::Pending } else { Phase::Running };
     let state = State { phase, work: None, outcome: None, failed: false, waited: None, callbacks: Vec::new() };
@@ -330,7 +354,7 @@ impl Call {
     // ---- running ----
 
     /// For a worker of the port at `address` that would wait for it: what to call, if it is still queued there. From then on it is running.
-    fn _begin(&self, address: usize) -> Option<(Py<PyAny>, Py<PyTuple>, Option<Py<PyDict>>)> {
+    fn _begin(&self, address: usize) -> Option<What> {
         if self.0.submissions.address.load(Ordering::Relaxed) != address {
             return None;
         }

@@ -1,6 +1,6 @@
 //! `proactor._core.Port`, `Group` and `Listener`: the core's port with Python's objects attached.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -35,25 +35,12 @@ impl Upper for Layer {
 }
 
 pub enum Call {
-    Plain { function: Py<PyAny>, arguments: Py<PyTuple> },
+    Plain {
+        function: Py<PyAny>,
+        arguments: Py<PyTuple>,
+    },
     /// With a future.
     Submitted(Arc<Submitted>),
-}
-
-/// Counted among those that wait, while it lives.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Waiting(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 /// A server's handlers, looked up once. Let go when the server is over: they mostly hold the server and its connections, and those hold them.
@@ -192,7 +179,14 @@ impl Port {
 
     fn worker(&self, thread: u64, start_worker: Py<PyAny>, apply: Py<PyAny>, run: Py<PyAny>, run_with: Py<PyAny>) -> PyResult<Worker> {
         self.check()?;
-        Ok(Worker::new(self.core.clone(), self.pool.clone(), &self.progress, thread, Loop { start_worker, apply, run, run_with }))
+        Ok(Worker::new(
+            self.core.clone(),
+            self.pool.clone(),
+            self.submissions.clone(),
+            &self.progress,
+            thread,
+            Loop { start_worker, apply, run, run_with },
+        ))
     }
 
     fn start_failed(&self) {
@@ -343,10 +337,10 @@ impl Port {
 
     /// Queues a call and answers its future, of the class given; None where that cannot be done at once: nobody has been started (unless `starting`),
     /// the queue is full, every worker hangs, or the port is closing.
-    #[pyo3(signature = (class, function, arguments, keywords, starting=false))]
+    #[pyo3(signature = (future_class, function, arguments, keywords, starting=false))]
     fn submit<'py>(
         &self,
-        class: &Bound<'py, PyAny>,
+        future_class: &Bound<'py, PyAny>,
         function: Py<PyAny>,
         arguments: Py<PyTuple>,
         keywords: Option<Py<PyDict>>,
@@ -360,7 +354,7 @@ impl Port {
             submissions.full.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
         }
-        let made = call::make(submissions, class, Some((function, arguments, keywords)));
+        let made = call::make(submissions, future_class, Some((function, arguments, keywords)));
         let (future, submitted) = made.inspect_err(|_| submissions.leave())?;
         if let Err(refused) = self.core.call_unless_closing(Call::Submitted(submitted)) {
             if let Call::Submitted(submitted) = refused {
@@ -372,8 +366,8 @@ impl Port {
     }
 
     /// The future of a call that the caller itself runs, now.
-    fn running_call<'py>(&self, class: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        call::make(&self.submissions, class, None).map(|(future, _)| future)
+    fn running_call<'py>(&self, future_class: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        call::make(&self.submissions, future_class, None).map(|(future, _)| future)
     }
 
     fn is_full(&self) -> bool {
@@ -384,16 +378,13 @@ impl Port {
     fn wait_for_room(&self, py: Python<'_>) -> PyResult<bool> {
         let submissions = &self.submissions;
         let is_worker = current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.core)));
-        let _waiting = is_worker.then(|| Waiting::enter(&submissions.waiting_workers));
+        let all = if is_worker { self.core.scheduler.limits().max_workers } else { usize::MAX };
         let _blocking = py.detach(Blocking::enter);
         loop {
-            if is_worker {
-                let all = submissions.waiting_workers.load(Ordering::SeqCst) >= self.core.scheduler.limits().max_workers;
-                if all || self.core.is_hung() {
-                    return Ok(false);
-                }
+            if is_worker && (submissions.blocked() >= all || self.core.is_hung()) {
+                return Ok(false);
             }
-            if py.detach(|| submissions.wait_for_room(SIGNALS_EVERY)) || self.core.scheduler.is_closing() {
+            if py.detach(|| submissions.wait_for_room(all, SIGNALS_EVERY)) || self.core.scheduler.is_closing() {
                 return Ok(true);
             }
             py.check_signals()?;

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::buffers::{Pool, to_bytes};
-use crate::call::Work;
+use crate::call::{Submissions, Work};
 use crate::connection::public_object;
 use crate::errors;
 use crate::port::{Call, Layer};
@@ -23,6 +23,7 @@ use crate::port::{Call, Layer};
 #[derive(Clone, Copy)]
 pub struct Current {
     pub port: *const CorePort<Layer>,
+    submissions: *const Submissions,
     pub worker: WorkerId,
     /// Whose handler runs; 0: a posted call.
     pub connection: u64,
@@ -59,6 +60,8 @@ impl Blocking {
         {
             // SAFETY: `port` is the port of the Worker that set it, which lives on this thread's stack of Python frames and holds an Arc to it.
             unsafe { &*current.port }.block(current.worker);
+            // SAFETY: the same.
+            unsafe { &*current.submissions }.block();
         }
         Blocking
     }
@@ -71,6 +74,8 @@ impl Drop for Blocking {
             && let Some(current) = current()
         {
             // SAFETY: as in `enter`.
+            unsafe { &*current.submissions }.unblock();
+            // SAFETY: the same.
             unsafe { &*current.port }.unblock(current.worker);
         }
     }
@@ -140,6 +145,7 @@ impl Progress {
 pub struct Worker {
     port: Arc<CorePort<Layer>>,
     pool: Arc<Pool>,
+    submissions: Arc<Submissions>,
     core: CoreWorker<Layer>,
     functions: Loop,
     progress: Arc<Progress>,
@@ -164,17 +170,28 @@ impl Interpreter for Attached<'_, '_> {
 }
 
 impl Worker {
-    pub fn new(port: Arc<CorePort<Layer>>, pool: Arc<Pool>, progress: &Arc<Progress>, thread: u64, functions: Loop) -> Self {
+    pub fn new(
+        port: Arc<CorePort<Layer>>,
+        pool: Arc<Pool>,
+        submissions: Arc<Submissions>,
+        progress: &Arc<Progress>,
+        thread: u64,
+        functions: Loop,
+    ) -> Self {
         let core = port.worker();
         let items = progress.enter(thread);
-        CURRENT.set(Some(Current { port: Arc::as_ptr(&port), worker: core.id, connection: 0, group: 0 }));
-        Worker { port, pool, core, functions, progress: progress.clone(), items, answer: Reused::default(), exited: false }
+        let (port_address, submissions_address) = (Arc::as_ptr(&port), Arc::as_ptr(&submissions));
+        CURRENT.set(Some(Current { port: port_address, submissions: submissions_address, worker: core.id, connection: 0, group: 0 }));
+        Worker { port, pool, submissions, core, functions, progress: progress.clone(), items, answer: Reused::default(), exited: false }
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         CURRENT.set(None);
+        if DEPTH.replace(0) > 0 {
+            self.submissions.unblock();
+        }
         self.progress.leave(&self.items);
         if !self.exited && !self.port.is_forked() {
             self.port.abandon(&mut self.core); // its loop ended with an exception of our own
@@ -192,8 +209,10 @@ impl Worker {
         if self.port.is_forked() {
             return Err(errors::forked());
         }
-        let Worker { port, pool, core, functions, items, answer, exited, .. } = self;
-        DEPTH.set(0); // a handler may have forgotten to unblock
+        let Worker { port, pool, submissions, core, functions, items, answer, exited, .. } = self;
+        if DEPTH.replace(0) > 0 {
+            submissions.unblock(); // a handler has forgotten to
+        }
         // A worker that waits holds on to nothing of what it handled.
         answer.clear(py);
         // Only this thread writes it.
@@ -212,7 +231,7 @@ impl Worker {
         items.store(begun + 1, Ordering::Relaxed);
         let (connection, group) =
             core.current.as_ref().map_or((0, 0), |connection| (connection.id, Arc::as_ptr(&connection.group) as usize));
-        CURRENT.set(Some(Current { port: Arc::as_ptr(port), worker: core.id, connection, group }));
+        CURRENT.set(Some(Current { port: Arc::as_ptr(port), submissions: Arc::as_ptr(submissions), worker: core.id, connection, group }));
         let apply = &functions.apply;
         let (event, object) = match task {
             Next::Submitted(Work { future, function, arguments, keywords }) => {
