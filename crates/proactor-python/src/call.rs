@@ -141,7 +141,7 @@ pub struct Submitted {
     submissions: Arc<Submissions>,
     pub at: Instant,
     // Guards everything about the call. Taken with the interpreter held, for as long as it takes to move some references: nothing in Python is made,
-    // released or called under it.
+    // released or called under it, nor is the interpreter let go of.
     state: Mutex<State>,
 }
 
@@ -305,7 +305,9 @@ impl Call {
     /// As the standard library's futures call it.
     #[getter]
     fn _state<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
-        let name = match self.0.lock().phase {
+        // Out of the lock first: making the names may let go of the interpreter, and who takes it then may want the lock.
+        let phase = self.0.lock().phase;
+        let name = match phase {
             Phase::Pending => intern!(py, "PENDING"),
             Phase::Running => intern!(py, "RUNNING"),
             // Whoever waits is told in the act of cancelling.
