@@ -57,6 +57,9 @@ class Call:
     def _failure(self) -> BaseException | None:
         """The exception, None if there is none; raises CancelledError, or TimeoutError if it has not ended."""
 
+    def _sleep(self, timeout: float | None) -> None:
+        """Waits until it has ended, or `timeout` seconds have passed. Signal handlers run meanwhile."""
+
     def _inflated(self) -> tuple[Condition, list[Any]] | None:
         """The condition and the waiters that were kept."""
 

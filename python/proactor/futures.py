@@ -131,12 +131,6 @@ class SubmittedCall(_core.Call, Future):  # type: ignore[type-arg, override]
         finally:
             self = None  # type: ignore[assignment]
 
-    def _sleep(self, timeout: float | None) -> None:
-        condition, _ = self._waited()
-        with condition:
-            if not self.done():
-                condition.wait(timeout)
-
     def _run_here(self, port: int) -> bool:
         """On a worker of that port: runs the call if it is still queued there. False: it is not."""
         try:

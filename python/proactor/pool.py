@@ -18,7 +18,7 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 from proactor import _core, mapping
 from proactor.errors import PoolHung, QueueFull
-from proactor.futures import SubmittedCall, run, run_with
+from proactor.futures import SubmittedCall, publish, run, run_with
 from proactor.workers import Workers
 
 __all__ = ["PoolShutdownReport", "PoolStatistics", "ThreadPool", "available_processors", "blocking"]
@@ -345,7 +345,9 @@ class ThreadPool(Executor):
 
 
 def _never_begun(broken: threading.Event, calls: list[tuple[Any, Any]]) -> None:
-    for call, _arguments in calls:
+    for call, arguments in calls:
+        if call is publish:
+            publish(*arguments)  # of a call that has ended: whoever waits for it is still to be told
         if not isinstance(call, SubmittedCall):
             continue
         if not broken.is_set():

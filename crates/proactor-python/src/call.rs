@@ -19,6 +19,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
+use crate::port::SIGNALS_EVERY;
+
 pyo3::import_exception!(concurrent.futures, CancelledError);
 
 /// What is submitted to one port: how many wait, how many there may be, and what became of them.
@@ -136,6 +138,12 @@ enum Phase {
     Finished,
 }
 
+impl Phase {
+    fn is_end(self) -> bool {
+        matches!(self, Phase::Finished | Phase::Cancelled)
+    }
+}
+
 /// A submitted call: shared by its future and, until it is taken, the port's queue.
 pub struct Submitted {
     submissions: Arc<Submissions>,
@@ -143,10 +151,14 @@ pub struct Submitted {
     // Guards everything about the call. Taken with the interpreter held, for as long as it takes to move some references: nothing in Python is made,
     // released or called under it, nor is the interpreter let go of.
     state: Mutex<State>,
+    /// Notified when it has ended, if `State::sleepers` says that somebody sleeps on it.
+    ended: Condvar,
 }
 
 struct State {
     phase: Phase,
+    /// Threads in `_sleep`. They take the lock without the interpreter, and want nothing of it while they hold it.
+    sleepers: usize,
     /// Until it begins.
     work: Option<Work>,
     /// The result or the exception.
@@ -200,6 +212,25 @@ impl Submitted {
         self.lock().work.as_ref().map(|work| work.future.clone_ref(py))
     }
 
+    /// Waits at most `timeout` until it has ended; says whether it has. Call it with the interpreter released.
+    fn wait_ended(&self, timeout: Duration) -> bool {
+        let mut state = self.lock();
+        state.sleepers += 1;
+        let goes_on = |state: &mut State| !state.phase.is_end();
+        let (mut state, _) = self.ended.wait_timeout_while(state, timeout, goes_on).unwrap_or_else(PoisonError::into_inner);
+        state.sleepers -= 1;
+        state.phase.is_end()
+    }
+
+    /// It has ended: lets go of the lock, and wakes whoever sleeps.
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let sleepers = state.sleepers;
+        drop(state);
+        if sleepers > 0 {
+            self.ended.notify_all();
+        }
+    }
+
     fn count(&self, failed: bool) {
         let counter = if failed { &self.submissions.failed } else { &self.submissions.done };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -221,7 +252,7 @@ impl Submitted {
         }
         state.phase = Phase::Finished;
         let told = state.callbacks.is_empty();
-        drop(state);
+        self.wake(state);
         self.count(failed);
         told
     }
@@ -239,8 +270,9 @@ pub fn make<'py>(
     work: Option<What>,
 ) -> PyResult<(Bound<'py, PyAny>, Arc<Submitted>)> {
     let phase = if work.is_some() { Phase::Pending } else { Phase::Running };
-    let state = State { phase, work: None, outcome: None, failed: false, waited: None, callbacks: Vec::new() };
-    let submitted = Arc::new(Submitted { submissions: submissions.clone(), at: Instant::now(), state: Mutex::new(state) });
+    let state = State { phase, sleepers: 0, work: None, outcome: None, failed: false, waited: None, callbacks: Vec::new() };
+    let submitted =
+        Arc::new(Submitted { submissions: submissions.clone(), at: Instant::now(), state: Mutex::new(state), ended: Condvar::new() });
     FRESH.set(Some(submitted.clone()));
     let future = class.call0()?;
     if let Some((function, arguments, keywords)) = work {
@@ -264,7 +296,7 @@ impl Call {
     }
 
     fn done(&self) -> bool {
-        matches!(self.0.lock().phase, Phase::Finished | Phase::Cancelled)
+        self.0.lock().phase.is_end()
     }
 
     fn cancelled(&self) -> bool {
@@ -331,6 +363,22 @@ impl Call {
         if ended { state.outcome.as_ref().map(|outcome| outcome.clone_ref(py)) } else { None }
     }
 
+    /// Waits until it has ended, or `timeout` seconds have passed. Signal handlers run meanwhile.
+    fn _sleep(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        // Negative: no time at all. Beyond what a clock can tell: no limit.
+        let duration = timeout.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)));
+        let deadline = duration.and_then(|duration| Instant::now().checked_add(duration.ok()?));
+        // Only the main thread runs signal handlers, and that is no worker.
+        let slice = if crate::worker::current().is_some() { Duration::MAX } else { SIGNALS_EVERY };
+        loop {
+            let left = deadline.map_or(slice, |deadline| deadline.saturating_duration_since(Instant::now()).min(slice));
+            if py.detach(|| self.0.wait_ended(left)) || left.is_zero() {
+                return Ok(());
+            }
+            py.check_signals()?;
+        }
+    }
+
     // ---- inflating ----
 
     /// The condition and the waiters; None while nobody has asked for them.
@@ -392,7 +440,7 @@ impl Call {
         }
         state.phase = Phase::Finished;
         let failed = state.failed;
-        drop(state);
+        self.0.wake(state);
         self.0.count(failed);
         Some(failed)
     }
@@ -413,7 +461,7 @@ impl Call {
         state.phase = Phase::Finished;
         state.failed = failed;
         let old = state.outcome.replace(outcome);
-        drop(state);
+        self.0.wake(state);
         drop(old);
         self.0.count(failed);
         true
@@ -424,7 +472,7 @@ impl Call {
         let mut state = self.0.lock();
         let Some(work) = state.work.take() else { return false };
         state.phase = Phase::Cancelled;
-        drop(state);
+        self.0.wake(state);
         let submissions = &self.0.submissions;
         submissions.husks.fetch_add(1, Ordering::Relaxed);
         submissions.cancelled.fetch_add(1, Ordering::Relaxed);
@@ -436,7 +484,7 @@ impl Call {
     /// False if it has ended: then the caller calls `function` itself.
     fn _add_callback(&self, function: Py<PyAny>) -> bool {
         let mut state = self.0.lock();
-        if matches!(state.phase, Phase::Finished | Phase::Cancelled) {
+        if state.phase.is_end() {
             drop(state);
             drop(function);
             return false;
