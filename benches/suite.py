@@ -13,7 +13,7 @@ EXECUTOR = ("--executor", "64")
 
 @dataclass(frozen=True)
 class Server:
-    """`program` is a file in servers/, or None for the bare epoll server."""
+    """`program` is a file in servers/, or None for the bare epoll server, and for executors, whose options executors.py gets."""
 
     name: str
     program: str | None
@@ -33,6 +33,12 @@ SERVERS = {
         Server("threads", "threading_tcp_server.py"),
         Server("gevent", "gevent_stream.py", EXECUTOR),
         Server("trio", "trio_stream.py", EXECUTOR),
+        # No servers but executors: for workloads whose generator is executors.py.
+        Server("pool", None, ("proactor",)),
+        Server("pool-threads", None, ("threads",)),
+        Server("pool-threads-8", None, ("threads", "--workers", "8")),
+        Server("pool-threads-32", None, ("threads", "--workers", "32")),
+        Server("to-thread", None, ("to_thread",)),
     )
 }
 
@@ -67,6 +73,7 @@ def latency(group: str = "") -> tuple[Column, ...]:
 
 RATE = Column("per second", "rate")
 LOAD_COLUMNS = (RATE, *latency(), *CPU)
+EXECUTOR_COLUMNS = (RATE, Column("p50 us", "p50_us"), Column("p99 us", "p99_us"))
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,39 @@ WORKLOADS = {
             columns=(RATE, Column("rounds/s", "rounds_per_second", "{:.1f}"), *latency(), *CPU),
             reference="asyncio",
         ),
+        *(
+            Workload(
+                f"submit{workers}",
+                f"no-op calls, {workers} workers (latency: from submit to start, one at a time)",
+                ("pool", "pool-threads"),
+                "",
+                ("executor", "submit", "--workers", str(workers)),
+                tables=(BOTH,),
+                columns=EXECUTOR_COLUMNS,
+                reference="pool-threads",
+            )
+            for workers in (1, 2, 4, 8)
+        ),
+        Workload(
+            "map",
+            "map over 100,000 small items",
+            ("pool", "pool-threads"),
+            "",
+            ("executor", "map"),
+            tables=(BOTH,),
+            columns=(RATE,),
+            reference="pool-threads",
+        ),
+        Workload(
+            "mixed",
+            "10,000 calls at once, 1 % sleep 10 ms (latency: from submit to end of the others)",
+            ("pool", "pool-threads-8", "pool-threads-32", "to-thread"),
+            "",
+            ("executor", "mixed"),
+            tables=(BOTH,),
+            columns=(Column("seconds", "seconds", "{:.3f}"), *EXECUTOR_COLUMNS),
+            reference="pool-threads-32",
+        ),
     )
 }
 
@@ -220,6 +260,11 @@ FLOORS = (
     # 0 % to the printed digit.
     Floor("idle", PINNED, "idle_cpu_percent", at_most=0.049),
     at_least("broadcast", PINNED, 1.5, "asyncio"),
+    *(at_least(f"submit{workers}", BOTH, 4.0, "pool-threads", server="pool") for workers in (1, 2, 4, 8)),
+    *(Floor(f"submit{workers}", BOTH, "p50_us", ("pool-threads",), at_most=1.0, server="pool") for workers in (1, 2, 4, 8)),
+    at_least("map", BOTH, 4.0, "pool-threads", server="pool"),
+    Floor("mixed", BOTH, "seconds", ("pool-threads-8", "pool-threads-32", "to-thread"), at_most=1.0, server="pool"),
+    Floor("mixed", BOTH, "p99_us", ("pool-threads-8", "pool-threads-32", "to-thread"), at_most=1.0, server="pool"),
 )
 
 # A floor that nobody measures is a mistake.

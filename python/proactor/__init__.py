@@ -6,7 +6,7 @@ You write plain, synchronous handlers, which may block; the kernel does the I/O;
 from proactor import errors
 from proactor._core import __version__
 from proactor.connection import Connection, ConnectionStatistics, Handler, LengthPrefixed, Lines
-from proactor.pool import PoolStatistics, ThreadPool, blocking
+from proactor.pool import PoolShutdownReport, PoolStatistics, ThreadPool, blocking
 from proactor.server import BroadcastResult, Server, ServerStatistics, ShutdownReport, connect, serve
 from proactor.timers import Event, EventStatistics, Timer, TimerStatistics, Wait, WaitStatistics
 
@@ -19,6 +19,7 @@ __all__ = [
     "Handler",
     "LengthPrefixed",
     "Lines",
+    "PoolShutdownReport",
     "PoolStatistics",
     "Server",
     "ServerStatistics",

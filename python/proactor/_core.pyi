@@ -4,6 +4,7 @@ Every call is safe from any thread unless it says otherwise. In the child of a f
 """
 
 from collections.abc import Callable
+from threading import Condition
 from typing import Any, Self, final
 
 from typing_extensions import disjoint_base
@@ -12,6 +13,7 @@ from proactor.timers import EventStatistics, TimerStatistics, WaitStatistics
 
 __all__ = [
     "ENGINES",
+    "Call",
     "Connection",
     "Event",
     "Group",
@@ -32,6 +34,69 @@ __all__ = [
 __version__: str
 ENGINES: list[str]
 """The engines of this platform, the default first."""
+
+@disjoint_base
+class Call:
+    """The state of a submitted call, native: `proactor.futures` makes a `concurrent.futures.Future` of it. Made by `Port.submit`.
+
+    Until `_inflate` has been called it begins and ends under a native lock alone. From then on it ends under the condition that was kept."""
+
+    def __new__(cls) -> Self: ...
+    def done(self) -> bool:
+        """Whether it has ended, or was cancelled."""
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+
+    def running(self) -> bool:
+        """Whether it has begun and not ended."""
+
+    @property
+    def _state(self) -> str: ...
+    @property
+    def _result(self) -> Any: ...
+    @property
+    def _exception(self) -> Any: ...
+    def _answer(self) -> Any:
+        """The result; raises the call's exception, CancelledError, or TimeoutError if it has not ended."""
+
+    def _failure(self) -> BaseException | None:
+        """The exception, None if there is none; raises CancelledError, or TimeoutError if it has not ended."""
+
+    def _sleep(self, timeout: float | None) -> None:
+        """Waits until it has ended, or `timeout` seconds have passed. Signal handlers run meanwhile."""
+
+    def _inflated(self) -> tuple[Condition, list[Any]] | None:
+        """The condition and the waiters that were kept."""
+
+    def _inflate(self, condition: Condition, waiters: list[Any]) -> tuple[Condition, list[Any]]:
+        """Keeps these, unless somebody was faster; answers what is kept."""
+
+    def _begin(self, address: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None] | None:
+        """For a worker of the port at that address that would wait for it: what to call, if it is still queued there; from then on it is running."""
+
+    def _finish(self, result: Any) -> bool:
+        """It has returned. False: somebody has to be told, `_settle` and the callbacks follow."""
+
+    def _fail(self, error: BaseException) -> bool:
+        """It has raised; else as `_finish`."""
+
+    def _settle(self) -> bool | None:
+        """Under the condition, after `_finish` or `_fail` said False: ends it. Whether it failed; None: it had ended before."""
+
+    def _publish_later(self, publish: Callable[[Any], object]) -> None:
+        """On a worker: has one with its stack empty call `publish(self)`."""
+
+    def _force(self, outcome: Any, failed: bool) -> bool:
+        """Under the condition: ends it from outside. False: it had ended before."""
+
+    def _cancel(self) -> bool:
+        """Cancels it if it has not begun; under the condition."""
+
+    def _add_callback(self, function: Callable[[Any], object]) -> bool:
+        """False: it has ended, and the caller calls the function itself."""
+
+    def _take_callbacks(self) -> list[Callable[[Any], object]]: ...
 
 @disjoint_base
 class Connection:
@@ -204,6 +269,7 @@ class Port:
         idle_seconds: float | None,
         busy_poll: float,
         engine: str | Network | None = None,
+        queue_limit: int | None = None,
     ) -> Port: ...
     @property
     def engine(self) -> str:
@@ -213,9 +279,17 @@ class Port:
     def address(self) -> int:
         """Names the port in `current_worker()`."""
 
-    def worker(self, start_worker: Callable[[], object], apply: Callable[[Callable[..., object], tuple[Any, ...]], object]) -> Worker:
-        """The calling thread becomes a worker. `start_worker` is what it is given to call when the last spare worker was released, `apply` what it is
-        given as the function for everything that does not take two arguments: `apply(function, arguments)`."""
+    def worker(
+        self,
+        thread: int,
+        start_worker: Callable[[], object],
+        apply: Callable[[Callable[..., object], tuple[Any, ...]], object],
+        run: Callable[[Any, Any], object],
+        run_with: Callable[[Any, Any], object],
+    ) -> Worker:
+        """The calling thread, of that identifier, becomes a worker. `start_worker` is what it is given to call when the last spare worker was released,
+        `apply` what it is given as the function for everything that does not take two arguments: `apply(function, arguments)`. Submitted calls come as
+        `run(future, function)` or `run_with(future, (function, arguments, keywords))`."""
 
     def start_failed(self) -> None:
         """The thread that `start_worker` was to start did not start; it is asked for again after a second."""
@@ -266,6 +340,38 @@ class Port:
             RuntimeError: the port is closed or finishing.
         """
 
+    def accept_calls(self, accepting: bool) -> None:
+        """Whether `submit` may queue calls: workers have been started, and are not broken."""
+
+    def submit(
+        self,
+        future_class: type[Call],
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any] | None,
+        starting: bool = False,
+    ) -> Any:
+        """Queues a call and answers its future. None: not now, because nobody has been started (unless `starting`), the queue is full, every worker
+        hangs, or the port is closing."""
+
+    def running_call(self, future_class: type[Call]) -> Any:
+        """The future of a call that the caller itself runs, now."""
+
+    def is_full(self) -> bool:
+        """Whether `queue_limit` calls are queued."""
+
+    def wait_for_room(self) -> bool:
+        """Waits until the queue has room, a worker with its slot free. False: no worker is left that could make room, so the caller runs its call."""
+
+    def queued_calls(self) -> list[Any]:
+        """The futures of the calls that have not begun."""
+
+    def call_numbers(self) -> tuple[float, int, int, int, int]:
+        """`(seconds the oldest has waited, done, failed, cancelled, how often the queue was full)`"""
+
+    def in_handlers(self) -> list[tuple[int, int]]:
+        """`(thread identifier, a number that another item changes)` of each worker that is in an item."""
+
     def call_after(self, seconds: float, function: Callable[..., object], arguments: tuple[Any, ...]) -> Timer:
         """Has a worker call `function(*arguments)` in `seconds`.
 
@@ -296,15 +402,15 @@ class Port:
     def is_hung(self) -> bool:
         """Whether every worker has been inside its handler for a second."""
 
-    def next_notice(self) -> tuple[str, str, int] | None:
-        """Waits for something that a log should say; None: there will be no more."""
+    def next_notice(self, timeout: float | None = None) -> tuple[str, str, int] | None:
+        """Waits for something that a log should say: `(kind, text, number)`, the kind "" if nothing came in time; None: there will be no more."""
 
     def numbers(self) -> tuple[int, int, int, int, int, int, int, int, int, int, int]: ...
     def finish(self) -> None:
         """Workers exit when nothing is queued any more."""
 
     def close(self) -> list[tuple[Any, Any]]:
-        """Workers exit after what they are doing, the monitor ends; answers the calls that were never begun. Idempotent."""
+        """Workers exit after what they are doing, the monitor ends; answers the calls that were never begun, as `(function, arguments)` or `(future, None)`. Idempotent."""
 
     def release(self) -> None:
         """Every worker has left: gives the engine's descriptors back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConnectionEnded", "HandlerFailed", "MessageTooLong", "MessageTruncated", "PoolHung", "ProactorError"]
+__all__ = ["ConnectionEnded", "HandlerFailed", "MessageTooLong", "MessageTruncated", "PoolHung", "ProactorError", "QueueFull"]
 
 
 class ProactorError(Exception):
@@ -27,3 +27,7 @@ class HandlerFailed(ProactorError):
 
 class PoolHung(ProactorError, RuntimeError):
     """Every worker has been inside its handler for a second and none is free: new work is refused instead of queued for ever."""
+
+
+class QueueFull(ProactorError, RuntimeError):
+    """The pool's `queue_limit` is reached, and its `queue_policy` is "raise"."""

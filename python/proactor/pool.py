@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures.thread import BrokenThreadPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ParamSpec, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, TypeVarTuple
 
-from proactor import _core, timers
-from proactor.errors import PoolHung
+from proactor import _core, mapping, timers
+from proactor.errors import PoolHung, QueueFull
+from proactor.futures import SubmittedCall, publish, run, run_with
 from proactor.timers import Timer, Wait, Waitable
 from proactor.workers import Workers
 
-__all__ = ["PoolStatistics", "ThreadPool", "available_processors", "blocking"]
+__all__ = ["PoolShutdownReport", "PoolStatistics", "ThreadPool", "available_processors", "blocking"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,10 +52,33 @@ class PoolStatistics:
     retired: int
     finished: int
     """Handler calls and posted calls."""
+    oldest_wait: float
+    """Seconds that the oldest submitted call has been queued; 0 if none is."""
+    calls_done: int
+    """Submitted calls that returned."""
+    calls_failed: int
+    """Submitted calls that raised."""
+    calls_cancelled: int
+    queue_full: int
+    """How often `submit` found `queue_limit` calls queued."""
     timers: int
     """Timers that are pending: their functions will be called (again)."""
     waits: int
     """Waits that are pending."""
+
+
+@dataclass(frozen=True)
+class PoolShutdownReport:
+    """What a shutdown left."""
+
+    completed: bool
+    """Everything returned, and nothing was cancelled by the shutdown."""
+    finished: int
+    """Submitted calls that returned or raised, in all."""
+    cancelled: int
+    """Submitted calls that were cancelled, by the shutdown or before, in all."""
+    running: tuple[str, ...]
+    """What did not return in time: the worker's name and its stack, as a traceback shows it. Without waiting: what ran at that moment."""
 
 
 class Member(Protocol):
@@ -70,6 +97,12 @@ class ThreadPool(Executor):
         concurrency: how many may run at once; by default the processors this process may use (affinity and cgroup quota).
         idle_seconds: a surplus worker retires after so many seconds without work.
         busy_poll: the leader polls for so many seconds before it sleeps: lower latency for a processor at 100 %.
+        queue_limit: how many submitted calls may be queued; by default any number.
+        queue_policy: what `submit` does at the limit. "block" waits for room, a worker with its slot free; where all `max_workers` workers
+            have said that they block, or every worker hangs, a worker runs its call itself. "raise" raises `proactor.errors.QueueFull`.
+            "run" runs the call in the caller.
+        copy_context: calls run in a copy of the context (`contextvars`) of their `submit`; by default in the worker's own.
+        slow_handler_seconds: a handler or call that takes longer is logged, once, with its stack; by default none is.
         engine: "epoll" or "simulated"; by default what PROACTOR_ENGINE says, else the platform's best.
             `proactor.testing` gives its network here.
 
@@ -86,6 +119,10 @@ class ThreadPool(Executor):
         concurrency: int | None = None,
         idle_seconds: float | None = 10,
         busy_poll: float = 0,
+        queue_limit: int | None = None,
+        queue_policy: Literal["block", "raise", "run"] = "block",
+        copy_context: bool = False,
+        slow_handler_seconds: float | None = None,
         engine: str | _core.Network | None = None,
     ) -> None:
         concurrency = available_processors() if concurrency is None else concurrency
@@ -93,9 +130,15 @@ class ThreadPool(Executor):
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         max_workers = max(concurrency, min(512, 64 * concurrency)) if max_workers is None else max_workers
         if max_workers < 1:
-            raise ValueError(f"max_workers must be at least 1, not {max_workers}")
+            raise ValueError(f"max_workers must be greater than 0, not {max_workers}")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        if queue_limit is not None and queue_limit < 1:
+            raise ValueError(f"queue_limit must be at least 1, or None for no limit; not {queue_limit}")
+        if queue_policy not in ("block", "raise", "run"):
+            raise ValueError(f'queue_policy must be "block", "raise" or "run", not {queue_policy!r}')
+        if slow_handler_seconds is not None and not 0 < slow_handler_seconds < float("inf"):
+            raise ValueError(f"slow_handler_seconds must be more than 0, or None for no watchdog; not {slow_handler_seconds}")
         self.concurrency = concurrency
         self.max_workers = max_workers
         is_locked: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
@@ -106,47 +149,113 @@ class ThreadPool(Executor):
             idle_seconds=idle_seconds,
             busy_poll=busy_poll,
             engine=engine,
+            queue_limit=queue_limit,
         )
+        self._queue_policy = queue_policy
+        self._copy_context = copy_context
         broken = threading.Event()
-        self._broken = broken
+        self._has_broken = broken
         self._workers = Workers(
             self._port,
             thread_name_prefix or "proactor",
             initializer,
             initargs,
+            run=run,
+            run_with=run_with,
             broken=broken.set,
             never_begun=partial(_never_begun, broken),
+            slow_seconds=slow_handler_seconds,
         )
-        # Set: what has not begun is cancelled.
-        self._cancelling = threading.Event()
         # Guards _members and _shut.
         self._lock = threading.Lock()
         self._members: weakref.WeakSet[Any] = weakref.WeakSet()
         self._shut = False
 
+    # ---- calls ----
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Calls `fn(*args, **kwargs)` on a worker.
+
+        At `queue_limit` it does what `queue_policy` says.
 
         Raises:
             RuntimeError: the pool is shut down.
             BrokenExecutor: the initializer raised.
             PoolHung: every worker has been inside its handler for a second.
+            QueueFull: the queue is full, and the policy is "raise".
         """
-        self._check_usable()
-        future: Future[T] = Future()
-        call = _Submitted(future, self._cancelling, fn, args, kwargs).run
-        # Under the lock, so that no call comes after the last worker has looked.
-        with self._lock:
-            if self._shut:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            self._workers.ensure_started()
-            self._port.call(call, ())
-        return future
+        if self._copy_context:
+            copied: Future[T] = self._submit(fn, args, kwargs)
+            return copied
+        future: Future[T] | None = self._port.submit(SubmittedCall, fn, args, kwargs or None)
+        return future if future is not None else self._submit_in_time(fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Like the built-in `map`, with the calls made on workers; the results come in order.
+
+        Arguments:
+            timeout: seconds from this call, for all results.
+            chunksize: so many items are one call of a worker: for functions that take microseconds.
+            buffersize: at most so many results are ahead of the iterator, and the iterables are read as it advances; by default they are
+                read at once, here.
+
+        What has not begun is cancelled when a call has raised, and when the iterator is dropped or closed; as with the standard library's,
+        not if it was never asked for anything.
+
+        Raises:
+            TimeoutError: from the iterator.
+            ValueError, TypeError: chunksize or buffersize is not an integer of at least 1.
+        """
+        return mapping.map_on(self._submit, fn, iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
+
+    def _submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Future[Any]:
+        """As `submit`, without its cost for packing arguments that are packed."""
+        if self._copy_context:
+            args = (fn, *args)
+            fn = contextvars.copy_context().run
+        future: Future[Any] | None = self._port.submit(SubmittedCall, fn, args, kwargs or None)
+        return self._submit_in_time(fn, args, kwargs) if future is None else future
+
+    def _submit_in_time(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Future[Any]:
+        """`submit` where something is in the way: it starts the workers, raises, or does what the policy says."""
+        while True:
+            self._check_usable()
+            if self._port.is_full():
+                if self._queue_policy == "raise":
+                    raise QueueFull(
+                        "queue_limit calls are queued: try again later, raise the limit, or let queue_policy be 'block' or 'run'"
+                    )
+                if self._queue_policy == "run" or not self._port.wait_for_room():
+                    here: SubmittedCall = self._port.running_call(SubmittedCall)
+                    run_with(here, (fn, args, kwargs))
+                    return here
+            future: Future[Any] | None = self._port.submit(SubmittedCall, fn, args, kwargs or None, starting=True)
+            if future is None:
+                continue
+            # After the call is queued: if the initializer raises, its future says so.
+            try:
+                self._workers.ensure_started()
+            except RuntimeError:
+                future.cancel()
+                raise
+            return future
 
     def _check_usable(self) -> None:
         self._workers.check_process()
-        if self._broken.is_set():
+        if self._has_broken.is_set():
             raise _broken_executor()
+        with self._lock:
+            if self._shut:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._workers.is_closing():  # by no shutdown of ours
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._port.is_hung():
             doing = "; ".join(self._workers.running())
             raise PoolHung(
@@ -154,29 +263,62 @@ class ThreadPool(Executor):
                 "Raise max_workers, or give what they wait for a time-out"
             )
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    # ---- the end ----
+
+    def shutdown(  # type: ignore[override]  # whoever takes it for a ThreadPoolExecutor ignores the report
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> PoolShutdownReport:
         """Closes the servers on the pool, does what is queued (or cancels it), and ends the workers. Idempotent; safe inside a handler.
 
         What timers and waits wait for is cancelled; functions whose time or signal has come are queued, and count as such.
+
+        Arguments:
+            wait: for the workers to end; else the report is of this moment.
+            cancel_futures: what has not begun is cancelled, but for the one that an idle worker is on its way to.
+            timeout: seconds to wait at most. What has not begun by then is cancelled, and what has not returned is in the report.
         """
-        self.end(drain=not cancel_futures, wait=wait)
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be 0 seconds or more, or None for no limit; not {timeout!r}")
+        if self._workers.forked:
+            return PoolShutdownReport(True, 0, 0, ())  # there is nothing of it in this process
+        before = self._port.call_numbers()[3]
+        running: tuple[str, ...] = ()
+        if cancel_futures:
+            self._cancel_queued()
+        stuck = self.end(drain=True, wait=wait, timeout=timeout)
+        if stuck or not wait:
+            running = self._workers.stacks()
+        _, done, failed, cancelled, _ = self._port.call_numbers()
+        completed = not running and cancelled == before
+        return PoolShutdownReport(completed, done + failed, cancelled, running)
+
+    def _cancel_queued(self) -> None:
+        with self._lock:
+            self._shut = True
+        self._port.finish()  # so that no call comes after these
+        calls = self._port.queued_calls()
+        # Where nothing runs a worker is about to take the first: it has as good as begun, as the standard library's would have.
+        idle = self._workers.alive() and not self._port.in_handlers()
+        for call in calls[1:] if idle else calls:
+            call.cancel()
 
     def end(self, *, drain: bool, wait: bool = True, timeout: float | None = None) -> tuple[str, ...]:
         """As `shutdown`, at most for `timeout` seconds; answers which handlers did not return."""
         if self._workers.forked:
             return ()  # there is nothing of it in this process
+        deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             self._shut = True
             members = list(self._members)
         for member in members:
             member._end_with_pool()
-        if not drain:
-            self._cancelling.set()
-        return self._workers.close(drain=drain, wait=wait, timeout=timeout)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        return self._workers.close(drain=drain, wait=wait, timeout=left)
 
     def statistics(self) -> PoolStatistics:
         """A snapshot."""
-        return PoolStatistics(self._port.engine, self.concurrency, self.max_workers, *self._port.numbers(), *self._port.pending())
+        numbers = (*self._port.numbers(), *self._port.call_numbers(), *self._port.pending())
+        return PoolStatistics(self._port.engine, self.concurrency, self.max_workers, *numbers)
 
     def start(self) -> tuple[_core.Port, Workers]:
         """What a server or connection needs that comes to live on the pool.
@@ -278,7 +420,7 @@ class ThreadPool(Executor):
     def _start_for_calls(self) -> None:
         # Not refused while all workers hang: whoever sets a timer does not want it now.
         self._workers.check_process()
-        if self._broken.is_set():
+        if self._has_broken.is_set():
             raise _broken_executor()
         self._workers.ensure_started()
 
@@ -291,54 +433,20 @@ class ThreadPool(Executor):
         return f"<ThreadPool {self._workers.prefix!r} concurrency={self.concurrency} max_workers={self.max_workers}>"
 
 
-class _Submitted:
-    """A call and its future."""
-
-    __slots__ = ("arguments", "cancelling", "fn", "future", "keywords")
-
-    def __init__(
-        self, future: Future[Any], cancelling: threading.Event, fn: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> None:
-        self.future = future
-        self.cancelling = cancelling
-        self.fn = fn
-        self.arguments = arguments
-        self.keywords = keywords
-
-    def cancel(self) -> None:
-        self.future.cancel()
-        self.future.set_running_or_notify_cancel()
-
-    def run(self) -> None:
-        future = self.future
-        if self.cancelling.is_set():
-            self.cancel()
-            return
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            result = self.fn(*self.arguments, **self.keywords)
-        except BaseException as error:
-            future.set_exception(error)
-            # The traceback holds this frame, and this frame would hold the exception: break the cycle.
-            del self, future
-        else:
-            future.set_result(result)
-
-
 def _never_begun(broken: threading.Event, calls: list[tuple[Any, Any]]) -> None:
-    for function, _arguments in calls:
-        submitted = getattr(function, "__self__", None)
-        if not isinstance(submitted, _Submitted):
+    for call, arguments in calls:
+        if call is publish:
+            publish(*arguments)  # of a call that has ended: whoever waits for it is still to be told
+        if not isinstance(call, SubmittedCall):
             continue
         if not broken.is_set():
-            submitted.cancel()
-        elif submitted.future.set_running_or_notify_cancel():
-            submitted.future.set_exception(_broken_executor())
+            call.cancel()
+        else:
+            call.set_exception(_broken_executor())
 
 
 def _broken_executor() -> BrokenExecutor:
-    return BrokenExecutor("the initializer raised in a worker thread: the pool takes no work")
+    return BrokenThreadPool("the initializer raised in a worker thread: the pool takes no work")
 
 
 @contextmanager

@@ -34,16 +34,23 @@ class Workers:
         initializer: Callable[..., object] | None,
         arguments: tuple[Any, ...],
         *,
+        run: Callable[[Any, Any], object],
+        run_with: Callable[[Any, Any], object],
         broken: Callable[[], None],
         never_begun: Callable[[list[tuple[Any, Any]]], None],
+        slow_seconds: float | None = None,
     ) -> None:
-        """`broken` is called when the initializer has raised, `never_begun` with the calls that are left at the end."""
+        """`run(future, function)` and `run_with(future, (function, arguments, keywords))` run submitted calls, `broken` is called when the
+        initializer has raised, `never_begun` with the calls that are left at the end. What takes longer than `slow_seconds` is logged."""
         self.port = port
         self.prefix = prefix
         self._initializer = initializer
         self._arguments = arguments
+        self._run = run
+        self._run_with = run_with
         self._broken = broken
         self._never_begun = never_begun
+        self.slow_seconds = slow_seconds
         # Guards _threads, _in_loop, _number, started and _closing.
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
@@ -72,12 +79,14 @@ class Workers:
                 return
             self.started = self.usable = True
             try:
+                self.port.accept_calls(True)  # before the first worker, whose initializer may raise
                 self._start_one()
                 self._watcher = threading.Thread(target=_watch, args=(self.port, weakref.ref(self)), name=f"{self.prefix}-watcher")
                 self._watcher.start()
             except RuntimeError:
                 self.started = self.usable = bool(self._threads)
                 if not self.started:
+                    self.port.accept_calls(False)
                     raise
                 self._watcher = None
 
@@ -104,6 +113,7 @@ class Workers:
     def initializer_failed(self, name: str) -> None:
         """In the handler of what the initializer raised."""
         _log(logging.CRITICAL, "%s: the initializer raised; the pool takes no more work", name, exc_info=sys.exception())
+        self.port.accept_calls(False)
         self._broken()
         with self._lock:
             self._initializer_failed = True
@@ -171,6 +181,11 @@ class Workers:
         self._lock = threading.Lock()
         self.port.forked()
 
+    def is_closing(self) -> bool:
+        """They take no new work."""
+        with self._lock:
+            return self._closing
+
     def check_process(self) -> None:
         """Raises:
         RuntimeError: this is the child of a fork.
@@ -182,6 +197,11 @@ class Workers:
         """The worker threads that have not exited."""
         with self._lock:
             return [thread for thread in self._threads if thread.is_alive()]
+
+    def stacks(self) -> tuple[str, ...]:
+        """What the workers in handlers are doing, with their stacks; the caller is left out."""
+        me = threading.current_thread()
+        return tuple(stack for thread in self.alive() if thread is not me and (stack := stack_of(thread)) is not None)
 
     def running(self) -> tuple[str, ...]:
         """What the workers in handlers are doing, one line each; the caller is left out."""
@@ -200,7 +220,7 @@ def _work(workers: Workers, port: _core.Port) -> None:
                 workers.initializer_failed(thread.name)
                 return
         # Not in a variable: the traceback of an exception that a user keeps would keep it with this frame, past the end of its thread.
-        for function, first, second in port.worker(workers.start_spare, _apply):
+        for function, first, second in port.worker(threading.get_ident(), workers.start_spare, _apply, workers._run, workers._run_with):
             try:
                 function(first, second)
             except BaseException as error:
@@ -245,8 +265,13 @@ def _log(level: int, text: str, *arguments: object, exc_info: BaseException | No
 
 
 def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
-    """Logs what the core notices. A thread of its own, because when every worker hangs there is nobody else to say so."""
-    while (notice := port.next_notice()) is not None:
+    """Logs what the core notices, and what takes too long. A thread of its own: when every worker hangs there is nobody else to say so."""
+    owner = workers()
+    watchdog = Watchdog(owner.slow_seconds) if owner is not None and owner.slow_seconds is not None else None
+    del owner
+    while (notice := port.next_notice(None if watchdog is None else watchdog.interval)) is not None:
+        if watchdog is not None:
+            watchdog.look(port, workers())
         kind, text, number = notice
         if kind == "pending_accepts":
             _log(logging.INFO, "%s: %d accepts pending", text, number)
@@ -275,6 +300,52 @@ def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
             _log(logging.ERROR, "the engine failed to poll: %s", text)
         elif kind == "lost":
             _log(logging.WARNING, "%d notices were lost", number)
+
+
+class Watchdog:
+    """Logs the stack of a worker that has been in one item for too long, once an item. Belongs to the watcher's thread."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        # So that what is too slow is told after at most a quarter more.
+        self.interval = min(max(seconds / 4, 0.005), 1.0)
+        # Of each thread in an item: which item, since when it has been seen, whether it was told.
+        self._seen: dict[int, tuple[int, float, bool]] = {}
+
+    def look(self, port: _core.Port, workers: Workers | None) -> None:
+        """One look at all workers, blocked ones included."""
+        now = time.monotonic()
+        before, self._seen = self._seen, {}
+        for ident, item in port.in_handlers():
+            seen, since, told = before.get(ident, (item, now, False))
+            if seen != item:
+                since, told = now, False
+            if not told and now - since >= self.seconds and workers is not None:
+                told = True
+                self._tell(workers, ident, now - since)
+            self._seen[ident] = (item, since, told)
+
+    def _tell(self, workers: Workers, ident: int, seconds: float) -> None:
+        for thread in workers.alive():
+            if thread.ident == ident and (stack := stack_of(thread)) is not None:
+                _log(
+                    logging.WARNING, "a worker has been in its handler or call for %.3g s (limit %.3g s): %s", seconds, self.seconds, stack
+                )
+
+
+def stack_of(thread: threading.Thread) -> str | None:
+    """`name:` and the stack of the handler or call that the thread is in, the innermost last as in tracebacks; None: it is in none."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    outermost = None if frame is None else _handler_frame(frame)
+    if frame is None or outermost is None:
+        return None
+    frames = []
+    walked: FrameType | None = frame
+    while walked is not None:
+        frames.append((walked, walked.f_lineno))
+        walked = None if walked is outermost else walked.f_back
+    lines = traceback.StackSummary.extract(reversed(frames)).format()
+    return f"{thread.name}:\n{''.join(lines)}".rstrip()
 
 
 def describe(threads: Iterable[threading.Thread]) -> Iterable[str]:

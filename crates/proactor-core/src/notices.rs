@@ -1,6 +1,7 @@
 //! What the port has to tell a log: kept until somebody who may write one waits for it. Bounded; what does not fit is counted.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::sync::{Condvar, Mutex};
 
@@ -61,8 +62,8 @@ impl Notices {
         self.changed.notify_one();
     }
 
-    /// Waits for a notice; None: there will be no more.
-    pub fn get(&self) -> Option<Notice> {
+    /// Waits for a notice; None: the time ran out, or there will be no more.
+    pub fn get(&self, timeout: Option<Duration>) -> Option<Notice> {
         let mut queue = self.queue.lock();
         loop {
             if let Some(notice) = queue.notices.pop_front() {
@@ -74,8 +75,22 @@ impl Notices {
             if queue.closed {
                 return None;
             }
-            queue = self.changed.wait(queue);
+            let Some(timeout) = timeout else {
+                queue = self.changed.wait(queue);
+                continue;
+            };
+            let timed_out;
+            (queue, timed_out) = self.changed.wait_for(queue, timeout);
+            if timed_out && queue.notices.is_empty() && !queue.closed {
+                return None;
+            }
         }
+    }
+
+    /// There will be no more.
+    pub fn is_over(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.closed && queue.notices.is_empty() && queue.lost == 0
     }
 
     pub fn close(&self) {

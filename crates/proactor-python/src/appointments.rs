@@ -45,7 +45,7 @@ pub fn call_after(
         Some(0) => return Err(PyValueError::new_err("seconds must be more than 0: a periodic timer needs time between its ticks")),
         Some(interval) => interval,
     };
-    match port.call_after(delay, interval, Call { function, arguments }) {
+    match port.call_after(delay, interval, Call::Plain { function, arguments }) {
         Ok(core) => Ok(Timer { port: port.clone(), core }),
         Err(_call) => Err(shut_down()),
     }
@@ -69,7 +69,7 @@ pub fn call_when(
         Err(_) => Waitable::Descriptor(handle.extract()?, if writable { Interest::Writable } else { Interest::Readable }),
     };
     // The call comes back where it may be dropped.
-    match py.detach(|| port.call_when(waitable, timeout, repeat, Call { function, arguments })) {
+    match py.detach(|| port.call_when(waitable, timeout, repeat, Call::Plain { function, arguments })) {
         Ok(core) => Ok(Wait { port: port.clone(), core }),
         Err((Refusal::Closed, _call)) => Err(shut_down()),
         Err((Refusal::Engine(error), _call)) => Err(errors::from_io(&error)),

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 
 mod appointments;
 mod buffers;
+mod call;
 mod connection;
 mod errors;
 mod port;
@@ -15,6 +16,8 @@ mod worker;
 mod _core {
     #[pymodule_export]
     use crate::appointments::{Event, Timer, Wait};
+    #[pymodule_export]
+    use crate::call::Call;
     #[pymodule_export]
     use crate::connection::Connection;
     #[pymodule_export]

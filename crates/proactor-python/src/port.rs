@@ -1,5 +1,6 @@
 //! `proactor._core.Port`, `Group` and `Listener`: the core's port with Python's objects attached.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,14 +16,15 @@ use proactor_core::port::{Item, Listener as CoreListener, Port as CorePort, Slow
 use proactor_core::scheduler::Limits;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple, PyType};
+use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
 use crate::appointments::{self, Timer, Wait};
 use crate::buffers::{Data, Pool, Source};
+use crate::call::{self, Submissions, Submitted};
 use crate::connection::public_object;
 use crate::errors;
 use crate::simulated::Network;
-use crate::worker::{Blocking, Worker, current};
+use crate::worker::{Blocking, Loop, Progress, Worker, current};
 
 /// What this layer keeps with the core's objects.
 pub struct Layer;
@@ -33,14 +35,21 @@ impl Upper for Layer {
     type Call = Call;
 }
 
-pub struct Call {
-    pub function: Py<PyAny>,
-    pub arguments: Py<PyTuple>,
+pub enum Call {
+    Plain {
+        function: Py<PyAny>,
+        arguments: Py<PyTuple>,
+    },
+    /// With a future.
+    Submitted(Arc<Submitted>),
 }
 
 impl Call {
     pub fn clone_ref(&self, py: Python<'_>) -> Self {
-        Call { function: self.function.clone_ref(py), arguments: self.arguments.clone_ref(py) }
+        match self {
+            Call::Plain { function, arguments } => Call::Plain { function: function.clone_ref(py), arguments: arguments.clone_ref(py) },
+            Call::Submitted(submitted) => Call::Submitted(submitted.clone()),
+        }
     }
 }
 
@@ -106,6 +115,7 @@ pub fn nanoseconds(value: Option<f64>, name: &str) -> PyResult<Option<u64>> {
 /// As the methods that answer them say.
 type GroupNumbers = (u64, u64, u64, usize, usize, u64, u64, u64, u64);
 type PortNumbers = (usize, usize, usize, usize, usize, u64, u64, u64, u64, u64, u64);
+type CallNumbers = (f64, u64, u64, u64, u64);
 
 #[pyclass(module = "proactor._core", frozen)]
 pub struct Port {
@@ -113,6 +123,8 @@ pub struct Port {
     pool: Arc<Pool>,
     // Guards the monitor's thread, None once it was joined.
     monitor: Mutex<Option<JoinHandle<()>>>,
+    submissions: Arc<Submissions>,
+    progress: Arc<Progress>,
 }
 
 #[pyclass(module = "proactor._core", frozen)]
@@ -130,7 +142,8 @@ impl Port {
 #[pymethods]
 impl Port {
     #[new]
-    #[pyo3(signature = (*, concurrency, max_workers, interpreter_lock, idle_seconds, busy_poll, engine=None))]
+    #[pyo3(signature = (*, concurrency, max_workers, interpreter_lock, idle_seconds, busy_poll, engine=None, queue_limit=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords only, from one caller: Python checks them one by one")]
     fn new(
         py: Python<'_>,
         concurrency: usize,
@@ -139,6 +152,7 @@ impl Port {
         idle_seconds: Option<f64>,
         busy_poll: f64,
         engine: Option<&Bound<'_, PyAny>>,
+        queue_limit: Option<usize>,
     ) -> PyResult<Self> {
         if concurrency == 0 || max_workers == 0 {
             return Err(PyValueError::new_err("concurrency and max_workers must be at least 1"));
@@ -157,7 +171,9 @@ impl Port {
         let monitored = core.clone();
         let monitor = py.detach(|| std::thread::Builder::new().name("proactor-mon".into()).spawn(move || monitored.monitor()));
         let monitor = monitor.map_err(|error| errors::from_io(&error))?;
-        Ok(Port { core, pool, monitor: Mutex::new(Some(monitor)) })
+        let submissions = Submissions::new(queue_limit);
+        submissions.address.store(Arc::as_ptr(&core) as usize, Ordering::Relaxed);
+        Ok(Port { core, pool, monitor: Mutex::new(Some(monitor)), submissions, progress: Arc::default() })
     }
 
     #[getter]
@@ -171,9 +187,16 @@ impl Port {
         Arc::as_ptr(&self.core) as usize
     }
 
-    fn worker(&self, start_worker: Py<PyAny>, apply: Py<PyAny>) -> PyResult<Worker> {
+    fn worker(&self, thread: u64, start_worker: Py<PyAny>, apply: Py<PyAny>, run: Py<PyAny>, run_with: Py<PyAny>) -> PyResult<Worker> {
         self.check()?;
-        Ok(Worker::new(self.core.clone(), self.pool.clone(), start_worker, apply))
+        Ok(Worker::new(
+            self.core.clone(),
+            self.pool.clone(),
+            self.submissions.clone(),
+            &self.progress,
+            thread,
+            Loop { start_worker, apply, run, run_with },
+        ))
     }
 
     fn start_failed(&self) {
@@ -313,8 +336,109 @@ impl Port {
         if self.core.scheduler.is_closing() {
             return Err(PyRuntimeError::new_err("the pool is shut down: it takes no new work"));
         }
-        self.core.call(Call { function, arguments });
+        self.core.call(Call::Plain { function, arguments });
         Ok(())
+    }
+
+    /// Workers are there: calls may be submitted.
+    fn accept_calls(&self, accepting: bool) {
+        self.submissions.accepting.store(accepting, Ordering::SeqCst);
+    }
+
+    /// Queues a call and answers its future, of the class given; None where that cannot be done at once: nobody has been started (unless `starting`),
+    /// the queue is full, every worker hangs, or the port is closing.
+    #[pyo3(signature = (future_class, function, arguments, keywords, starting=false))]
+    fn submit<'py>(
+        &self,
+        future_class: &Bound<'py, PyAny>,
+        function: Py<PyAny>,
+        arguments: Py<PyTuple>,
+        keywords: Option<Py<PyDict>>,
+        starting: bool,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let submissions = &self.submissions;
+        if !(starting || submissions.accepting.load(Ordering::Relaxed)) || self.core.is_hung() || self.core.is_forked() {
+            return Ok(None);
+        }
+        if !submissions.enter() {
+            submissions.full.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        }
+        let made = call::make(submissions, future_class, Some((function, arguments, keywords)));
+        let (future, submitted) = made.inspect_err(|_| submissions.leave())?;
+        if let Err(refused) = self.core.call_unless_closing(Call::Submitted(submitted)) {
+            if let Call::Submitted(submitted) = refused {
+                drop(submitted.begin_from_queue());
+            }
+            return Ok(None);
+        }
+        Ok(Some(future))
+    }
+
+    /// The future of a call that the caller itself runs, now.
+    fn running_call<'py>(&self, future_class: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        call::make(&self.submissions, future_class, None).map(|(future, _)| future)
+    }
+
+    fn is_full(&self) -> bool {
+        self.submissions.is_full()
+    }
+
+    /// Waits until the queue has room, a worker with its slot free. False: no worker is left that could make room, so the caller is to run the call itself.
+    fn wait_for_room(&self, py: Python<'_>) -> PyResult<bool> {
+        let submissions = &self.submissions;
+        let is_worker = current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.core)));
+        let all = if is_worker { self.core.scheduler.limits().max_workers } else { usize::MAX };
+        let _blocking = py.detach(Blocking::enter);
+        loop {
+            if is_worker && (submissions.blocked() >= all || self.core.is_hung()) {
+                return Ok(false);
+            }
+            if py.detach(|| submissions.wait_for_room(all, SIGNALS_EVERY)) || self.core.scheduler.is_closing() {
+                return Ok(true);
+            }
+            py.check_signals()?;
+        }
+    }
+
+    /// The futures of the calls that have not begun.
+    fn queued_calls<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        self.check()?;
+        let mut calls = Vec::new();
+        self.core.scheduler.look(|item| {
+            if let Item::Call(Call::Submitted(call)) = item {
+                calls.push(call.clone());
+            }
+            true
+        });
+        PyList::new(py, calls.iter().filter_map(|call| call.future(py)))
+    }
+
+    /// `(oldest_wait, done, failed, cancelled, full)`
+    fn call_numbers(&self) -> PyResult<CallNumbers> {
+        self.check()?;
+        let mut oldest = None;
+        self.core.scheduler.look(|item| {
+            if let Item::Call(Call::Submitted(call)) = item
+                && call.is_pending()
+            {
+                oldest = Some(call.at);
+            }
+            oldest.is_none()
+        });
+        let submissions = &self.submissions;
+        Ok((
+            oldest.map_or(0.0, |at| at.elapsed().as_secs_f64()),
+            submissions.done.load(Ordering::Relaxed),
+            submissions.failed.load(Ordering::Relaxed),
+            submissions.cancelled.load(Ordering::Relaxed),
+            submissions.full.load(Ordering::Relaxed),
+        ))
+    }
+
+    /// `(thread identifier, how many items it has begun)` of each worker that is in one.
+    fn in_handlers(&self) -> Vec<(u64, u64)> {
+        self.progress.in_handlers()
     }
 
     fn call_after(&self, py: Python<'_>, seconds: f64, function: Py<PyAny>, arguments: Py<PyTuple>) -> PyResult<Timer> {
@@ -353,12 +477,18 @@ impl Port {
         Ok(self.core.is_hung())
     }
 
-    /// Waits for what a log should say: `(kind, text, number)`; None: there will be no more.
-    fn next_notice(&self, py: Python<'_>) -> Option<(&'static str, String, u64)> {
+    /// Waits for what a log should say: `(kind, text, number)`; kind "": nothing came within `timeout` seconds; None: there will be no more.
+    #[pyo3(signature = (timeout=None))]
+    fn next_notice(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<(&'static str, String, u64)>> {
         if self.core.is_forked() {
-            return None;
+            return Ok(None);
         }
-        Some(match py.detach(|| self.core.notices.get())? {
+        let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
+        let next = py.detach(|| self.core.notices.get(timeout));
+        let Some(notice) = next else {
+            return Ok((!self.core.notices.is_over()).then(|| ("", String::new(), 0)));
+        };
+        Ok(Some(match notice {
             Notice::PendingAccepts { address, window } => ("pending_accepts", address, window as u64),
             Notice::AcceptFailed { address, error, paused: false } => ("accept_failed", format!("{address}: {error}"), 0),
             Notice::AcceptFailed { address, error, paused: true } => ("accept_paused", format!("{address}: {error}"), 0),
@@ -367,7 +497,7 @@ impl Port {
             Notice::WaitFailed { error } => ("wait_failed", error, 0),
             Notice::EngineFailed { error } => ("engine_failed", error, 0),
             Notice::Lost { count } => ("lost", String::new(), count),
-        })
+        }))
     }
 
     /// `(workers, waiting, running, blocked, queued, compensations, hand_overs, monitor_leads, started, retired, finished)`
@@ -379,7 +509,7 @@ impl Port {
             counts.waiting,
             counts.running,
             counts.blocked,
-            counts.queued,
+            counts.queued.saturating_sub(self.submissions.husks()),
             counts.compensations,
             counts.hand_overs,
             counts.monitor_leads,
@@ -397,7 +527,7 @@ impl Port {
         }
     }
 
-    /// Workers exit after what they are doing; answers the calls that were never begun, as `(function, arguments)`. Idempotent.
+    /// Workers exit after what they are doing; answers the calls that were never begun, as `(function, arguments)` or `(future, None)`. Idempotent.
     fn close<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         if self.core.is_forked() {
             return Ok(PyList::empty(py));
@@ -415,7 +545,11 @@ impl Port {
         let list = PyList::empty(py);
         for item in rest {
             match item {
-                Item::Call(Call { function, arguments }) => list.append((function, arguments))?,
+                Item::Call(Call::Plain { function, arguments }) => list.append((function, arguments))?,
+                Item::Call(Call::Submitted(call)) => match call.future(py) {
+                    Some(future) => list.append((future, py.None()))?,
+                    None => drop(call.begin_from_queue()),
+                },
                 Item::Appointment(appointment) => drop(self.core.cancel(&appointment)),
                 Item::Connection(_) => {}
             }

@@ -2,7 +2,8 @@
 //! Always two arguments, because the interpreter calls a Python function with a fixed number of arguments from Python without going through C.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use proactor_core::connection::Event;
 use proactor_core::error::Failure;
@@ -13,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::buffers::{Pool, to_bytes};
+use crate::call::{Submissions, Work};
 use crate::connection::public_object;
 use crate::errors;
 use crate::port::{Call, Layer};
@@ -21,6 +23,7 @@ use crate::port::{Call, Layer};
 #[derive(Clone, Copy)]
 pub struct Current {
     pub port: *const CorePort<Layer>,
+    submissions: *const Submissions,
     pub worker: WorkerId,
     /// Whose handler runs; 0: a posted call.
     pub connection: u64,
@@ -38,6 +41,14 @@ pub fn current() -> Option<Current> {
     CURRENT.get()
 }
 
+/// Queues a call on the calling worker's port, even if that is closing: the caller itself will be there to take it.
+pub fn call_later(function: Py<PyAny>, arguments: Py<PyTuple>) {
+    if let Some(current) = current() {
+        // SAFETY: as in `Blocking::enter`.
+        unsafe { &*current.port }.call(Call::Plain { function, arguments });
+    }
+}
+
 /// The worker's slot is free while this lives, if the calling thread is a worker in a handler.
 pub struct Blocking;
 
@@ -49,6 +60,8 @@ impl Blocking {
         {
             // SAFETY: `port` is the port of the Worker that set it, which lives on this thread's stack of Python frames and holds an Arc to it.
             unsafe { &*current.port }.block(current.worker);
+            // SAFETY: the same.
+            unsafe { &*current.submissions }.block();
         }
         Blocking
     }
@@ -61,6 +74,8 @@ impl Drop for Blocking {
             && let Some(current) = current()
         {
             // SAFETY: as in `enter`.
+            unsafe { &*current.submissions }.unblock();
+            // SAFETY: the same.
             unsafe { &*current.port }.unblock(current.worker);
         }
     }
@@ -85,15 +100,57 @@ pub fn current_worker() -> Option<(usize, u64)> {
     current().map(|current| (current.port as usize, current.connection))
 }
 
+/// What the loop is given to call for what is no handler of two arguments.
+pub struct Loop {
+    pub start_worker: Py<PyAny>,
+    /// `apply(function, arguments)`
+    pub apply: Py<PyAny>,
+    /// `run(future, function)`, for a submitted call without arguments.
+    pub run: Py<PyAny>,
+    /// `run_with(future, (function, arguments, keywords))`
+    pub run_with: Py<PyAny>,
+}
+
+/// Which worker is in which item, for whoever looks for those that take long.
+#[derive(Default)]
+pub struct Progress {
+    // Guards which threads are workers.
+    workers: Mutex<Vec<(u64, Arc<AtomicU64>)>>,
+}
+
+impl Progress {
+    fn enter(&self, thread: u64) -> Arc<AtomicU64> {
+        let items = Arc::new(AtomicU64::new(0));
+        self.lock().push((thread, items.clone()));
+        items
+    }
+
+    fn leave(&self, items: &Arc<AtomicU64>) {
+        self.lock().retain(|(_, other)| !Arc::ptr_eq(items, other));
+    }
+
+    pub fn in_handlers(&self) -> Vec<(u64, u64)> {
+        let workers = self.lock();
+        let items = workers.iter().map(|(thread, items)| (*thread, items.load(Ordering::Relaxed)));
+        items.filter(|(_, items)| items % 2 == 1).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Arc<AtomicU64>)>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Belongs to the thread that made it.
 #[pyclass(module = "proactor._core", unsendable)]
 pub struct Worker {
     port: Arc<CorePort<Layer>>,
     pool: Arc<Pool>,
+    submissions: Arc<Submissions>,
     core: CoreWorker<Layer>,
-    start_worker: Py<PyAny>,
-    /// `apply(function, arguments)`, for what does not take two arguments.
-    apply: Py<PyAny>,
+    functions: Loop,
+    progress: Arc<Progress>,
+    /// How many items it has begun, twice, and one less while it is in one.
+    items: Arc<AtomicU64>,
     /// The last answer, to be filled again.
     answer: Reused,
     exited: bool,
@@ -113,16 +170,29 @@ impl Interpreter for Attached<'_, '_> {
 }
 
 impl Worker {
-    pub fn new(port: Arc<CorePort<Layer>>, pool: Arc<Pool>, start_worker: Py<PyAny>, apply: Py<PyAny>) -> Self {
+    pub fn new(
+        port: Arc<CorePort<Layer>>,
+        pool: Arc<Pool>,
+        submissions: Arc<Submissions>,
+        progress: &Arc<Progress>,
+        thread: u64,
+        functions: Loop,
+    ) -> Self {
         let core = port.worker();
-        CURRENT.set(Some(Current { port: Arc::as_ptr(&port), worker: core.id, connection: 0, group: 0 }));
-        Worker { port, pool, core, start_worker, apply, answer: Reused::default(), exited: false }
+        let items = progress.enter(thread);
+        let (port_address, submissions_address) = (Arc::as_ptr(&port), Arc::as_ptr(&submissions));
+        CURRENT.set(Some(Current { port: port_address, submissions: submissions_address, worker: core.id, connection: 0, group: 0 }));
+        Worker { port, pool, submissions, core, functions, progress: progress.clone(), items, answer: Reused::default(), exited: false }
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         CURRENT.set(None);
+        if DEPTH.replace(0) > 0 {
+            self.submissions.unblock();
+        }
+        self.progress.leave(&self.items);
         if !self.exited && !self.port.is_forked() {
             self.port.abandon(&mut self.core); // its loop ended with an exception of our own
         }
@@ -139,34 +209,61 @@ impl Worker {
         if self.port.is_forked() {
             return Err(errors::forked());
         }
-        let Worker { port, pool, core, apply, answer, exited, .. } = self;
-        DEPTH.set(0); // a handler may have forgotten to unblock
+        let Worker { port, pool, submissions, core, functions, items, answer, exited, .. } = self;
+        if DEPTH.replace(0) > 0 {
+            submissions.unblock(); // a handler has forgotten to
+        }
         // A worker that waits holds on to nothing of what it handled.
         answer.clear(py);
-        let task = port.next(core, &Attached(py, pool), |upper| upper.map(|object| object.clone_ref(py)), |call: &Call| call.clone_ref(py));
+        // Only this thread writes it.
+        let begun = items.load(Ordering::Relaxed).next_multiple_of(2);
+        items.store(begun, Ordering::Relaxed);
+        let task = loop {
+            match port.next(core, &Attached(py, pool), |upper| upper.map(|object| object.clone_ref(py)), |call: &Call| call.clone_ref(py)) {
+                // Cancelled, or run by somebody who waited for it: what is left of it in the queue.
+                Some(Task::Call(Call::Submitted(call))) => match call.begin_from_queue() {
+                    Some(work) => break Next::Submitted(work),
+                    None => continue,
+                },
+                other => break Next::Task(other),
+            }
+        };
+        items.store(begun + 1, Ordering::Relaxed);
         let (connection, group) =
             core.current.as_ref().map_or((0, 0), |connection| (connection.id, Arc::as_ptr(&connection.group) as usize));
-        CURRENT.set(Some(Current { port: Arc::as_ptr(port), worker: core.id, connection, group }));
+        CURRENT.set(Some(Current { port: Arc::as_ptr(port), submissions: Arc::as_ptr(submissions), worker: core.id, connection, group }));
+        let apply = &functions.apply;
         let (event, object) = match task {
-            None => {
+            Next::Submitted(Work { future, function, arguments, keywords }) => {
+                if keywords.is_none() && arguments.bind(py).is_empty() {
+                    return answer.fill(py, [functions.run.clone_ref(py), future, function]).map(Some);
+                }
+                let call = (function, arguments, keywords).into_pyobject(py)?.into_any().unbind();
+                return answer.fill(py, [functions.run_with.clone_ref(py), future, call]).map(Some);
+            }
+            Next::Task(None) => {
                 *exited = true;
+                items.store(begun, Ordering::Relaxed);
                 return Ok(None);
             }
-            Some(Task::StartWorker) => {
+            Next::Task(Some(Task::StartWorker)) => {
+                items.store(begun, Ordering::Relaxed); // no item of anybody's
                 let nothing = PyTuple::empty(py).into_any().unbind();
-                return answer.fill(py, [apply.clone_ref(py), self.start_worker.clone_ref(py), nothing]).map(Some);
+                return answer.fill(py, [apply.clone_ref(py), functions.start_worker.clone_ref(py), nothing]).map(Some);
             }
-            Some(Task::Call(Call { function, arguments })) => {
+            Next::Task(Some(Task::Call(Call::Plain { function, arguments }))) => {
                 return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any()]).map(Some);
             }
-            Some(Task::Appointment(told, Call { function, arguments })) => {
+            Next::Task(Some(Task::Call(Call::Submitted(_)))) => unreachable!("begun above"),
+            Next::Task(Some(Task::Appointment(told, call))) => {
+                let Call::Plain { function, arguments } = call else { unreachable!("an appointment's call has no future") };
                 let arguments = match told {
                     None => arguments,
                     Some(signalled) => with_first(py, signalled, arguments.bind(py))?,
                 };
                 return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any()]).map(Some);
             }
-            Some(Task::Event(event, object)) => (event, object),
+            Next::Task(Some(Task::Event(event, object))) => (event, object),
         };
         let connection = core.current.as_ref().expect("an event is for the worker's connection");
         let handler = connection.group.upper.find(py, &event).expect("an event comes only to a group that wants it, before it is over");
@@ -187,6 +284,11 @@ impl Worker {
         };
         answer.fill(py, [handler, object.unbind(), second]).map(Some)
     }
+}
+
+enum Next {
+    Submitted(Work),
+    Task(Option<Task<Layer, Option<Py<PyAny>>>>),
 }
 
 /// The arguments of a wait's function: first whether it was signalled.

@@ -321,6 +321,18 @@ impl<U: Upper> Port<U> {
         self.wake(wakes);
     }
 
+    /// As `call`; gives the call back once the workers are to exit.
+    pub fn call_unless_closing(&self, call: U::Call) -> Result<(), U::Call> {
+        match self.scheduler.post_unless_closing(Item::Call(call)) {
+            Ok(wakes) => {
+                self.wake(wakes);
+                Ok(())
+            }
+            Err(Item::Call(call)) => Err(call),
+            Err(_) => unreachable!("it was a call"),
+        }
+    }
+
     /// The worker is about to block: its slot is free until `unblock`.
     pub fn block(&self, id: WorkerId) {
         let wakes = self.scheduler.block(id);

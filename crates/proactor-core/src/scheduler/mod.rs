@@ -360,6 +360,17 @@ impl<I> Scheduler<I> {
         state.wake_if_useful(self.limits)
     }
 
+    /// As `post`, in the step that sees that workers will be there to take it: once they are to exit, the item comes back.
+    pub fn post_unless_closing(&self, item: I) -> Result<Wakes, I> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.closing != Closing::No {
+            return Err(item);
+        }
+        state.ready.push_back(item);
+        Ok(state.wake_if_useful(self.limits))
+    }
+
     /// The worker is about to block in a call that says so: its slot is free at once.
     pub fn block(&self, me: WorkerId) -> Wakes {
         let mut state = self.state.lock();
@@ -450,6 +461,12 @@ impl<I> Scheduler<I> {
 
     pub fn has_ready(&self) -> bool {
         !self.state.lock().ready.is_empty()
+    }
+
+    /// Shows what is ready, the oldest first, under the lock, until `go_on` says no.
+    pub fn look(&self, mut go_on: impl FnMut(&I) -> bool) {
+        let state = self.state.lock();
+        let _stopped_at = state.ready.iter().find(|item| !go_on(item));
     }
 
     pub fn counts(&self) -> Counts {
