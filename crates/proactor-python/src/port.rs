@@ -147,6 +147,11 @@ impl Port {
             }
         };
         let core = CorePort::new(engine, Limits { concurrency, max_workers, interpreter_lock }, idle, busy_poll);
+        // CPython has kept the interpreter's lock in this variable since 3.7; from 3.12 on it is the main interpreter's.
+        let memory = if interpreter_lock { core.engine.variable(c"_PyRuntime") } else { Some(0..0) };
+        if let Some(memory) = memory {
+            core.interpreter_lies_in(memory);
+        }
         let monitored = core.clone();
         let monitor = py.detach(|| std::thread::Builder::new().name("proactor-mon".into()).spawn(move || monitored.monitor()));
         let monitor = monitor.map_err(|error| errors::from_io(&error))?;

@@ -14,9 +14,11 @@
 //!
 //! This file has the only platform `cfg`.
 
+use std::ffi::CStr;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,9 +107,11 @@ pub enum Activity {
     Unknown,
     /// On a processor, or ready for one.
     Running,
-    /// Waits for a lock; the interpreter's is one too.
-    Lock,
-    /// Waits for something else: data, time, a process.
+    /// Waits for the lock at this address; the interpreter's is one too.
+    Lock(usize),
+    /// Waits for the interpreter: what the port makes of a lock, where it knows whose it is.
+    Interpreter,
+    /// Waits for something else: data, time, a process, a lock of somebody's.
     Waiting,
 }
 
@@ -161,6 +165,11 @@ pub trait Engine: Send + Sync {
     /// What the thread does at this moment. May cost some microseconds.
     fn activity(&self, _clock: ThreadClock) -> Activity {
         Activity::Unknown
+    }
+
+    /// The addresses of a variable of this process; None where the platform does not tell.
+    fn variable(&self, _name: &CStr) -> Option<Range<usize>> {
+        None
     }
 
     /// Nobody polls any more: gives the engine's own descriptors back, whoever still holds the engine. Handles stay usable for closing.

@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::buffer::SharedBytes;
@@ -39,6 +40,7 @@ pub struct Port<U: Upper> {
     pub notices: Notices,
     idle: Option<Duration>,
     busy_poll: u64,
+    interpreter: OnceLock<Range<usize>>,
     // The leader's memory, used again each turn; only the leader locks it.
     turn: Mutex<Turn<U>>,
     // Guards which slot holds what.
@@ -164,6 +166,7 @@ impl<U: Upper> Port<U> {
             notices: Notices::default(),
             idle,
             busy_poll,
+            interpreter: OnceLock::new(),
             turn: Mutex::new(Turn { ready: Vec::new(), completions: Vec::new(), found: Vec::new() }),
             table: Mutex::new(Table::default()),
             timers: Mutex::new(Due { timers: Timers::new(), leader_until: u64::MAX }),
@@ -177,6 +180,11 @@ impl<U: Upper> Port<U> {
             monitor: Mutex::new(false),
             monitor_woken: Condvar::new(),
         })
+    }
+
+    /// Where the interpreter has its lock, nowhere if it has none: who waits for something in there waits for the interpreter, and nobody else does.
+    pub fn interpreter_lies_in(&self, memory: Range<usize>) {
+        self.interpreter.get_or_init(|| memory);
     }
 
     // ---- workers ----

@@ -23,10 +23,11 @@
 //! child walks; and every handle remembers the fork it was made after, so that none closes a number that is a stranger's by now.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::ptr;
@@ -46,6 +47,7 @@ mod descriptors;
 mod polling;
 mod readiness;
 mod stream;
+mod symbols;
 mod system;
 
 use descriptors::*;
@@ -547,6 +549,10 @@ impl Engine for Epoll {
 
     fn activity(&self, clock: ThreadClock) -> Activity {
         activity_of(!(clock.0 as u32 as i32 >> 3))
+    }
+
+    fn variable(&self, name: &CStr) -> Option<Range<usize>> {
+        symbols::variable(name)
     }
 
     fn release(&self) {
