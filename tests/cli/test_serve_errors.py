@@ -44,7 +44,7 @@ def one_line(result) -> str:
         ("nowhere:handler", ExitCode.MISSING_MODULE, "no module 'nowhere' in .* run proactor where nowhere.py is, or correct the name"),
         ("app.sub:handler", ExitCode.MISSING_MODULE, "no module 'app.sub'"),
         ("app:ecko", ExitCode.MISSING_ATTRIBUTE, "has no 'ecko': it could be one of: .*echo"),
-        ("app:value", ExitCode.NOT_A_HANDLER, "app:value is an int, which cannot be called: a handler is a function that takes"),
+        ("app:value", ExitCode.NOT_A_HANDLER, "app:value is of type int, which cannot be called: a handler is a function that takes"),
         ("app:later", ExitCode.NOT_A_HANDLER, "is an async function"),
         ("app:alone", ExitCode.NOT_A_HANDLER, r"does not take \(connection, data\)"),
         ("app:Plain", ExitCode.NOT_A_HANDLER, "not a subclass of proactor.Handler"),
