@@ -192,3 +192,38 @@ def test_an_end_inside_a_message_takes_effect_after_the_answers_before_it(serve,
     assert read_to_end(client) == b"a|b|"
     [error] = handler.wait_closed()
     assert isinstance(error, MessageTruncated)
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [proactor.Lines(), proactor.LengthPrefixed(bytes=1), proactor.LengthPrefixed(bytes=2), proactor.LengthPrefixed(bytes=8)],
+    ids=repr,
+)
+def test_what_is_encoded_arrives_as_the_same_messages_on_both_sides(serve, framing) -> None:
+    server = serve(lambda connection, data: connection.send(framing.encode(data)), framing=framing)
+    handler = Recorder()
+    connection = proactor.connect(server.address, handler, framing=framing)
+    messages = [b"", b"one", b"x" * 255, bytearray(b"two words"), memoryview(b"view")]
+    for message in messages:
+        connection.send(framing.encode(message))
+    handler.wait_for_count("received", len(messages))
+    assert handler.values("received") == [bytes(message) for message in messages]
+    connection.close()
+    handler.wait_closed()
+
+
+def test_encoding_says_what_cannot_be_a_message() -> None:
+    with pytest.raises(MessageTooLong, match=r"5 bytes.*limit is 4.*split it"):
+        proactor.Lines(limit=4).encode(b"12345")
+    assert proactor.Lines(limit=4).encode(b"1234") == b"1234\n"
+    with pytest.raises(ValueError, match="arrive as two"):
+        proactor.Lines().encode(b"one\ntwo")
+    with pytest.raises(MessageTooLong, match=r"256 bytes.*limit is 255"):
+        proactor.LengthPrefixed(bytes=1).encode(bytes(256))
+    with pytest.raises(MessageTooLong, match="limit is 10"):
+        proactor.LengthPrefixed(limit=10).encode(bytes(11))
+    for framing in (proactor.Lines(), proactor.LengthPrefixed()):
+        with pytest.raises(TypeError, match=r"encode the text first"):
+            framing.encode("text")
+        with pytest.raises(TypeError, match=r"a message is bytes, not int"):
+            framing.encode(5)
