@@ -42,8 +42,8 @@ class Listening:
         """Its network owns it."""
 
 
-def parse(address: object) -> Target:
-    """`(host, port)`, for IPv6 with flow and scope where they were given, or the path of a Unix socket.
+def parse(address: object, how: str = _HOW) -> Target:
+    """`(host, port)`, for IPv6 with flow and scope where they were given, or the path of a Unix socket. `how`: how the user may write one.
 
     Raises:
         ValueError: it is no address; the text says how to write one.
@@ -53,26 +53,26 @@ def parse(address: object) -> Target:
         if address.startswith("unix:"):
             path = address.removeprefix("unix:")
             if not path:
-                raise ValueError(f"{address!r} has no path: {_HOW}")
+                raise ValueError(f"{address!r} has no path: {how}")
             if len(os.fsencode(path)) > 107:
                 raise ValueError(f"the path of a Unix socket may have 107 bytes; {path!r} has {len(os.fsencode(path))}")
             return path
         host, separator, port = address.rpartition(":")
         if not separator or not port.isascii() or not port.isdigit():
-            raise ValueError(f"{address!r} is no address: {_HOW}")
+            raise ValueError(f"{address!r} is no address: {how}")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
             raise ValueError(f"{address!r}: put an IPv6 address into brackets, as in [::1]:60001")
         return host, _port(int(port), address)
     if isinstance(address, tuple):
-        return _parse_tuple(address)
-    raise TypeError(f"an address is a string, a tuple or a bound socket, not {type(address).__name__}: {_HOW}")
+        return _parse_tuple(address, how)
+    raise TypeError(f"an address is a string, a tuple or a bound socket, not {type(address).__name__}: {how}")
 
 
-def _parse_tuple(address: tuple[Any, ...]) -> Target:
+def _parse_tuple(address: tuple[Any, ...], how: str) -> Target:
     if len(address) not in (2, 4) or not isinstance(address[0], str) or not all(type(number) is int for number in address[1:]):
-        raise ValueError(f"{address!r} is no address: {_HOW}")
+        raise ValueError(f"{address!r} is no address: {how}")
     host, port = address[0], _port(address[1], address)
     if len(address) == 2:
         return host, port

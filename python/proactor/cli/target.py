@@ -22,10 +22,10 @@ def load_handler(target: str) -> Any:
     if not separator or not _DOTTED.fullmatch(module_name) or not _DOTTED.fullmatch(attribute):
         hint = f"; did you mean {suggestion}?" if (suggestion := _suggestion(target)) else ""
         raise CommandError(f"{target!r} does not name a handler: write module:handler, as in app:echo{hint}", ExitCode.USAGE)
-    return _checked(target, _attribute(_import(module_name), attribute))
+    return _checked(target, _attribute(_import(module_name, target), attribute))
 
 
-def _import(name: str) -> Any:
+def _import(name: str, target: str) -> Any:
     directory = os.getcwd()
     if directory not in sys.path:
         sys.path.insert(0, directory)
@@ -33,6 +33,10 @@ def _import(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            if name.endswith(".py"):
+                raise CommandError(
+                    f"{target!r} names a file, where a module is wanted: did you mean {_suggestion(target)}?", ExitCode.MISSING_MODULE
+                ) from error
             raise CommandError(
                 f"there is no module {error.name!r} in {directory} or among the installed packages:"
                 f" run proactor where {error.name.partition('.')[0]}.py is, or correct the name",
