@@ -270,7 +270,7 @@ def test_no_delay_and_keepalive_are_those_of_the_arguments(serve, form) -> None:
 def test_a_peer_with_an_ipv6_zone_is_told_to_the_core_by_number() -> None:
     from types import SimpleNamespace
 
-    from proactor.server import _peer_text
+    from proactor.client import _peer_text
 
     for name, text in [
         (("fe80::1%eth0", 80, 0, 2), "[fe80::1%2]:80"),
