@@ -15,7 +15,8 @@ from proactor.listener import parse
     ("address", "expected"),
     [
         (("127.0.0.1", 60001), ("127.0.0.1", 60001)),
-        (("::1", 1, 0, 0), ("::1", 1)),
+        (("::1", 1, 0, 0), ("::1", 1, 0, 0)),
+        (("fe80::1", 80, 5, 2), ("fe80::1", 80, 5, 2)),
         ("127.0.0.1:60001", ("127.0.0.1", 60001)),
         ("localhost:0", ("localhost", 0)),
         (":65535", ("", 65535)),
@@ -47,12 +48,24 @@ def test_good_addresses_are_understood(address, expected) -> None:
             "[::1]",
             "host:80 ",
         ],
-        *[(), ("host",), ("host", "80"), (80, "host"), ("host", 65536), ("host", -1), ("a", 1, 2), "unix:/" + "x" * 107],
+        *[
+            (),
+            ("host",),
+            ("host", "80"),
+            (80, "host"),
+            ("host", 65536),
+            ("host", -1),
+            ("host", True),
+            ("a", 1, 2),
+            ("::1", 1, -1, 0),
+            ("::1", 1, 0, 2**32),
+            "unix:/" + "x" * 107,
+        ],
     ],
     ids=repr,
 )
 def test_bad_addresses_are_refused_with_the_way_to_write_them(address) -> None:
-    with pytest.raises(ValueError, match=r"no address|no path|a port is|brackets|107 bytes"):
+    with pytest.raises(ValueError, match=r"no address|no path|a port is|brackets|107 bytes|flow"):
         parse(address)
 
 

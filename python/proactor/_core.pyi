@@ -47,7 +47,8 @@ class Connection:
     def send(self, data: Any) -> None:
         """Sends a bytes-like object: small ones are copied, a large `bytes` is held until it is sent, so the caller may go on at once.
 
-        Inside a handler of the same pool it is written when the handler ends, when 64 KiB are queued, or when the worker blocks; elsewhere at once.
+        The bytes go out as they are: `framing` is about receiving; `framing.encode(data)` makes a message of them.
+        Inside a handler of the same pool they are written when the handler ends, when 64 KiB are queued, or when the worker blocks; elsewhere at once.
         Above half of `send_limit` the connection's receiving pauses; at `send_limit` (one message always fits into an empty queue) it blocks, the
         worker's slot free, until there is room.
 
@@ -71,6 +72,7 @@ class Connection:
             TimeoutError: nothing came within `timeout` seconds.
             RuntimeError: called outside the connection's own handler.
             ConnectionResetError, ...: what ended the connection.
+            MessageTooLong, MessageTruncated: what came next is no message; the connection closes with it after the handler.
         """
 
     def shutdown_write(self) -> None:

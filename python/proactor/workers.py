@@ -303,7 +303,21 @@ _BETWEEN = (Workers.left.__code__, Workers.start_spare.__code__, Workers.initial
 def _at_exit() -> None:
     # As the standard library's pools: what is queued is done, then the threads are joined, before the interpreter goes.
     for workers in list(_every):
+        if not workers.forked:
+            with workers._lock:
+                workers._closing = True
+            workers.port.finish()
+            if stuck := workers._join(time.monotonic() + _SAYS_WHY_AFTER):
+                _log(
+                    logging.WARNING,
+                    "the end of the program waits for handlers that have not returned (Ctrl-C ends it): %s",
+                    "; ".join(stuck),
+                )
         workers.close(drain=True)
+
+
+# Seconds for which the end of the program waits without a word.
+_SAYS_WHY_AFTER = 1.0
 
 
 def _forked() -> None:

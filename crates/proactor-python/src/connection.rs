@@ -17,6 +17,7 @@ use crate::errors;
 use crate::port::{Layer, SIGNALS_EVERY, seconds};
 use crate::worker::{Blocking, current};
 
+/// One peer. Made by `proactor.serve` and `proactor.connect`; `proactor.Connection` is what users see.
 #[pyclass(module = "proactor._core", subclass, weakref, frozen)]
 pub struct Connection {
     port: Arc<CorePort<Layer>>,
@@ -87,17 +88,19 @@ impl Connection {
         }
     }
 
+    /// Unique in the process, never used again.
     #[getter]
     fn id(&self) -> u64 {
         self.core.id
     }
 
+    /// The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none. Known after the end, too.
     #[getter]
     fn peername<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         address(py, &self.core.peer)
     }
 
-    /// The server, while somebody holds it; None for a connection of one's own.
+    /// The server it belongs to; None for a connection that `connect` made.
     #[getter]
     fn server<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.core.group.upper.server.as_ref().map(|server| server.bind(py).call0()).transpose()
@@ -111,6 +114,18 @@ impl Connection {
         self.core.handle().map_or(-1, |handle| handle.descriptor())
     }
 
+    /// Sends a bytes-like object: small ones are copied, a large `bytes` is held until it is sent, so the caller may go on at once.
+    ///
+    /// The bytes go out as they are: `framing` is about receiving; `framing.encode(data)` makes a message of them.
+    /// Inside a handler of the same pool they are written when the handler ends, when 64 KiB are queued, or when the worker blocks; elsewhere at once.
+    /// Above half of `send_limit` the connection's receiving pauses; at `send_limit` (one message always fits into an empty queue) it blocks, the
+    /// worker's slot free, until there is room.
+    ///
+    /// Raises:
+    ///     TimeoutError: it blocked for `send_timeout` seconds; nothing of `data` was queued.
+    ///     ConnectionEnded: the connection is closed, or `shutdown_write` was called.
+    ///     ConnectionResetError, BrokenPipeError, ...: an earlier write failed.
+    ///     TypeError, ValueError: `data` is not bytes-like, or not contiguous.
     fn send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let data = Data::new(data)?;
         if let Sent::Taken = self.queue(py, &data)? {
@@ -141,11 +156,22 @@ impl Connection {
         }
     }
 
+    /// As `send`, but never blocks: False, and nothing queued, where `send` would block.
     fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
         let data = Data::new(data)?;
         Ok(matches!(self.queue(py, &data)?, Sent::Taken))
     }
 
+    /// Reads on, for a handler that wants the next message itself: waits for it with the worker's slot free.
+    ///
+    /// Returns:
+    ///     The next message (or what one receive brought); b"" when the peer has finished sending.
+    ///
+    /// Raises:
+    ///     TimeoutError: nothing came within `timeout` seconds.
+    ///     RuntimeError: called outside the connection's own handler.
+    ///     ConnectionResetError, ...: what ended the connection.
+    ///     MessageTooLong, MessageTruncated: what came next is no message; the connection closes with it after the handler.
     #[pyo3(signature = (timeout=None))]
     fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyBytes>> {
         self.check()?;
@@ -178,29 +204,39 @@ impl Connection {
         }
     }
 
+    /// After what is queued, the peer sees the end of file; receiving goes on.
+    ///
+    /// Raises:
+    ///     ConnectionEnded: the connection is closed.
     fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
         self.check()?;
         py.detach(|| self.port.shutdown_write(&self.core)).map_err(|failure| self.ended(py, failure.as_ref()))
     }
 
+    /// Stops receiving until `resume`; what was received already is still handled.
     fn pause(&self) -> PyResult<()> {
         self.check()?;
         self.port.pause(&self.core);
         Ok(())
     }
 
+    /// Receives again, unless a limit is reached.
     fn resume(&self) -> PyResult<()> {
         self.check()?;
         self.port.resume(&self.core);
         Ok(())
     }
 
+    /// Sends what is queued, then closes; what has come and was not handled is dropped. Idempotent, returns at once.
+    ///
+    /// A peer that takes nothing for `send_timeout` seconds is cut off.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.check()?;
         py.detach(|| self.port.close_connection(&self.core, None, true));
         Ok(())
     }
 
+    /// Resets the connection now: what is queued is dropped and counted. Idempotent.
     fn abort(&self, py: Python<'_>) -> PyResult<()> {
         self.check()?;
         py.detach(|| self.port.abort(&self.core, Failure::Os(proactor_core::engine::ABORTED)));

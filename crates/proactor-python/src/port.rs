@@ -66,6 +66,7 @@ impl Handlers {
             Event::Ended => functions.ended.as_ref(),
             Event::Sent(_) => functions.sent.as_ref(),
             Event::Closed(_) => functions.closed.as_ref(),
+            Event::Unreadable(_) => None,
         };
         function.map(|function| function.clone_ref(py))
     }

@@ -13,7 +13,7 @@
 | 8      | NOT_A_HANDLER     | `serve`: it is neither a function of (connection, data) nor a Handler             |
 | 9      | IMPORT_FAILED     | `serve`: the module, or something it imports, raised                              |
 | 10     | CANNOT_START      | `serve`: anything else that kept it from starting                                 |
-| 128+n  |                   | signal n ended it: 130 after Ctrl-C; `serve`: a second signal during the shutdown |
+| 128+n  |                   | signal n ended it (130: Ctrl-C); `serve`: a second one did, the first gives 0     |
 """
 
 import argparse

@@ -194,7 +194,7 @@ pub fn open(name: Option<&str>, buffers: Arc<dyn BufferSource>) -> io::Result<Ar
         Some("simulated") => Ok(Arc::new(simulated::Simulated::with_buffers(0, buffers))),
         other => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("no engine called {other:?} on this platform; choose one of: {}", NAMES.join(", ")),
+            format!("no engine called {:?} on this platform; choose one of: {}", other.unwrap_or_default(), NAMES.join(", ")),
         )),
     }
 }
