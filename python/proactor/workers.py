@@ -214,11 +214,13 @@ def _apply(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
 def _failed(first: Any, second: Any, error: BaseException) -> None:
     """A handler raised: that costs its connection, never the worker. SystemExit and KeyboardInterrupt are no exception to that."""
     # The traceback begins at the handler: our own frames would keep the port alive for as long as somebody keeps the exception.
-    trace = error.__traceback__
+    trace = sys.exc_info()[2]
     while trace is not None and trace.tb_frame.f_code in _LOOP:
         trace = trace.tb_next
-    error.__traceback__ = trace
-    connection = next((value for value in (first, *(second if isinstance(second, tuple) else ())) if isinstance(value, Connection)), None)
+    # Not by assignment, which a class of exceptions may refuse: a frozen dataclass does.
+    BaseException.with_traceback(error, trace)
+    values = (first, *(second if isinstance(second, tuple) else ()))
+    connection = next((value for value in values if issubclass(type(value), Connection)), None)
     if connection is not None:
         try:
             _log(logging.ERROR, "the handler of %r raised; the connection closes", connection, exc_info=error)
@@ -233,11 +235,14 @@ _LOOP = (_work.__code__, _apply.__code__)
 
 
 def _log(level: int, text: str, *arguments: object, exc_info: BaseException | None = None) -> None:
-    """A user's logging handler may raise too; that must not cost the thread."""
+    """A user's logging handler may raise too, whatever it likes; that must not cost the thread."""
     try:
         log.log(level, text, *arguments, exc_info=exc_info)
-    except Exception:
-        traceback.print_exc()
+    except BaseException:
+        try:
+            traceback.print_exc()
+        except BaseException:
+            pass  # standard error is broken as well: there is nowhere left to say it
 
 
 def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
