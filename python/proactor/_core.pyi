@@ -41,6 +41,14 @@ class Connection:
         """The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none. Known after the end, too."""
 
     @property
+    def sockname(self) -> Any:
+        """Our side's address, written as `peername` is.
+
+        Raises:
+            OSError: the connection is closed; or it is of a simulated network.
+        """
+
+    @property
     def server(self) -> Any:
         """The server it belongs to; None for a connection that `connect` made."""
 

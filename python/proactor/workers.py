@@ -247,18 +247,16 @@ def _log(level: int, text: str, *arguments: object, exc_info: BaseException | No
 
 def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
     """Logs what the core notices. A thread of its own, because when every worker hangs there is nobody else to say so."""
+    failures = _Repeats()
     while (notice := port.next_notice()) is not None:
         kind, text, number = notice
         if kind == "pending_accepts":
             _log(logging.INFO, "%s: %d accepts pending", text, number)
-        elif kind == "accept_failed":
-            _log(logging.WARNING, "accept failed on %s; going on", text)
-        elif kind == "accept_paused":
-            _log(
-                logging.WARNING,
-                "accept failed on %s; clients wait in the backlog, trying again every 0.1 s (raise the limit: ulimit -n)",
-                text,
-            )
+        elif kind in _ACCEPT_FAILURES:
+            times = failures.count(text)
+            if times:
+                again = f" ({times} times since this was said last)" if times > 1 else ""
+                _log(logging.WARNING, "accept failed on %s; %s%s", text, _ACCEPT_FAILURES[kind], again)
         elif kind == "all_workers_stuck":
             owner = workers()
             doing = "; ".join(owner.running()) if owner else ""
@@ -303,6 +301,28 @@ def _handler_frame(innermost: FrameType) -> FrameType | None:
 
 # What the loop itself calls.
 _BETWEEN = (Workers.left.__code__, Workers.start_spare.__code__, Workers.initializer_failed.__code__)
+
+
+_ACCEPT_FAILURES = {
+    "accept_failed": "going on",
+    "accept_paused": "clients wait in the backlog, trying again every 0.1 s (raise the limit: ulimit -n)",
+}
+_REPEAT_SECONDS = 10.0
+
+
+class _Repeats:
+    """Tells when the same thing may be said again: once in `_REPEAT_SECONDS`. For one thread."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def count(self, text: str) -> int:
+        """How often it has happened since it was said last, this time included; 0: do not say it again yet."""
+        now = time.monotonic()
+        said, meanwhile = self._said.get(text, (float("-inf"), 0))
+        due = now - said >= _REPEAT_SECONDS
+        self._said[text] = (now, 0) if due else (said, meanwhile + 1)
+        return meanwhile + 1 if due else 0
 
 
 def _at_exit() -> None:

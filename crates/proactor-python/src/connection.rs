@@ -8,7 +8,7 @@ use proactor_core::connection::{Connection as CoreConnection, Life, Next};
 use proactor_core::engine::Address;
 use proactor_core::error::Failure;
 use proactor_core::port::{Port as CorePort, SendError};
-use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyTypeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTimeoutError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -97,13 +97,23 @@ impl Connection {
         address(py, &self.core.peer)
     }
 
+    #[getter]
+    fn sockname<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.check()?;
+        // While the handle is held its descriptor stays open, and it needs no second one: there may be none left.
+        let Some(handle) = self.core.handle() else {
+            return Err(PyOSError::new_err("the connection is closed: its socket has no name any more"));
+        };
+        address(py, &self.port.engine.local_address(&handle).map_err(|error| errors::from_io(&error))?)
+    }
+
     /// The server, while somebody holds it; None for a connection of one's own.
     #[getter]
     fn server<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.core.group.upper.server.as_ref().map(|server| server.bind(py).call0()).transpose()
     }
 
-    /// The file descriptor, -1 once it is closed.
+    /// The file descriptor, -1 once it is closed. For looking at it while the connection is known to stay.
     fn _descriptor(&self) -> i64 {
         if self.port.is_forked() || self.port.engine.name() == "simulated" {
             return -1; // the number is not ours, or none of the system's

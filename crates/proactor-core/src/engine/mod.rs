@@ -142,6 +142,10 @@ pub trait Engine: Send + Sync {
     /// No more is sent: the peer sees the end of what was sent. Call it with no send pending.
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()>;
     fn close(&self, handle: &Handle, how: Closing);
+    /// Our side's address of a connected socket.
+    fn local_address(&self, _handle: &Handle) -> io::Result<Address> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this engine's sockets have no name of their own"))
+    }
 
     /// Waits for completions, at most `timeout` (None: until one comes or `wake`), and appends them. Receives at most about 64 KiB in all, and comes back at
     /// once while there is more. An empty answer is normal: time ran out, or `wake` was called.
