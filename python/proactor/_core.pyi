@@ -206,6 +206,9 @@ class Port:
 class Group:
     """The connections of one server."""
 
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """Waits until every connection is closed, whether or not its handlers have returned; False when the time ran out."""
+
     def wait_empty(self, but: int = 0, timeout: float | None = None) -> bool:
         """Waits until at most `but` connections are left; False when the time ran out. Signal handlers run meanwhile."""
 

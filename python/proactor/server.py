@@ -252,7 +252,8 @@ class Server:
     def shutdown(self, timeout: float | None = None) -> ShutdownReport:
         """No new clients; what has come is handled, what is queued is sent, then everything is closed. Idempotent.
 
-        After `timeout` seconds what is left is dropped, and the report says what. Inside a handler it does not wait for that handler.
+        After `timeout` seconds what is left is dropped, and the report says what. Inside a handler it does not wait for that handler, whose
+        own connection closes as with its `close`: what was sent before still goes out.
         """
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout must be 0 seconds or more, or None for no limit; not {timeout!r}")
@@ -267,8 +268,11 @@ class Server:
             deadline = None if timeout is None else time.monotonic() + timeout
             self._stop_listening()
             self._port.drain(self._group)
-            but = 1 if self._group.is_current() else 0
-            completed = self._group.wait_empty(but, timeout)
+            if self._group.is_current():
+                self._close_own_connection()
+                completed = self._group.wait_empty(1, timeout) and self._group.wait_closed(_left(deadline, at_least=0))
+            else:
+                completed = self._group.wait_empty(0, timeout)
             return self._end(deadline, completed=completed, drain=True)
         except BaseException:
             self._ended_by = None  # a signal handler raised, Ctrl-C say: the next call goes on with it
@@ -287,6 +291,13 @@ class Server:
             except BaseException:
                 self._ended_by = None
                 raise
+
+    def _close_own_connection(self) -> None:
+        """Of the handler that the calling thread is in: it could send nothing more after the end of the server's workers."""
+        worker = _core.current_worker()
+        for connection in self.connections:
+            if worker is not None and connection.id == worker[1]:
+                connection.close()
 
     def _is_first_to_end(self) -> bool:
         with self._lock:

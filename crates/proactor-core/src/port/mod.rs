@@ -436,12 +436,13 @@ impl<U: Upper> Port<U> {
         {
             self.add_timer(self.engine.now() + limit, Timer::Linger(connection.token, connection.taken(&*self.engine)));
         }
-        if rare.forget {
+        if let Some(traffic) = rare.closed {
             let entry = self.table.lock().remove(connection.token);
             drop(entry);
+            connection.group.count_closed(traffic);
         }
-        if let Some(traffic) = rare.gone {
-            connection.group.leave(traffic);
+        if let Some(messages) = rare.gone {
+            connection.group.leave(messages);
         }
     }
 }
