@@ -60,7 +60,8 @@ class Connection:
         worker's slot free, until there is room.
 
         Raises:
-            TimeoutError: it blocked for `send_timeout` seconds; nothing of `data` was queued.
+            TimeoutError: it blocked for `send_timeout` seconds; or for one second without the peer taking anything, in a handler, while other work
+                waits and all the pool's workers are in handlers. Nothing of `data` was queued.
             ConnectionEnded: the connection is closed, or `shutdown_write` was called.
             ConnectionResetError, BrokenPipeError, ...: an earlier write failed.
             TypeError, ValueError: `data` is not bytes-like, or not contiguous.

@@ -46,6 +46,9 @@ pub fn public_object<'py>(py: Python<'py>, port: &Arc<CorePort<Layer>>, core: &A
 /// As `_numbers` says.
 type Numbers = (u64, u64, u64, u64, usize, usize, bool, bool);
 
+/// A worker that blocks in a send waits at least so long for a peer that takes nothing, however much it is needed elsewhere.
+const YIELDS_AFTER: Duration = Duration::from_secs(1);
+
 enum Sent {
     Taken,
     Full,
@@ -56,8 +59,7 @@ impl Connection {
         if self.port.is_forked() {
             return Err(errors::forked());
         }
-        let deferred = current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.port)));
-        match self.port.queue(&self.core, data.bytes(), deferred) {
+        match self.port.queue(&self.core, data.bytes(), self.is_ours()) {
             Ok(false) => Ok(Sent::Taken),
             Ok(true) => {
                 py.detach(|| self.port.flush(&self.core));
@@ -66,6 +68,11 @@ impl Connection {
             Err(SendError::Full) => Ok(Sent::Full),
             Err(SendError::Ended(failure)) => Err(self.ended(py, failure.as_ref())),
         }
+    }
+
+    /// Whether the calling thread is a worker of the connection's port, in a handler or call.
+    fn is_ours(&self) -> bool {
+        current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.port)))
     }
 
     fn ended(&self, py: Python<'_>, failure: Option<&Failure>) -> PyErr {
@@ -128,8 +135,12 @@ impl Connection {
         }
         let length = data.bytes().len();
         let limit = self.core.group.settings.send_timeout.map(Duration::from_nanos);
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        let began = Instant::now();
+        let deadline = limit.map(|limit| began + limit);
+        let blocked_send = self.is_ours().then(|| self.port.blocked_send());
         let _blocking = py.detach(Blocking::enter);
+        // What the peer had taken, and since when it has taken no more.
+        let mut seen_taken = (self.port.taken(&self.core), began);
         loop {
             if let Some((waiter, seen)) = self.core.room(length) {
                 let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -142,6 +153,16 @@ impl Connection {
                     return Err(PyTimeoutError::new_err(format!(
                         "send_timeout: the peer took too little for {} seconds; {length} bytes were not queued",
                         limit.unwrap_or_default().as_secs_f64()
+                    )));
+                }
+                let taken = self.port.taken(&self.core);
+                if taken != seen_taken.0 {
+                    seen_taken = (taken, Instant::now());
+                } else if blocked_send.is_some() && seen_taken.1.elapsed() >= YIELDS_AFTER && self.port.scheduler.is_short() {
+                    return Err(PyTimeoutError::new_err(format!(
+                        "the peer took nothing for {:.1} seconds, and others need the worker that waits for it: all are in handlers; \
+                         {length} bytes were not queued. Raise max_workers, or use try_send",
+                        seen_taken.1.elapsed().as_secs_f64()
                     )));
                 }
             }
