@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from proactor import _core
 from proactor.connection import Connection, Handler, LengthPrefixed, Lines
-from proactor.listener import Address, bind, connect_to
+from proactor.listener import Address, bind, connect_to, show_path
 from proactor.pool import ThreadPool, blocking
 
 __all__ = ["BroadcastResult", "Server", "ServerStatistics", "ShutdownReport", "connect", "serve"]
@@ -206,10 +206,10 @@ class Server:
         try:
             name: Any = listening.getsockname()
             self.address: Any = f"unix:{_as_text(name)}" if listening.family == getattr(socket, "AF_UNIX", None) else name
-            if isinstance(address, str) and address.startswith("unix:"):
+            if isinstance(address, str) and address.startswith("unix:") and not address.startswith("unix:\0"):
                 path = os.path.abspath(address.removeprefix("unix:"))
                 self._unix_file = path, _identity(path)
-            shown = self.address if isinstance(self.address, str) else f"{name[0]}:{name[1]}"
+            shown = show_path(self.address) if isinstance(self.address, str) else f"{name[0]}:{name[1]}"
             self.pool = ThreadPool() if pool is None else pool
             self._port, self._workers = self.pool.start()
             self._group = limits.group(self._port, handler, self)
