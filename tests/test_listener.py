@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import proactor
-from peers import TIMEOUT, RecordingEcho, dial, echo, read_exactly
+from peers import TIMEOUT, Recorder, RecordingEcho, dial, echo, read_exactly
 from proactor.listener import parse
 
 
@@ -187,6 +187,34 @@ def test_an_abstract_name_is_served_and_connected_to(serve, tmp_path) -> None:
 def test_a_path_with_a_nul_byte_is_refused() -> None:
     with pytest.raises(ValueError, match="NUL"):
         proactor.serve(echo, "unix:/run/a\0b")
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"a\nb\x1b[31m", b"\0abstract\n"], ids=ascii)
+def test_a_unix_peers_name_is_told_as_it_is_and_shown_on_one_line(serve, connect, tmp_path, name) -> None:
+    handler = Recorder()
+    path = os.fsdecode(bytes(tmp_path) + b"/server\xff")
+    server = serve(handler, f"unix:{path}")
+    assert server.address == f"unix:{path}"
+    bound = name if name.startswith(b"\0") else bytes(tmp_path) + b"/" + name
+    with socket.socket(socket.AF_UNIX) as client:
+        client.bind(bound)
+        client.connect(path)
+        handler.wait_for_count("connected", 1)
+        [connection] = handler.connections
+        assert os.fsencode(connection.peername) == bound.replace(b"\0", b"@")
+        assert connection.sockname == path
+        assert repr(connection).isprintable()
+    handler.wait_closed()
+
+
+def test_a_connection_to_a_path_that_is_no_text_has_its_name(serve, tmp_path) -> None:
+    address = "unix:" + os.fsdecode(bytes(tmp_path) + b"/server\xff")
+    handler = Recorder()
+    serve(handler, address)
+    connection = proactor.connect(address, echo)
+    assert f"unix:{connection.peername}" == address
+    connection.close()
+    handler.wait_closed()
 
 
 def test_a_file_that_is_no_socket_is_never_removed(tmp_path) -> None:

@@ -1,6 +1,8 @@
 //! `proactor._core.Connection`: what a handler holds. `python/proactor/connection.py` adds what is not on the message path.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -273,6 +275,7 @@ fn address<'py>(py: Python<'py>, address: &Address) -> PyResult<Bound<'py, PyAny
         Address::Internet(SocketAddr::V6(address)) => {
             (address.ip().to_string(), address.port(), address.flowinfo(), address.scope_id()).into_pyobject(py)?.into_any()
         }
-        Address::Unix(path) => path.as_ref().map_or("", |path| path.to_str().unwrap_or("")).into_pyobject(py)?.into_any(),
+        // As `os.fsdecode`: a name may be any bytes.
+        Address::Unix(path) => path.as_deref().map_or(OsStr::new(""), Path::as_os_str).into_pyobject(py)?.into_any(),
     })
 }

@@ -1,5 +1,6 @@
 //! `proactor._core.Port`, `Group` and `Listener`: the core's port with Python's objects attached.
 
+use std::ffi::OsString;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -235,11 +236,11 @@ impl Port {
     }
 
     /// Takes over the descriptor of a connected socket.
-    fn attach<'py>(&self, py: Python<'py>, descriptor: i64, peer: &str, group: &Group) -> PyResult<Bound<'py, PyAny>> {
+    fn attach<'py>(&self, py: Python<'py>, descriptor: i64, peer: OsString, group: &Group) -> PyResult<Bound<'py, PyAny>> {
         self.check()?;
-        let (kind, peer) = match peer.parse() {
-            Ok(address) => (Kind::Tcp, Address::Internet(address)),
-            Err(_) => (Kind::Unix, Address::Unix((!peer.is_empty()).then(|| peer.into()))),
+        let (kind, peer) = match peer.to_str().and_then(|peer| peer.parse().ok()) {
+            Some(address) => (Kind::Tcp, Address::Internet(address)),
+            None => (Kind::Unix, Address::Unix((!peer.is_empty()).then(|| peer.into()))),
         };
         let handle = self.core.engine.adopt(descriptor, kind).map_err(|error| errors::from_io(&error))?;
         let connection = py.detach(|| self.core.attach(handle, peer, &group.0)).map_err(|error| errors::from_io(&error))?;

@@ -53,7 +53,11 @@ impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Internet(address) => write!(formatter, "{address}"),
-            Address::Unix(Some(path)) => write!(formatter, "unix:{}", path.display()),
+            // As in Rust's source: the peer chose the name, and it may hold line breaks and terminal codes.
+            Address::Unix(Some(path)) => {
+                let quoted = format!("{path:?}");
+                write!(formatter, "unix:{}", &quoted[1..quoted.len() - 1])
+            }
             Address::Unix(None) => write!(formatter, "unix:(unnamed)"),
         }
     }
