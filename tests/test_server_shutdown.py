@@ -196,6 +196,8 @@ def refused(address) -> bool:
         dial(address).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        return False  # it was in the backlog when the listener closed: the next one is refused
     return False
 
 
