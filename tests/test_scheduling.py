@@ -67,7 +67,7 @@ def test_computing_handlers_never_exceed_the_cap(serve, connect, make_pool, conc
             client.sendall(b"x")
         for client in clients:
             assert read_exactly(client, 1) == b"x"
-    # A runner that is seen in the middle of a system call of its own (a page fault, a lock of the allocator) may count as blocked; that is rare.
+    # A runner seen in a lock of the allocator or in a page fault may count as blocked; that is rare.
     above = sum(1 for count in runners.seen if count > concurrency)
     assert above <= len(runners.seen) * 0.03, runners.seen
 

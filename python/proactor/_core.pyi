@@ -38,7 +38,16 @@ class Connection:
 
     @property
     def peername(self) -> Any:
-        """The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none. Known after the end, too."""
+        """The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none, as `os.fsdecode`
+        makes it of bytes that the peer chose; an abstract name begins with "@". Known after the end, too."""
+
+    @property
+    def sockname(self) -> Any:
+        """Our side's address, written as `peername` is.
+
+        Raises:
+            OSError: the connection is closed; or it is of a simulated network.
+        """
 
     @property
     def server(self) -> Any:
@@ -53,7 +62,8 @@ class Connection:
         worker's slot free, until there is room.
 
         Raises:
-            TimeoutError: it blocked for `send_timeout` seconds; nothing of `data` was queued.
+            TimeoutError: it blocked for `send_timeout` seconds; or for one second without the peer taking anything, in a handler, while other work
+                waits and all the pool's workers are in handlers. Nothing of `data` was queued.
             ConnectionEnded: the connection is closed, or `shutdown_write` was called.
             ConnectionResetError, BrokenPipeError, ...: an earlier write failed.
             TypeError, ValueError: `data` is not bytes-like, or not contiguous.
@@ -199,6 +209,9 @@ class Port:
 @final
 class Group:
     """The connections of one server."""
+
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """Waits until every connection is closed, whether or not its handlers have returned; False when the time ran out."""
 
     def wait_empty(self, but: int = 0, timeout: float | None = None) -> bool:
         """Waits until at most `but` connections are left; False when the time ran out. Signal handlers run meanwhile."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import os
-import socket
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -49,19 +47,6 @@ class Connection(_core.Connection):
     def __init__(self) -> None:
         self.context = None
         self._failure = None
-
-    @property
-    def sockname(self) -> Any:
-        """Our side's address: `(host, port)`, for IPv6 with flow and scope, for a Unix socket its path.
-
-        Raises:
-            OSError: the connection is closed.
-        """
-        descriptor = self._descriptor()
-        if descriptor < 0:
-            raise OSError("the connection is closed: its socket has no name any more")
-        with socket.socket(fileno=os.dup(descriptor)) as duplicate:
-            return duplicate.getsockname()
 
     def statistics(self) -> ConnectionStatistics:
         """What has gone over the connection, and what waits."""

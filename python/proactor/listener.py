@@ -54,6 +54,8 @@ def parse(address: object, how: str = _HOW) -> Target:
             path = address.removeprefix("unix:")
             if not path:
                 raise ValueError(f"{address!r} has no path: {how}")
+            if "\0" in path[1:]:
+                raise ValueError(f"{address!r} has a NUL byte in its path; only an abstract name begins with one")
             if len(os.fsencode(path)) > 107:
                 raise ValueError(f"the path of a Unix socket may have 107 bytes; {path!r} has {len(os.fsencode(path))}")
             return path
@@ -127,26 +129,43 @@ def _bind_unix(path: str, backlog: int) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not _is_abandoned(path):
                 raise
-            os.unlink(path)  # a server that died left it behind: nobody answers on it
+            os.unlink(path)  # a server that died left it behind
             listening.bind(path)
         listening.listen(backlog)
     except OSError as error:
         listening.close()
-        raise OSError(error.errno, f"cannot listen on unix:{path}: {error.strerror}") from None
+        raise OSError(error.errno, f"cannot listen on unix:{show_path(path)}: {error.strerror}") from None
     return listening
 
 
 def _is_abandoned(path: str) -> bool:
+    """Whether the file is that of a socket which nobody has any more."""
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
+        if path.startswith("\0") or not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)  # a living server's backlog may be full, which is told as BlockingIOError
             probe.connect(path)
     except ConnectionRefusedError:
-        return True
+        return not _is_bound(path)
     except OSError:
         return False
     return False
+
+
+def _is_bound(path: str) -> bool:
+    """Whether some socket of that name is about to listen: it refuses clients as that of a dead server does.
+
+    From Linux' /proc/net/unix, which has names as they were bound: a relative one is found only if it was written alike.
+    """
+    names = {os.fsencode(path), os.fsencode(os.path.abspath(path))}
+    try:
+        with open("/proc/net/unix", "rb") as file:
+            # "Num RefCount Protocol Flags Type St Inode Path"; St 01: not connected. (An accepted one has its listener's name too.)
+            sockets = [line.rstrip(b"\n").split(maxsplit=7) for line in file]
+    except OSError:
+        return False
+    return any(len(fields) == 8 and fields[5] == b"01" and fields[7] in names for fields in sockets)
 
 
 def connect_to(address: Address, timeout: float | None) -> socket.socket:
@@ -224,5 +243,10 @@ def _show(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def show_path(path: str) -> str:
+    """The path of a Unix socket for a log or an error: an abstract name with "@", as ss(8) writes it; what is not text escaped."""
+    return path.replace("\0", "@").encode("utf-8", "backslashreplace").decode()
+
+
 def _show_target(target: Target) -> str:
-    return f"unix:{target}" if isinstance(target, str) else _show(*target[:2])
+    return f"unix:{show_path(target)}" if isinstance(target, str) else _show(*target[:2])

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from proactor import _core
 from proactor.arguments import flag, seconds, whole_number
 from proactor.connection import Connection, LengthPrefixed, Lines
 from proactor.handlers import HandlerLike, handler_methods
 from proactor.limits import Limits, check_pool, limits
-from proactor.listener import Address, bind
+from proactor.listener import Address, bind, show_path
 from proactor.pool import ThreadPool, blocking
 
 __all__ = ["BroadcastResult", "Server", "ServerStatistics", "ShutdownReport", "serve"]
@@ -149,10 +150,10 @@ class Server:
         try:
             name: Any = listening.getsockname()
             self.address: Any = f"unix:{_as_text(name)}" if listening.family == getattr(socket, "AF_UNIX", None) else name
-            if isinstance(address, str) and address.startswith("unix:"):
+            if isinstance(address, str) and address.startswith("unix:") and not address.startswith("unix:\0"):
                 path = os.path.abspath(address.removeprefix("unix:"))
                 self._unix_file = path, _identity(path)
-            shown = self.address if isinstance(self.address, str) else f"{name[0]}:{name[1]}"
+            shown = show_path(self.address) if isinstance(self.address, str) else f"{name[0]}:{name[1]}"
             self.pool = ThreadPool() if pool is None else pool
             self._port, self._workers = self.pool.start()
             self._group = limits.group(self._port, methods, weakref.ref(self))
@@ -201,7 +202,8 @@ class Server:
     def shutdown(self, timeout: float | None = None) -> ShutdownReport:
         """No new clients; what has come is handled, what is queued is sent, then everything is closed. Idempotent.
 
-        After `timeout` seconds what is left is dropped, and the report says what. Inside a handler it does not wait for that handler.
+        After `timeout` seconds what is left is dropped, and the report says what. Inside a handler it does not wait for that handler, whose
+        own connection closes as with its `close`: what was sent before still goes out.
 
         Raises:
             RuntimeError: this is the child of a fork, which has nothing of the server's to end.
@@ -217,8 +219,11 @@ class Server:
             deadline = None if timeout is None else time.monotonic() + timeout
             self._stop_listening()
             self._port.drain(self._group)
-            but = 1 if self._group.is_current() else 0
-            completed = self._group.wait_empty(but, timeout)
+            if self._group.is_current():
+                self._close_own_connection()
+                completed = self._group.wait_empty(1, timeout) and self._group.wait_closed(_left(deadline, at_least=0))
+            else:
+                completed = self._group.wait_empty(0, timeout)
             return self._end(deadline, completed=completed, drain=True)
         except BaseException:
             self._ended_by = None  # a signal handler raised, Ctrl-C say: the next call goes on with it
@@ -237,6 +242,13 @@ class Server:
             except BaseException:
                 self._ended_by = None
                 raise
+
+    def _close_own_connection(self) -> None:
+        """Of the handler that the calling thread is in: it could send nothing more after the end of the server's workers."""
+        worker = _core.current_worker()
+        for connection in self.connections:
+            if worker is not None and connection.id == worker[1]:
+                connection.close()
 
     def _is_first_to_end(self) -> bool:
         with self._lock:

@@ -1,6 +1,8 @@
 //! `proactor._core.Connection`: what a handler holds. `python/proactor/connection.py` adds what is not on the message path.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,7 @@ use proactor_core::connection::{Connection as CoreConnection, Life, Next};
 use proactor_core::engine::Address;
 use proactor_core::error::Failure;
 use proactor_core::port::{Port as CorePort, SendError};
-use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyTypeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTimeoutError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -47,6 +49,9 @@ pub fn public_object<'py>(py: Python<'py>, port: &Arc<CorePort<Layer>>, core: &A
 /// As `_numbers` says.
 type Numbers = (u64, u64, u64, u64, usize, usize, bool, bool);
 
+/// A worker that blocks in a send waits at least so long for a peer that takes nothing, however much it is needed elsewhere.
+const YIELDS_AFTER: Duration = Duration::from_secs(1);
+
 enum Sent {
     Taken,
     Full,
@@ -57,8 +62,7 @@ impl Connection {
         if self.port.is_forked() {
             return Err(errors::forked());
         }
-        let deferred = current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.port)));
-        match self.port.queue(&self.core, data.bytes(), deferred) {
+        match self.port.queue(&self.core, data.bytes(), self.is_ours()) {
             Ok(false) => Ok(Sent::Taken),
             Ok(true) => {
                 py.detach(|| self.port.flush(&self.core));
@@ -67,6 +71,11 @@ impl Connection {
             Err(SendError::Full) => Ok(Sent::Full),
             Err(SendError::Ended(failure)) => Err(self.ended(py, failure.as_ref())),
         }
+    }
+
+    /// Whether the calling thread is a worker of the connection's port, in a handler or call.
+    fn is_ours(&self) -> bool {
+        current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.port)))
     }
 
     fn ended(&self, py: Python<'_>, failure: Option<&Failure>) -> PyErr {
@@ -100,13 +109,23 @@ impl Connection {
         address(py, &self.core.peer)
     }
 
+    #[getter]
+    fn sockname<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.check()?;
+        // While the handle is held its descriptor stays open, and it needs no second one: there may be none left.
+        let Some(handle) = self.core.handle() else {
+            return Err(PyOSError::new_err("the connection is closed: its socket has no name any more"));
+        };
+        address(py, &self.port.engine.local_address(&handle).map_err(|error| errors::from_io(&error))?)
+    }
+
     /// The server it belongs to; None for a connection that `connect` made.
     #[getter]
     fn server<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.core.group.upper.server.as_ref().map(|server| server.bind(py).call0()).transpose()
     }
 
-    /// The file descriptor, -1 once it is closed.
+    /// The file descriptor, -1 once it is closed. For looking at it while the connection is known to stay.
     fn _descriptor(&self) -> i64 {
         if self.port.is_forked() || self.port.engine.name() == "simulated" {
             return -1; // the number is not ours, or none of the system's
@@ -133,8 +152,12 @@ impl Connection {
         }
         let length = data.bytes().len();
         let limit = self.core.group.settings.send_timeout.map(Duration::from_nanos);
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        let began = Instant::now();
+        let deadline = limit.map(|limit| began + limit);
+        let blocked_send = self.is_ours().then(|| self.port.blocked_send());
         let _blocking = py.detach(Blocking::enter);
+        // What the peer had taken, and since when it has taken no more.
+        let mut seen_taken = (self.port.taken(&self.core), began);
         loop {
             if let Some((waiter, seen)) = self.core.room(length) {
                 let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -147,6 +170,16 @@ impl Connection {
                     return Err(PyTimeoutError::new_err(format!(
                         "send_timeout: the peer took too little for {} seconds; {length} bytes were not queued",
                         limit.unwrap_or_default().as_secs_f64()
+                    )));
+                }
+                let taken = self.port.taken(&self.core);
+                if taken != seen_taken.0 {
+                    seen_taken = (taken, Instant::now());
+                } else if blocked_send.is_some() && seen_taken.1.elapsed() >= YIELDS_AFTER && self.port.scheduler.is_short() {
+                    return Err(PyTimeoutError::new_err(format!(
+                        "the peer took nothing for {:.1} seconds, and others need the worker that waits for it: all are in handlers; \
+                         {length} bytes were not queued. Raise max_workers, or use try_send",
+                        seen_taken.1.elapsed().as_secs_f64()
                     )));
                 }
             }
@@ -278,6 +311,7 @@ fn address<'py>(py: Python<'py>, address: &Address) -> PyResult<Bound<'py, PyAny
         Address::Internet(SocketAddr::V6(address)) => {
             (address.ip().to_string(), address.port(), address.flowinfo(), address.scope_id()).into_pyobject(py)?.into_any()
         }
-        Address::Unix(path) => path.as_ref().map_or("", |path| path.to_str().unwrap_or("")).into_pyobject(py)?.into_any(),
+        // As `os.fsdecode`: a name may be any bytes.
+        Address::Unix(path) => path.as_deref().map_or(OsStr::new(""), Path::as_os_str).into_pyobject(py)?.into_any(),
     })
 }

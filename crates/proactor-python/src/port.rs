@@ -1,5 +1,6 @@
 //! `proactor._core.Port`, `Group` and `Listener`: the core's port with Python's objects attached.
 
+use std::ffi::OsString;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -241,11 +242,11 @@ impl Port {
     }
 
     /// Takes over the descriptor of a connected socket.
-    fn attach<'py>(&self, py: Python<'py>, descriptor: i64, peer: &str, group: &Group) -> PyResult<Bound<'py, PyAny>> {
+    fn attach<'py>(&self, py: Python<'py>, descriptor: i64, peer: OsString, group: &Group) -> PyResult<Bound<'py, PyAny>> {
         self.check()?;
-        let (kind, peer) = match peer.parse() {
-            Ok(address) => (Kind::Tcp, Address::Internet(address)),
-            Err(_) => (Kind::Unix, Address::Unix((!peer.is_empty()).then(|| peer.into()))),
+        let (kind, peer) = match peer.to_str().and_then(|peer| peer.parse().ok()) {
+            Some(address) => (Kind::Tcp, Address::Internet(address)),
+            None => (Kind::Unix, Address::Unix((!peer.is_empty()).then(|| peer.into()))),
         };
         let handle = self.core.engine.adopt(descriptor, kind).map_err(|error| errors::from_io(&error))?;
         let connection = py.detach(|| self.core.attach(handle, peer, &group.0)).map_err(|error| errors::from_io(&error))?;
@@ -427,18 +428,29 @@ impl Group {
     /// Waits until at most `but` connections are left; false when the time ran out.
     #[pyo3(signature = (but=0, timeout=None))]
     fn wait_empty(&self, py: Python<'_>, but: usize, timeout: Option<f64>) -> PyResult<bool> {
-        let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let _blocking = py.detach(Blocking::enter);
-        loop {
-            let left = deadline.map_or(SIGNALS_EVERY, |deadline| deadline.saturating_duration_since(Instant::now()));
-            if py.detach(|| self.0.wait_empty(but, Some(left.min(SIGNALS_EVERY)))) {
-                return Ok(true);
-            }
-            py.check_signals()?;
-            if left.is_zero() {
-                return Ok(false);
-            }
+        wait(py, timeout, |a_while| self.0.wait_empty(but, a_while))
+    }
+
+    /// Waits until every connection is closed, whether or not its handlers have returned; false when the time ran out.
+    #[pyo3(signature = (timeout=None))]
+    fn wait_closed(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        wait(py, timeout, |a_while| self.0.wait_closed(a_while))
+    }
+}
+
+/// Repeats a wait that may take a while until it is over or `timeout` has passed, with the worker's slot free; signal handlers run meanwhile.
+fn wait(py: Python<'_>, timeout: Option<f64>, over: impl Fn(Option<Duration>) -> bool + Sync) -> PyResult<bool> {
+    let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let _blocking = py.detach(Blocking::enter);
+    loop {
+        let left = deadline.map_or(SIGNALS_EVERY, |deadline| deadline.saturating_duration_since(Instant::now()));
+        if py.detach(|| over(Some(left.min(SIGNALS_EVERY)))) {
+            return Ok(true);
+        }
+        py.check_signals()?;
+        if left.is_zero() {
+            return Ok(false);
         }
     }
 }

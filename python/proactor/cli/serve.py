@@ -6,11 +6,12 @@ import threading
 from typing import Any
 
 import proactor
-from proactor.cli.console import Console, say
+from proactor.cli.console import Console
 from proactor.cli.console_server import ConsoleServer
 from proactor.cli.exit_codes import ExitCode
 from proactor.cli.log import LEVELS, LogWriter, logging_to_standard_error
 from proactor.cli.options import Options, one_of, seconds, text, whole_number
+from proactor.cli.output import OutputLost, write_result
 from proactor.cli.signals import StopRequests, end_process
 from proactor.cli.start import address_of, show_address, start_server
 from proactor.cli.target import load_handler
@@ -140,10 +141,11 @@ def _serve(
     elif report.running:
         logger.warning("ending the process: these handlers did not return: %s", ", ".join(report.running))
     writer.flush()
-    _print_report(server, report, console.skipped)
+    status = _print_report(server, report, console.skipped)
     if report is None or report.running:
-        end_process(ExitCode.OK)
-    return ExitCode.OK
+        writer.flush()
+        end_process(status)
+    return status
 
 
 def _drain(server: proactor.Server, pool: proactor.ThreadPool, stop: StopRequests, drain: float) -> proactor.ShutdownReport | None:
@@ -168,12 +170,20 @@ def _drain(server: proactor.Server, pool: proactor.ThreadPool, stop: StopRequest
     return reports[0] if reports else None
 
 
-def _print_report(server: proactor.Server, report: proactor.ShutdownReport | None, skipped: int) -> None:
-    """The one line that is the command's result, on standard output."""
+def _print_report(server: proactor.Server, report: proactor.ShutdownReport | None, skipped: int) -> ExitCode:
+    """The one line that is the command's result, on standard output; the log has it where that cannot be written."""
     if report is not None:
         served, sent, dropped = report.served, report.sent, report.dropped
     else:
         counters = server.statistics()
         served, sent, dropped = counters.accepted, counters.sent_bytes, counters.dropped_bytes
     late = f", skipped {counted(skipped, 'broadcast')} to slow clients" if skipped else ""
-    say(f"served {counted(served, 'client')}, sent {counted(sent, 'byte')}, dropped {counted(dropped, 'byte')}{late}")
+    result = f"served {counted(served, 'client')}, sent {counted(sent, 'byte')}, dropped {counted(dropped, 'byte')}{late}"
+    try:
+        write_result(f"{result}\n")
+    except BrokenPipeError:
+        pass  # Nobody wants to know.
+    except OutputLost as error:
+        logger.error("%s: %s", error, result)
+        return ExitCode.FAILED
+    return ExitCode.OK

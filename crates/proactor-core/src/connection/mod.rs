@@ -86,6 +86,8 @@ struct State<U: Upper> {
     sending: bool,
     pauses: u8,
     gone: bool,
+    /// How many messages had been handled when it closed.
+    counted_messages: u64,
     mailbox: Mailbox<Event>,
     inbox_bytes: usize,
     outgoing: Outgoing,
@@ -161,6 +163,7 @@ impl<U: Upper> Connection<U> {
             sending: false,
             pauses: 0,
             gone: false,
+            counted_messages: 0,
             mailbox: Mailbox::default(),
             inbox_bytes: 0,
             outgoing: Outgoing::new(),

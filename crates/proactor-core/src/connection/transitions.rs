@@ -175,7 +175,8 @@ impl<U: Upper> Connection<U> {
         state.failure = failure.clone().map(Box::new);
         state.framer = None;
         after.flush = false;
-        after.rare().forget = true;
+        after.rare().closed = Some(state.traffic);
+        state.counted_messages = state.traffic.messages;
         if self.settings().wants.closed {
             after.schedule |= state.mailbox.push(Event::Closed(failure));
         }
@@ -188,7 +189,7 @@ impl<U: Upper> Connection<U> {
         if state.life == Life::Closed && !state.mailbox.is_scheduled() && !state.gone {
             state.gone = true;
             let rare = after.rare();
-            rare.gone = Some(state.traffic);
+            rare.gone = Some(state.traffic.messages - state.counted_messages);
             rare.upper = state.upper.take();
         }
     }

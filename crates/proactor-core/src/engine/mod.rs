@@ -55,7 +55,11 @@ impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Internet(address) => write!(formatter, "{address}"),
-            Address::Unix(Some(path)) => write!(formatter, "unix:{}", path.display()),
+            // As in Rust's source: the peer chose the name, and it may hold line breaks and terminal codes.
+            Address::Unix(Some(path)) => {
+                let quoted = format!("{path:?}");
+                write!(formatter, "unix:{}", &quoted[1..quoted.len() - 1])
+            }
             Address::Unix(None) => write!(formatter, "unix:(unnamed)"),
         }
     }
@@ -146,6 +150,10 @@ pub trait Engine: Send + Sync {
     /// No more is sent: the peer sees the end of what was sent. Call it with no send pending.
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()>;
     fn close(&self, handle: &Handle, how: Closing);
+    /// Our side's address of a connected socket.
+    fn local_address(&self, _handle: &Handle) -> io::Result<Address> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this engine's sockets have no name of their own"))
+    }
 
     /// Waits for completions, at most `timeout` (None: until one comes or `wake`), and appends them. Receives at most about 64 KiB in all, and comes back at
     /// once while there is more. An empty answer is normal: time ran out, or `wake` was called.

@@ -16,7 +16,7 @@ use crate::error::Failure;
 use crate::group::{Group, Traffic, Upper};
 use crate::notices::{Notice, Notices};
 use crate::scheduler::{Decision, Limits, Parker, Sample, Scheduler, Wakes, Work, WorkerId};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::table::Table;
 use crate::timer::Timers;
@@ -53,6 +53,8 @@ pub struct Port<U: Upper> {
     /// Sends are written as each handler ends.
     flush_now: AtomicBool,
     hung: AtomicBool,
+    /// Workers that block in a send: they come back when others need them, so the port does not hang while there are any.
+    blocked_sends: AtomicUsize,
     forked: AtomicBool,
     closed: AtomicBool,
     /// Workers exit soon.
@@ -136,6 +138,15 @@ pub trait Interpreter {
     }
 }
 
+/// While it lives, a worker blocks in a send.
+pub struct BlockedSend<'a>(&'a AtomicUsize);
+
+impl Drop for BlockedSend<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Why bytes were not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SendError {
@@ -174,6 +185,7 @@ impl<U: Upper> Port<U> {
             has_dirty: AtomicBool::new(false),
             flush_now: AtomicBool::new(false),
             hung: AtomicBool::new(false),
+            blocked_sends: AtomicUsize::new(0),
             forked: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             ending: AtomicBool::new(false),
@@ -311,6 +323,12 @@ impl<U: Upper> Port<U> {
         self.wake(wakes);
     }
 
+    /// A worker blocks in a send, and will give up when `scheduler.is_short()` and its peer takes nothing.
+    pub fn blocked_send(&self) -> BlockedSend<'_> {
+        self.blocked_sends.fetch_add(1, Ordering::Relaxed);
+        BlockedSend(&self.blocked_sends)
+    }
+
     pub fn is_hung(&self) -> bool {
         self.hung.load(Ordering::Relaxed)
     }
@@ -444,12 +462,13 @@ impl<U: Upper> Port<U> {
         {
             self.add_timer(self.engine.now() + limit, Timer::Linger(connection.token, connection.taken(&*self.engine)));
         }
-        if rare.forget {
+        if let Some(traffic) = rare.closed {
             let entry = self.table.lock().remove(connection.token);
             drop(entry);
+            connection.group.count_closed(traffic);
         }
-        if let Some(traffic) = rare.gone {
-            connection.group.leave(traffic);
+        if let Some(messages) = rare.gone {
+            connection.group.leave(messages);
         }
     }
 }

@@ -463,6 +463,10 @@ impl Engine for Epoll {
         drop(removed);
     }
 
+    fn local_address(&self, handle: &Handle) -> io::Result<Address> {
+        local_address(descriptor_of(handle))
+    }
+
     fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
         let mut polling = self.polling.lock();
         if self.released.load(Ordering::SeqCst) {
@@ -530,11 +534,7 @@ impl Engine for Epoll {
     }
 
     fn thread_clock(&self) -> ThreadClock {
-        // SAFETY: no pointers are passed.
-        let thread = unsafe { libc::gettid() };
-        // As pthread_getcpuclockid(3) makes it: the complement of the thread's number, "per thread" (4) and "as scheduled" (2).
-        let clock: libc::clockid_t = (!thread << 3) | 4 | 2;
-        ThreadClock(u64::from(clock as u32))
+        own_clock()
     }
 
     fn cpu_time(&self, clock: ThreadClock) -> Option<u64> {

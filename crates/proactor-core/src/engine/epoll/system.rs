@@ -74,6 +74,15 @@ pub(super) fn accept(descriptor: c_int) -> Result<(c_int, Address), c_int> {
     Ok((accepted, parse_address(unsafe { address.assume_init_ref() }, length as usize)))
 }
 
+pub(super) fn local_address(descriptor: c_int) -> io::Result<Address> {
+    let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: `address` is writable for `length` bytes.
+    check(unsafe { libc::getsockname(descriptor, address.as_mut_ptr().cast(), &mut length) })?;
+    // SAFETY: it was zeroed before the kernel wrote to it, and any bytes are a valid sockaddr_storage.
+    Ok(parse_address(unsafe { address.assume_init_ref() }, length as usize))
+}
+
 pub(super) fn parse_address(storage: &libc::sockaddr_storage, length: usize) -> Address {
     match c_int::from(storage.ss_family) {
         libc::AF_INET => {
@@ -174,6 +183,14 @@ pub(super) fn get_option(descriptor: c_int, name: c_int) -> io::Result<c_int> {
     // SAFETY: `value` is writable for `length` bytes.
     check(unsafe { libc::getsockopt(descriptor, libc::SOL_SOCKET, name, ptr::from_mut(&mut value).cast(), &mut length) })?;
     Ok(value)
+}
+
+pub(super) fn own_clock() -> ThreadClock {
+    // SAFETY: no pointers are passed.
+    let thread = unsafe { libc::gettid() };
+    // As pthread_getcpuclockid(3) makes it: the complement of the thread's number, "per thread" (4) and "as scheduled" (2).
+    let clock: libc::clockid_t = (!thread << 3) | 4 | 2;
+    ThreadClock(u64::from(clock as u32))
 }
 
 pub(super) fn read_clock(clock: libc::clockid_t) -> Option<u64> {
