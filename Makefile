@@ -73,6 +73,8 @@ clean: ## removes everything that was built or installed here
 
 $(VENV)/bin/python:
 	@command -v cargo >/dev/null || { echo "proactor's core is built with Rust, and cargo is missing: install Rust, see https://rustup.rs"; exit 1; }
+	@cargo --version | awk '{ split($$2, v, "."); exit !(v[1] > 1 || v[2] >= 88) }' || \
+		{ echo "proactor needs Rust 1.88 or later, and this is $$(cargo --version): rustup update, or install rustup, see https://rustup.rs"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "proactor needs CPython 3.11 or later: name one, as in make PYTHON=/usr/bin/python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }

@@ -22,4 +22,7 @@ def tell(text: str, but: proactor.Connection) -> None:
 if __name__ == "__main__":
     with proactor.serve(Chat, "127.0.0.1:60001", framing=proactor.Lines(limit=4096), idle_timeout=3600) as server:
         print("chatting on", server.address, flush=True)
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("Ctrl-C: sending what is queued")

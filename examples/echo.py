@@ -10,4 +10,7 @@ def echo(connection: proactor.Connection, data: bytes) -> None:
 if __name__ == "__main__":
     with proactor.serve(echo, "127.0.0.1:60001") as server:
         print("serving on", server.address, flush=True)
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("Ctrl-C: finishing what is under way")

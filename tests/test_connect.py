@@ -2,6 +2,7 @@
 
 import gc
 import random
+import select
 import socket
 import threading
 import time
@@ -269,7 +270,7 @@ def test_no_delay_and_keepalive_are_those_of_the_arguments(serve, form) -> None:
 def test_a_peer_with_an_ipv6_zone_is_told_to_the_core_by_number() -> None:
     from types import SimpleNamespace
 
-    from proactor.server import _peer_text
+    from proactor.client import _peer_text
 
     for name, text in [
         (("fe80::1%eth0", 80, 0, 2), "[fe80::1%2]:80"),
@@ -277,3 +278,110 @@ def test_a_peer_with_an_ipv6_zone_is_told_to_the_core_by_number() -> None:
         (("127.0.0.1", 80), "127.0.0.1:80"),
     ]:
         assert _peer_text(SimpleNamespace(getpeername=lambda name=name: name), "anywhere") == text
+
+
+def test_connections_without_a_pool_share_one_until_the_last_has_ended(serve) -> None:
+    server = serve()
+    handler = Recorder()
+    before = len(threads_of_process())
+    connections = [proactor.connect(server.address, handler) for _ in range(30)]
+    handler.wait_for_count("connected", 30)
+    assert len(threads_of_process()) < before + 15
+    for connection in connections[1:]:
+        connection.close()
+    handler.wait_closed(29)
+    connections[0].send(b"still")
+    handler.wait_for(lambda handler: handler.data(connections[0].id) == b"still", "the pool is there for the last one")
+    connections[0].close()
+    handler.wait_closed(30)
+    eventually(lambda: not any(thread.name.startswith("proactor-connect") for thread in threading.enumerate()), "its threads have ended")
+    again = proactor.connect(server.address, handler)
+    again.send(b"again")
+    handler.wait_for(lambda handler: b"again" in handler.values("received"), "the next one gets a new pool")
+    again.close()
+    handler.wait_closed(31)
+
+
+def test_connects_from_many_threads_that_come_and_go_share_and_leave_nothing(serve) -> None:
+    server = serve()
+    failures: list[BaseException] = []
+
+    def come_and_go() -> None:
+        try:
+            for _ in range(20):
+                handler = Recorder()
+                proactor.connect(server.address, handler).send(b"x")
+                handler.wait_for(lambda handler: handler.data() == b"x", "the echo")
+                handler.connections[0].close()
+                handler.wait_closed()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert failures == []
+
+
+def test_a_socket_that_is_not_connected_is_refused_and_stays_the_callers() -> None:
+    with socket.socket() as unconnected:
+        unconnected.settimeout(7)
+        with pytest.raises(ValueError, match="the socket is not connected: connect it first"):
+            proactor.connect(unconnected, echo)
+        assert unconnected.fileno() >= 0
+        assert unconnected.gettimeout() == 7
+    with socket.socket(type=socket.SOCK_DGRAM) as datagram:
+        with pytest.raises(ValueError, match="stream"):
+            proactor.connect(datagram, echo)
+        assert datagram.fileno() >= 0
+
+
+def test_a_connected_socket_stays_the_callers_where_connect_fails(serve) -> None:
+    pool = proactor.ThreadPool()
+    pool.shutdown()
+    with socket.create_connection(serve().address) as connected:
+        connected.settimeout(TIMEOUT)
+        with pytest.raises(RuntimeError, match="shut down"):
+            proactor.connect(connected, echo, pool=pool)
+        connected.sendall(b"mine")
+        assert connected.recv(4) == b"mine"
+        assert connected.gettimeout() == TIMEOUT
+
+
+def test_a_socket_whose_peer_has_reset_it_is_told_as_that(serve) -> None:
+    handler = Recorder()
+    with socket.create_connection(serve(handler).address) as connected:
+        handler.wait_for_count("connected", 1)
+        handler.connections[0].abort()
+        poll = select.poll()
+        poll.register(connected, select.POLLHUP)
+        assert poll.poll(TIMEOUT * 1000)
+        with pytest.raises(ConnectionResetError, match="over already"):
+            proactor.connect(connected, echo)
+
+
+def test_an_address_with_flow_and_scope_is_connected_to(serve) -> None:
+    server = serve(address=("::1", 0, 0, 0))
+    assert len(server.address) == 4
+    handler = Recorder()
+    connection = proactor.connect(server.address, handler, timeout=TIMEOUT)
+    connection.send(b"six")
+    handler.wait_for(lambda handler: handler.data() == b"six", "the echo")
+    assert connection.peername == server.address
+    connection.close()
+    handler.wait_closed()
+
+
+def test_the_scope_of_an_address_reaches_the_kernel() -> None:
+    with pytest.raises(OSError, match=r"cannot (listen on|connect to) \[fe80::1\]:9|No such device|Invalid argument"):
+        proactor.connect(("fe80::1", 9, 0, 2**31), echo, timeout=TIMEOUT)
+
+
+def test_a_connection_is_a_context_manager_that_closes(serve) -> None:
+    handler = Recorder()
+    with proactor.connect(serve().address, handler) as connection:
+        connection.send(b"x")
+        handler.wait_for(lambda handler: handler.data() == b"x", "the echo")
+    assert handler.wait_closed() == [None]

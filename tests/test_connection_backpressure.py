@@ -100,6 +100,48 @@ def test_send_raises_timeout_error_when_the_peer_takes_nothing_for_send_timeout(
         read_to_end(client)
 
 
+class Amplifying(Recorder):
+    """Answers more than it is asked for, without end."""
+
+    def on_received(self, connection, data):
+        if data == b"echo":
+            connection.send(data)
+            return
+        while True:
+            connection.send(bytes(100_000))
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_clients_that_never_read_do_not_keep_the_workers_from_those_who_do(serve, connect, make_pool, caplog, workers) -> None:
+    pool = make_pool(max_workers=workers)
+    handler = Amplifying()
+    server = serve(handler, pool=pool, send_limit=100_000)
+    for _ in range(workers):
+        connect(server, **SMALL).sendall(b"flood")
+    eventually(lambda: pool.statistics().blocked == workers, "every worker blocks in send")
+    for _ in range(3):
+        client = connect(server)
+        client.sendall(b"echo")
+        assert read_exactly(client, 4) == b"echo", "long before send_timeout, and nobody is refused"
+    assert server.statistics().refused == 0
+    assert "others need the worker" in caplog.text
+    assert pool.submit(lambda: 5).result(TIMEOUT) == 5
+    caplog.clear()
+
+
+def test_a_send_that_blocks_the_last_worker_goes_on_while_nobody_else_wants_it(serve, connect, make_pool) -> None:
+    handler = Amplifying()
+    pool = make_pool(max_workers=1)
+    server = serve(handler, pool=pool, send_limit=100_000)
+    client = connect(server, **SMALL)
+    client.sendall(b"flood")
+    eventually(lambda: pool.statistics().blocked == 1, "it blocks in send")
+    with handler.changed:
+        assert not handler.changed.wait_for(lambda: "closed" in [name for name, _ in handler.events], 1.5)
+    assert len(read_exactly(client, 5_000_000)) == 5_000_000
+    server.close()
+
+
 def test_a_handler_that_does_not_catch_the_send_timeout_loses_its_connection(serve, connect, caplog) -> None:
     class Flooding(Recorder):
         def on_received(self, connection, data):

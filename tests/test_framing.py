@@ -7,7 +7,7 @@ import struct
 import pytest
 
 import proactor
-from peers import Recorder, cut, eventually, read_exactly
+from peers import Recorder, cut, eventually, read_exactly, read_to_end
 from proactor.errors import MessageTooLong, MessageTruncated
 
 
@@ -143,3 +143,87 @@ def test_many_messages_in_one_segment_keep_their_order(serve, connect) -> None:
 def test_wrong_framing_is_refused(make, text) -> None:
     with pytest.raises(ValueError, match=text):
         make()
+
+
+class Answering(Recorder):
+    def on_received(self, connection, data):
+        connection.send(data + b"|")
+
+
+@pytest.mark.parametrize("longest", [1, 4, 100], ids=["byte by byte", "in pieces", "in one segment"])
+def test_messages_in_front_of_a_bad_one_are_answered_however_the_bytes_were_cut(serve, connect, caplog, longest) -> None:
+    handler = Answering()
+    client = connect(serve(handler, framing=proactor.Lines(limit=4)))
+    send_in_pieces(client, b"a\nb\nc\ntoolo", longest)
+    assert read_to_end(client) == b"a|b|c|"
+    [error] = handler.wait_closed()
+    assert isinstance(error, MessageTooLong)
+    assert handler.values("received") == [b"a", b"b", b"c"]
+    assert "raised" not in caplog.text, "the handler has done nothing wrong"
+
+
+def test_a_handler_that_reads_on_gets_what_is_whole_and_then_the_error(serve, connect) -> None:
+    got: list[object] = []
+
+    class Reading(Recorder):
+        def on_received(self, connection, data):
+            got.append(data)
+            try:
+                while True:
+                    got.append(connection.receive(5))
+            except MessageTooLong as error:
+                got.append(type(error))
+            connection.send(b"that was too long")  # it is closed only after this handler
+
+    handler = Reading()
+    client = connect(serve(handler, framing=proactor.Lines(limit=4)))
+    client.sendall(b"a\nb\nc\ntoolo")
+    assert read_to_end(client) == b"that was too long"
+    assert got == [b"a", b"b", b"c", MessageTooLong]
+    [error] = handler.wait_closed()
+    assert isinstance(error, MessageTooLong)
+
+
+def test_an_end_inside_a_message_takes_effect_after_the_answers_before_it(serve, connect) -> None:
+    handler = Answering()
+    client = connect(serve(handler, framing=proactor.LengthPrefixed(bytes=1)))
+    client.sendall(b"\1a\1b\5c")
+    client.shutdown(socket.SHUT_WR)
+    assert read_to_end(client) == b"a|b|"
+    [error] = handler.wait_closed()
+    assert isinstance(error, MessageTruncated)
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [proactor.Lines(), proactor.LengthPrefixed(bytes=1), proactor.LengthPrefixed(bytes=2), proactor.LengthPrefixed(bytes=8)],
+    ids=repr,
+)
+def test_what_is_encoded_arrives_as_the_same_messages_on_both_sides(serve, framing) -> None:
+    server = serve(lambda connection, data: connection.send(framing.encode(data)), framing=framing)
+    handler = Recorder()
+    connection = proactor.connect(server.address, handler, framing=framing)
+    messages = [b"", b"one", b"x" * 255, bytearray(b"two words"), memoryview(b"view")]
+    for message in messages:
+        connection.send(framing.encode(message))
+    handler.wait_for_count("received", len(messages))
+    assert handler.values("received") == [bytes(message) for message in messages]
+    connection.close()
+    handler.wait_closed()
+
+
+def test_encoding_says_what_cannot_be_a_message() -> None:
+    with pytest.raises(MessageTooLong, match=r"5 bytes.*limit is 4.*split it"):
+        proactor.Lines(limit=4).encode(b"12345")
+    assert proactor.Lines(limit=4).encode(b"1234") == b"1234\n"
+    with pytest.raises(ValueError, match="arrive as two"):
+        proactor.Lines().encode(b"one\ntwo")
+    with pytest.raises(MessageTooLong, match=r"256 bytes.*limit is 255"):
+        proactor.LengthPrefixed(bytes=1).encode(bytes(256))
+    with pytest.raises(MessageTooLong, match="limit is 10"):
+        proactor.LengthPrefixed(limit=10).encode(bytes(11))
+    for framing in (proactor.Lines(), proactor.LengthPrefixed()):
+        with pytest.raises(TypeError, match=r"encode the text first"):
+            framing.encode("text")
+        with pytest.raises(TypeError, match=r"a message is bytes, not int"):
+            framing.encode(5)

@@ -1,5 +1,7 @@
 """Addresses: what users may write, what they get told, and what is done with the sockets."""
 
+import contextlib
+import errno
 import os
 import socket
 import threading
@@ -7,7 +9,7 @@ import threading
 import pytest
 
 import proactor
-from peers import dial, echo, read_exactly
+from peers import TIMEOUT, Recorder, RecordingEcho, dial, echo, read_exactly
 from proactor.listener import parse
 
 
@@ -15,7 +17,8 @@ from proactor.listener import parse
     ("address", "expected"),
     [
         (("127.0.0.1", 60001), ("127.0.0.1", 60001)),
-        (("::1", 1, 0, 0), ("::1", 1)),
+        (("::1", 1, 0, 0), ("::1", 1, 0, 0)),
+        (("fe80::1", 80, 5, 2), ("fe80::1", 80, 5, 2)),
         ("127.0.0.1:60001", ("127.0.0.1", 60001)),
         ("localhost:0", ("localhost", 0)),
         (":65535", ("", 65535)),
@@ -47,12 +50,24 @@ def test_good_addresses_are_understood(address, expected) -> None:
             "[::1]",
             "host:80 ",
         ],
-        *[(), ("host",), ("host", "80"), (80, "host"), ("host", 65536), ("host", -1), ("a", 1, 2), "unix:/" + "x" * 107],
+        *[
+            (),
+            ("host",),
+            ("host", "80"),
+            (80, "host"),
+            ("host", 65536),
+            ("host", -1),
+            ("host", True),
+            ("a", 1, 2),
+            ("::1", 1, -1, 0),
+            ("::1", 1, 0, 2**32),
+            "unix:/" + "x" * 107,
+        ],
     ],
     ids=repr,
 )
 def test_bad_addresses_are_refused_with_the_way_to_write_them(address) -> None:
-    with pytest.raises(ValueError, match=r"no address|no path|a port is|brackets|107 bytes"):
+    with pytest.raises(ValueError, match=r"no address|no path|a port is|brackets|107 bytes|flow"):
         parse(address)
 
 
@@ -117,6 +132,102 @@ def test_the_socket_file_of_a_living_server_is_left_alone(serve, connect, tmp_pa
     client = connect(f"unix:{path}")
     client.sendall(b"x")
     assert read_exactly(client, 1) == b"x"
+
+
+def test_the_socket_file_of_a_server_whose_backlog_is_full_is_left_alone_at_once(tmp_path) -> None:
+    path = str(tmp_path / "s.sock")
+    with contextlib.ExitStack() as stack:
+        living = stack.enter_context(socket.socket(socket.AF_UNIX))
+        living.bind(path)
+        living.listen(0)
+        refused = 0
+        while refused != errno.EAGAIN:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            refused = client.connect_ex(path)
+        with pytest.raises(OSError, match="cannot listen on unix:") as caught:
+            proactor.serve(echo, f"unix:{path}")
+        assert caught.value.errno == 98
+        assert os.path.exists(path)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_socket_file_of_a_server_that_is_about_to_listen_is_left_alone(tmp_path, monkeypatch, relative) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = "s.sock" if relative else str(tmp_path / "s.sock")
+    with socket.socket(socket.AF_UNIX) as starting:
+        starting.bind(path)
+        with pytest.raises(OSError, match="cannot listen on unix:") as caught:
+            proactor.serve(echo, f"unix:{path}")
+        assert caught.value.errno == 98
+        assert os.path.exists(path)
+
+
+def test_the_socket_file_of_a_dead_server_is_replaced_while_its_clients_are_still_served(serve, connect, tmp_path) -> None:
+    path = str(tmp_path / "s.sock")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+        dead.listen()
+        client = connect(f"unix:{path}")
+        accepted = dead.accept()[0]
+    with client, accepted:
+        newcomer = connect(serve(address=f"unix:{path}"))
+        newcomer.sendall(b"x")
+        assert read_exactly(newcomer, 1) == b"x"
+
+
+def test_an_abstract_name_is_served_and_connected_to(serve, tmp_path) -> None:
+    name = f"unix:\0{tmp_path}"
+    handler = RecordingEcho()
+    server = serve(handler, name)
+    assert server.address == name
+    with pytest.raises(OSError, match="cannot listen on unix:@/") as caught:
+        proactor.serve(echo, name)
+    assert caught.value.errno == 98
+    received = threading.Event()
+
+    class Client(proactor.Handler):
+        def received(self, connection, data):
+            received.set()
+            connection.close()
+
+    connection = proactor.connect(name, Client)
+    connection.send(b"x")
+    assert received.wait(TIMEOUT)
+    handler.wait_closed()
+
+
+def test_a_path_with_a_nul_byte_is_refused() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        proactor.serve(echo, "unix:/run/a\0b")
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"a\nb\x1b[31m", b"\0abstract\n"], ids=ascii)
+def test_a_unix_peers_name_is_told_as_it_is_and_shown_on_one_line(serve, connect, tmp_path, name) -> None:
+    handler = Recorder()
+    path = os.fsdecode(bytes(tmp_path) + b"/server\xff")
+    server = serve(handler, f"unix:{path}")
+    assert server.address == f"unix:{path}"
+    bound = name if name.startswith(b"\0") else bytes(tmp_path) + b"/" + name
+    with socket.socket(socket.AF_UNIX) as client:
+        client.bind(bound)
+        client.connect(path)
+        handler.wait_for_count("connected", 1)
+        [connection] = handler.connections
+        assert os.fsencode(connection.peername) == bound.replace(b"\0", b"@")
+        assert connection.sockname == path
+        assert repr(connection).isprintable()
+    handler.wait_closed()
+
+
+def test_a_connection_to_a_path_that_is_no_text_has_its_name(serve, tmp_path) -> None:
+    address = "unix:" + os.fsdecode(bytes(tmp_path) + b"/server\xff")
+    handler = Recorder()
+    serve(handler, address)
+    connection = proactor.connect(address, echo)
+    assert f"unix:{connection.peername}" == address
+    connection.close()
+    handler.wait_closed()
 
 
 def test_a_file_that_is_no_socket_is_never_removed(tmp_path) -> None:

@@ -67,9 +67,9 @@ def test_computing_handlers_never_exceed_the_cap(serve, connect, make_pool, conc
             client.sendall(b"x")
         for client in clients:
             assert read_exactly(client, 1) == b"x"
-    # On a machine that is busy with something else a runner may stand still long enough to count as blocked; that is rare.
+    # A runner seen in a lock of the allocator or in a page fault may count as blocked; that is rare.
     above = sum(1 for count in runners.seen if count > concurrency)
-    assert above <= len(runners.seen) * 0.15, runners.seen
+    assert above <= len(runners.seen) * 0.03, runners.seen
 
 
 def test_a_computing_handler_keeps_nobody_from_being_served(serve, connect, make_pool) -> None:

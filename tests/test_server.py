@@ -181,13 +181,6 @@ def test_a_handler_may_be_any_callable(serve, connect) -> None:
     assert read_exactly(client, 6) == b"abcabc"
 
 
-def test_a_handler_class_that_overrides_nothing_serves_nobody_any_harm(serve, connect) -> None:
-    client = connect(serve(proactor.Handler))
-    client.sendall(b"anything")
-    client.shutdown(socket.SHUT_WR)
-    assert read_to_end(client) == b""
-
-
 @pytest.mark.parametrize("handler", [None, 42, "echo", object(), int.__name__, [echo]])
 def test_what_is_no_handler_is_refused_with_the_fix_in_the_text(handler) -> None:
     with pytest.raises(TypeError, match="a handler is a function"):

@@ -15,6 +15,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Recorder, RecordingEcho, dial, echo, eventually, ignore, read_exactly, read_to_end, threads_of_process
+from proactor.errors import ConnectionEnded
 
 
 def test_shutdown_closes_idle_connections_and_refuses_new_ones(connect) -> None:
@@ -195,6 +196,8 @@ def refused(address) -> bool:
         dial(address).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        return False  # it was in the backlog when the listener closed: the next one is refused
     return False
 
 
@@ -234,6 +237,48 @@ def test_a_handler_may_end_its_own_server(connect, method, where) -> None:
     assert server.shutdown(TIMEOUT).running == ()
     handler.wait_for(lambda handler: handler.count("closed") == len(handler.connections), "everybody is told")
     assert handler.overlaps == []
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("size", [4, 8_000_000])
+def test_what_a_handler_sends_before_it_ends_its_server_arrives_and_is_counted(connect, make_pool, shared, size) -> None:
+    reports = []
+
+    class Last(Recorder):
+        def on_received(self, connection, data):
+            connection.send(bytes(size))
+            reports.append(server.shutdown(TIMEOUT))
+            with pytest.raises(ConnectionEnded):
+                connection.send(b"too late")
+
+    handler = Last()
+    server = proactor.serve(handler, ("127.0.0.1", 0), send_limit=size, pool=make_pool() if shared else None)
+    client = connect(server)
+    client.sendall(b"quit")
+    assert len(read_to_end(client)) == size
+    assert handler.wait_closed() == [None]
+    assert server.shutdown(TIMEOUT) == reports[0]
+    assert reports[0] == proactor.ShutdownReport(completed=True, served=1, sent=size, dropped=0, running=())
+
+
+def test_the_report_of_a_handler_that_ends_its_server_tells_what_its_client_did_not_take(connect) -> None:
+    reports = []
+
+    class Last(Recorder):
+        def on_received(self, connection, data):
+            connection.send(bytes(20_000_000))
+            reports.append(server.shutdown(0.3))
+
+    handler = Last()
+    server = proactor.serve(handler, ("127.0.0.1", 0))
+    client = connect(server)
+    client.sendall(b"quit")
+    [error] = handler.wait_closed()
+    assert isinstance(error, ConnectionAbortedError)
+    [report] = reports
+    assert not report.completed
+    assert report.sent + report.dropped == 20_000_000
+    assert report.dropped > 0
 
 
 def test_a_call_on_the_servers_pool_may_end_it(connect) -> None:

@@ -5,9 +5,10 @@ You write plain, synchronous handlers, which may block; the kernel does the I/O;
 
 from proactor import errors
 from proactor._core import __version__
+from proactor.client import connect
 from proactor.connection import Connection, ConnectionStatistics, Handler, LengthPrefixed, Lines
 from proactor.pool import PoolShutdownReport, PoolStatistics, ThreadPool, blocking
-from proactor.server import BroadcastResult, Server, ServerStatistics, ShutdownReport, connect, serve
+from proactor.server import BroadcastResult, Server, ServerStatistics, ShutdownReport, serve
 from proactor.timers import Event, EventStatistics, Timer, TimerStatistics, Wait, WaitStatistics
 
 __all__ = [

@@ -109,7 +109,16 @@ class Connection:
 
     @property
     def peername(self) -> Any:
-        """The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none. Known after the end, too."""
+        """The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none, as `os.fsdecode`
+        makes it of bytes that the peer chose; an abstract name begins with "@". Known after the end, too."""
+
+    @property
+    def sockname(self) -> Any:
+        """Our side's address, written as `peername` is.
+
+        Raises:
+            OSError: the connection is closed; or it is of a simulated network.
+        """
 
     @property
     def server(self) -> Any:
@@ -118,12 +127,14 @@ class Connection:
     def send(self, data: Any) -> None:
         """Sends a bytes-like object: small ones are copied, a large `bytes` is held until it is sent, so the caller may go on at once.
 
-        Inside a handler of the same pool it is written when the handler ends, when 64 KiB are queued, or when the worker blocks; elsewhere at once.
+        The bytes go out as they are: `framing` is about receiving; `framing.encode(data)` makes a message of them.
+        Inside a handler of the same pool they are written when the handler ends, when 64 KiB are queued, or when the worker blocks; elsewhere at once.
         Above half of `send_limit` the connection's receiving pauses; at `send_limit` (one message always fits into an empty queue) it blocks, the
         worker's slot free, until there is room.
 
         Raises:
-            TimeoutError: it blocked for `send_timeout` seconds; nothing of `data` was queued.
+            TimeoutError: it blocked for `send_timeout` seconds; or for one second without the peer taking anything, in a handler, while other work
+                waits and all the pool's workers are in handlers. Nothing of `data` was queued.
             ConnectionEnded: the connection is closed, or `shutdown_write` was called.
             ConnectionResetError, BrokenPipeError, ...: an earlier write failed.
             TypeError, ValueError: `data` is not bytes-like, or not contiguous.
@@ -142,6 +153,7 @@ class Connection:
             TimeoutError: nothing came within `timeout` seconds.
             RuntimeError: called outside the connection's own handler.
             ConnectionResetError, ...: what ended the connection.
+            MessageTooLong, MessageTruncated: what came next is no message; the connection closes with it after the handler.
         """
 
     def shutdown_write(self) -> None:
@@ -422,6 +434,9 @@ class Port:
 @final
 class Group:
     """The connections of one server."""
+
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """Waits until every connection is closed, whether or not its handlers have returned; False when the time ran out."""
 
     def wait_empty(self, but: int = 0, timeout: float | None = None) -> bool:
         """Waits until at most `but` connections are left; False when the time ran out. Signal handlers run meanwhile."""

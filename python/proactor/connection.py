@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
+import builtins
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from proactor import _core
+from proactor.arguments import whole_number
+from proactor.errors import MessageTooLong
 
 __all__ = ["Connection", "ConnectionStatistics", "Handler", "LengthPrefixed", "Lines"]
 
@@ -34,7 +36,7 @@ class ConnectionStatistics:
 class Connection(_core.Connection):
     """One peer. Every method is safe from any thread, except `receive`, which is for the connection's own handler.
 
-    `context` is for the user: any value, None at first.
+    `context` is for the user: any value, None at first. As a context manager it closes at the end.
     """
 
     __slots__ = ("_failure", "context")
@@ -46,19 +48,6 @@ class Connection(_core.Connection):
         self.context = None
         self._failure = None
 
-    @property
-    def sockname(self) -> Any:
-        """Our side's address: `(host, port)`, for IPv6 with flow and scope, for a Unix socket its path.
-
-        Raises:
-            OSError: the connection is closed.
-        """
-        descriptor = self._descriptor()
-        if descriptor < 0:
-            raise OSError("the connection is closed: its socket has no name any more")
-        with socket.socket(fileno=os.dup(descriptor)) as duplicate:
-            return duplicate.getsockname()
-
     def statistics(self) -> ConnectionStatistics:
         """What has gone over the connection, and what waits."""
         return ConnectionStatistics(*self._numbers())
@@ -67,9 +56,20 @@ class Connection(_core.Connection):
         """Ends the connection because of `error`, which `closed` is told. What is queued is still sent.
 
         This is what happens to a connection whose handler raises.
+
+        Raises:
+            TypeError: `error` is no exception.
         """
+        if not isinstance(error, BaseException):
+            raise TypeError(f"fail takes an exception, as in connection.fail(ValueError(...)), not {error!r}")
         self._failure = error
         self._handler_failed()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
 
     def _end_with_pool(self) -> None:
         self.abort()
@@ -86,7 +86,7 @@ class Handler:
         """A client has connected."""
 
     def received(self, connection: Connection, data: bytes) -> None:
-        """Some bytes have come; with `framing`, one whole message."""
+        """Some bytes have come; with `framing`, one whole message, without its line end or its length."""
 
     def ended(self, connection: Connection) -> None:
         """The peer will send no more, but may still receive. By default what is queued is sent, and the connection closes.
@@ -106,13 +106,28 @@ class Handler:
 class Lines:
     r"""Framing: one message a line, given without its end (``\n`` or ``\r\n``). A last line without an end counts.
 
-    `limit`: the longest line in bytes. A longer one ends the connection with `MessageTooLong`.
+    It is about receiving only: `send` sends the bytes as they are. `connection.send(framing.encode(line))` sends a line with its end.
+
+    `limit`: the longest line in bytes. A longer one ends the connection with `MessageTooLong`, after the lines before it were handled.
     """
 
     limit: int = 65536
 
     def __post_init__(self) -> None:
-        _check_limit(self.limit)
+        _check_limit("Lines", self.limit)
+
+    def encode(self, data: Any) -> bytes:
+        r"""The line as it is sent: with ``\n`` after it. A ``\r`` at its own end would be taken for a part of that.
+
+        Raises:
+            ValueError: there is a ``\n`` in it already, so it would arrive as two; `MessageTooLong` where it is longer than `limit`.
+            TypeError: it is not bytes-like.
+        """
+        length = _length(data, self.limit)
+        line = b"".join((data, b"\n"))
+        if line.find(b"\n") != length:
+            raise ValueError("a line end in the middle of a line: it would arrive as two; split it, and encode each")
+        return line
 
     def _native(self) -> tuple[str, int, int]:
         return "lines", 0, self.limit
@@ -122,21 +137,47 @@ class Lines:
 class LengthPrefixed:
     """Framing: each message comes after its length, an unsigned big-endian number of `bytes` bytes (1, 2, 4 or 8), and is given without it.
 
-    `limit`: the longest message in bytes. A longer one ends the connection with `MessageTooLong`, before any memory is spent on it.
+    It is about receiving only: `send` sends the bytes as they are. `connection.send(framing.encode(message))` sends a message with
+    its length.
+
+    `limit`: the longest message in bytes. A longer one ends the connection with `MessageTooLong`, before any memory is spent on it,
+    and after the messages before it were handled.
     """
 
     bytes: int = 4
     limit: int = 16 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        if self.bytes not in (1, 2, 4, 8):
+        if isinstance(self.bytes, bool) or self.bytes not in (1, 2, 4, 8):
             raise ValueError(f"LengthPrefixed(bytes=...) takes 1, 2, 4 or 8, not {self.bytes!r}")
-        _check_limit(self.limit)
+        _check_limit("LengthPrefixed", self.limit)
+
+    def encode(self, data: Any) -> builtins.bytes:
+        """The message as it is sent: with its length before it.
+
+        Raises:
+            MessageTooLong: it is longer than `limit`, or than a length of `bytes` bytes can say.
+            TypeError: it is not bytes-like.
+        """
+        length = _length(data, min(self.limit, 256**self.bytes - 1))
+        return b"".join((length.to_bytes(self.bytes, "big"), data))
 
     def _native(self) -> tuple[str, int, int]:
         return "length", self.bytes, self.limit
 
 
-def _check_limit(limit: int) -> None:
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1 byte, not {limit!r}")
+def _check_limit(framing: str, limit: int) -> None:
+    whole_number(f"{framing}(limit=...)", limit, unit="bytes")
+
+
+def _length(data: Any, limit: int) -> int:
+    try:
+        length = memoryview(data).nbytes
+    except TypeError:
+        hint = ": encode the text first, as in framing.encode(text.encode())" if isinstance(data, str) else ""
+        raise TypeError(f"a message is bytes, not {type(data).__name__}{hint}") from None
+    if length > limit:
+        raise MessageTooLong(
+            f"a message of {length} bytes, where the framing's limit is {limit}: split it, or raise the limit on both sides"
+        )
+    return length

@@ -12,6 +12,8 @@ __all__ = ["Address", "Listening", "bind", "connect_to", "parse"]
 
 Address: TypeAlias = "str | tuple[str, int] | tuple[str, int, int, int] | socket.socket | Listening"
 
+Target: TypeAlias = "tuple[str, int] | tuple[str, int, int, int] | str"
+
 _HOW = 'write ("127.0.0.1", 60001), "127.0.0.1:60001", "[::1]:60001", ":60001" for every address, or "unix:/path"'
 
 
@@ -40,8 +42,8 @@ class Listening:
         """Its network owns it."""
 
 
-def parse(address: object) -> tuple[str, int] | str:
-    """`(host, port)`, or the path of a Unix socket.
+def parse(address: object, how: str = _HOW) -> Target:
+    """`(host, port)`, for IPv6 with flow and scope where they were given, or the path of a Unix socket. `how`: how the user may write one.
 
     Raises:
         ValueError: it is no address; the text says how to write one.
@@ -51,23 +53,35 @@ def parse(address: object) -> tuple[str, int] | str:
         if address.startswith("unix:"):
             path = address.removeprefix("unix:")
             if not path:
-                raise ValueError(f"{address!r} has no path: {_HOW}")
+                raise ValueError(f"{address!r} has no path: {how}")
+            if "\0" in path[1:]:
+                raise ValueError(f"{address!r} has a NUL byte in its path; only an abstract name begins with one")
             if len(os.fsencode(path)) > 107:
                 raise ValueError(f"the path of a Unix socket may have 107 bytes; {path!r} has {len(os.fsencode(path))}")
             return path
         host, separator, port = address.rpartition(":")
         if not separator or not port.isascii() or not port.isdigit():
-            raise ValueError(f"{address!r} is no address: {_HOW}")
+            raise ValueError(f"{address!r} is no address: {how}")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
             raise ValueError(f"{address!r}: put an IPv6 address into brackets, as in [::1]:60001")
         return host, _port(int(port), address)
     if isinstance(address, tuple):
-        if len(address) not in (2, 4) or not isinstance(address[0], str) or not isinstance(address[1], int):
-            raise ValueError(f"{address!r} is no address: {_HOW}")
-        return address[0], _port(address[1], address)
-    raise TypeError(f"an address is a string, a tuple or a bound socket, not {type(address).__name__}: {_HOW}")
+        return _parse_tuple(address, how)
+    raise TypeError(f"an address is a string, a tuple or a bound socket, not {type(address).__name__}: {how}")
+
+
+def _parse_tuple(address: tuple[Any, ...], how: str) -> Target:
+    if len(address) not in (2, 4) or not isinstance(address[0], str) or not all(type(number) is int for number in address[1:]):
+        raise ValueError(f"{address!r} is no address: {how}")
+    host, port = address[0], _port(address[1], address)
+    if len(address) == 2:
+        return host, port
+    flow, scope = address[2:]
+    if not (0 <= flow < 2**20 and 0 <= scope < 2**32):
+        raise ValueError(f"{address!r}: after host and port come IPv6's flow, below 2**20, and the scope, below 2**32; mostly both are 0")
+    return host, port, flow, scope
 
 
 def _port(port: int, address: object) -> int:
@@ -92,8 +106,8 @@ def bind(address: Address, *, backlog: int, reuse_port: bool) -> socket.socket |
     target = parse(address)
     if isinstance(target, str):
         return _bind_unix(target, backlog)
-    host, port = target
-    family, _, _, _, resolved = _resolve(host, port, passive=True)
+    host, port, *_ = target
+    family, resolved = _resolve(target)
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -115,48 +129,65 @@ def _bind_unix(path: str, backlog: int) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not _is_abandoned(path):
                 raise
-            os.unlink(path)  # a server that died left it behind: nobody answers on it
+            os.unlink(path)  # a server that died left it behind
             listening.bind(path)
         listening.listen(backlog)
     except OSError as error:
         listening.close()
-        raise OSError(error.errno, f"cannot listen on unix:{path}: {error.strerror}") from None
+        raise OSError(error.errno, f"cannot listen on unix:{show_path(path)}: {error.strerror}") from None
     return listening
 
 
 def _is_abandoned(path: str) -> bool:
+    """Whether the file is that of a socket which nobody has any more."""
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
+        if path.startswith("\0") or not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)  # a living server's backlog may be full, which is told as BlockingIOError
             probe.connect(path)
     except ConnectionRefusedError:
-        return True
+        return not _is_bound(path)
     except OSError:
         return False
     return False
 
 
+def _is_bound(path: str) -> bool:
+    """Whether some socket of that name is about to listen: it refuses clients as that of a dead server does.
+
+    From Linux' /proc/net/unix, which has names as they were bound: a relative one is found only if it was written alike.
+    """
+    names = {os.fsencode(path), os.fsencode(os.path.abspath(path))}
+    try:
+        with open("/proc/net/unix", "rb") as file:
+            # "Num RefCount Protocol Flags Type St Inode Path"; St 01: not connected. (An accepted one has its listener's name too.)
+            sockets = [line.rstrip(b"\n").split(maxsplit=7) for line in file]
+    except OSError:
+        return False
+    return any(len(fields) == 8 and fields[5] == b"01" and fields[7] in names for fields in sockets)
+
+
 def connect_to(address: Address, timeout: float | None) -> socket.socket:
-    """A socket connected to `address`.
+    """A socket connected to `address`; a connected socket as it is, which stays the caller's until it is taken over.
 
     Raises:
         OSError: what the kernel said, with the address in its text; TimeoutError after `timeout` seconds.
+        ValueError: a socket that is not connected, or no stream.
     """
+    if isinstance(address, Listening):
+        raise TypeError(f"connect takes an address or a connected socket, not {address!r}")
     if isinstance(address, socket.socket):
+        _check_connected(address)
         return address
     target = parse(address)
     try:
-        if isinstance(target, tuple):
+        if isinstance(target, str):
+            return _connected(socket.AF_UNIX, target, timeout)
+        if len(target) == 2:
             return socket.create_connection(target, timeout)
-        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connected.settimeout(timeout)
-            connected.connect(target)
-        except BaseException:
-            connected.close()
-            raise
-        return connected
+        family, resolved = _resolve(target)
+        return _connected(family, resolved, timeout)
     except TimeoutError:
         raise TimeoutError(errno.ETIMEDOUT, f"{_show_target(target)} did not answer within {timeout} seconds") from None
     except socket.gaierror as error:
@@ -165,20 +196,57 @@ def connect_to(address: Address, timeout: float | None) -> socket.socket:
         raise OSError(error.errno, f"cannot connect to {_show_target(target)}: {error.strerror}") from None
 
 
-def _resolve(host: str, port: int, *, passive: bool) -> tuple[Any, ...]:
-    flags = socket.AI_PASSIVE if passive else 0
+def _connected(family: int, target: Any, timeout: float | None) -> socket.socket:
+    connected = socket.socket(family, socket.SOCK_STREAM)
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+        connected.settimeout(timeout)
+        connected.connect(target)
+    except BaseException:
+        connected.close()
+        raise
+    return connected
+
+
+def _check_connected(given: socket.socket) -> None:
+    if given.type != socket.SOCK_STREAM:
+        raise ValueError("connect needs a stream socket (SOCK_STREAM)")
+    try:
+        given.getpeername()
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
+        pending = given.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if pending:
+            raise OSError(pending, f"the socket's connection is over already: {os.strerror(pending)}") from None
+        raise ValueError("the socket is not connected: connect it first, or give connect the address instead") from None
+
+
+def _resolve(target: tuple[str, int] | tuple[str, int, int, int]) -> tuple[int, Any]:
+    """The family, and the address as the kernel takes it."""
+    host, port, *flow_and_scope = target
+    resolved: Any
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise OSError(errno.EADDRNOTAVAIL, f"no address is known for {host!r}: {error}") from None
-    # Without a host every IPv4 address is meant: that is what an unspecific address has always been.
-    found.sort(key=lambda entry: entry[0] != socket.AF_INET if not host else 0)
-    return found[0]
+    # Without a host every IPv4 address is meant: that is what an unspecific address has always been. Flow and scope are IPv6's.
+    first = socket.AF_INET6 if flow_and_scope else socket.AF_INET
+    found.sort(key=lambda entry: entry[0] != first if flow_and_scope or not host else 0)
+    family, _, _, _, resolved = found[0]
+    if flow_and_scope and family == socket.AF_INET6:
+        flow, scope = flow_and_scope
+        resolved = (*resolved[:2], flow, scope or resolved[3])
+    return family, resolved
 
 
 def _show(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _show_target(target: tuple[str, int] | str) -> str:
-    return f"unix:{target}" if isinstance(target, str) else _show(*target)
+def show_path(path: str) -> str:
+    """The path of a Unix socket for a log or an error: an abstract name with "@", as ss(8) writes it; what is not text escaped."""
+    return path.replace("\0", "@").encode("utf-8", "backslashreplace").decode()
+
+
+def _show_target(target: Target) -> str:
+    return f"unix:{show_path(target)}" if isinstance(target, str) else _show(*target[:2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import logging
 import os
 import signal
 import socket
@@ -10,21 +10,26 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self
 
 from proactor import _core
-from proactor.connection import Connection, Handler, LengthPrefixed, Lines
-from proactor.listener import Address, bind, connect_to
+from proactor.arguments import flag, seconds, whole_number
+from proactor.connection import Connection, LengthPrefixed, Lines
+from proactor.handlers import HandlerLike, handler_methods
+from proactor.limits import Limits, check_pool, limits
+from proactor.listener import Address, bind, show_path
 from proactor.pool import ThreadPool, blocking
 
-__all__ = ["BroadcastResult", "Server", "ServerStatistics", "ShutdownReport", "connect", "serve"]
+__all__ = ["BroadcastResult", "Server", "ServerStatistics", "ShutdownReport", "serve"]
 
-HandlerLike: TypeAlias = "Handler | type[Handler] | Callable[[Connection, bytes], object]"
+log = logging.getLogger("proactor")
 
 _DRAIN_SECONDS = 10.0
+# How long the interpreter's end waits for a thread that has just been started to get to its `serve_forever`.
+_GRACE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -70,73 +75,6 @@ class ServerStatistics:
     messages: int
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """What `serve` and `connect` have in common, checked."""
-
-    framing: Lines | LengthPrefixed | None
-    idle_timeout: float | None
-    send_timeout: float | None
-    receive_limit: int
-    send_limit: int
-    total_limit: int
-    keepalive: bool
-    no_delay: bool
-    max_connections: int | None = None
-    accepts: tuple[int, int] = (2, 5)
-
-    def __post_init__(self) -> None:
-        for name in ("receive_limit", "send_limit", "total_limit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1 byte, not {getattr(self, name)!r}")
-        if self.max_connections is not None and self.max_connections < 1:
-            raise ValueError(f"max_connections must be at least 1, not {self.max_connections!r}; None is no limit")
-        for name in ("idle_timeout", "send_timeout"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be more than 0 seconds, not {value!r}; None is no limit")
-        minimum, maximum = self.accepts
-        if not 1 <= minimum <= maximum:
-            raise ValueError(f"accepts must be (minimum, maximum) with 1 <= minimum <= maximum, not {self.accepts!r}")
-        if self.framing is not None and not isinstance(self.framing, Lines | LengthPrefixed):
-            raise TypeError(f"framing must be None, proactor.Lines(...) or proactor.LengthPrefixed(...), not {self.framing!r}")
-
-    def group(self, port: _core.Port, handler: HandlerLike, server: Server | None = None) -> _core.Group:
-        framing = None if self.framing is None else self.framing._native()
-        return port.group(
-            connection_class=Connection,
-            server=None if server is None else weakref.ref(server),
-            receive_limit=self.receive_limit,
-            send_limit=self.send_limit,
-            total_limit=self.total_limit,
-            send_timeout=self.send_timeout,
-            idle_timeout=self.idle_timeout,
-            max_connections=self.max_connections,
-            framing=framing,
-            no_delay=self.no_delay,
-            keepalive=self.keepalive,
-            accepts=self.accepts,
-            **_handlers(handler),
-        )
-
-
-def _handlers(handler: HandlerLike) -> dict[str, Any]:
-    """The bound methods of a handler; None for those it does not override, so that they cost nothing."""
-    names = ("connected", "ended", "sent", "closed")
-    if isinstance(handler, type) and issubclass(handler, Handler):
-        handler = handler()
-    if isinstance(handler, Handler):
-        kind = type(handler)
-        found = {
-            name: getattr(handler, name) if name in vars(handler) or getattr(kind, name) is not getattr(Handler, name) else None
-            for name in names
-        }
-        return {"received": handler.received, **found}
-    if not callable(handler):
-        raise TypeError(f"a handler is a function (connection, data), or a subclass or an instance of proactor.Handler; not {handler!r}")
-    return {"received": handler, **dict.fromkeys(names)}
-
-
 def serve(
     handler: HandlerLike,
     address: Address,
@@ -157,17 +95,22 @@ def serve(
 ) -> Server:
     """Listens on `address` and calls `handler` on the pool's workers. Returns at once.
 
+    It serves until `shutdown` or `close`, or until the program ends: the end of the main thread ends it too, unless an ordinary
+    (non-daemon) thread is in `serve_forever`.
+
     Arguments:
-        handler: a function `(connection, data)`, or a `Handler` subclass or instance. It may block.
+        handler: a plain function `(connection, data)`, or a `Handler` subclass or instance. It may block. Of a
+            subclass one instance is made, for all clients: what belongs to one client goes to `connection.context`.
         address: `("127.0.0.1", 60001)`, `"host:port"`, `"[::1]:60001"`, `"unix:/path"`, or a bound socket,
             which the server takes over. Port 0: any free one.
         pool: the workers; by default the server has a pool of its own.
-        framing: `Lines(...)` or `LengthPrefixed(...)`: one whole message for each call. By default what one receive brought.
+        framing: `Lines(...)` or `LengthPrefixed(...)`: one whole message for each call, without its line end or its length. By default what
+            one receive brought. It is about receiving only: to send a message so, `connection.send(framing.encode(message))`.
         backlog: how many clients the kernel lets wait; it caps this at `net.core.somaxconn`.
         accepts: (minimum, maximum) accepts kept pending, where the kernel needs them (IOCP); elsewhere accepting goes on until
             nobody waits.
         max_connections: further clients are accepted and closed at once, and counted as refused.
-        idle_timeout: a connection on which nothing moved for so many seconds ends with TimeoutError.
+        idle_timeout: seconds; a connection on which nothing moved for so long ends with TimeoutError.
         send_timeout: how many seconds `send` waits above `send_limit`, and how long a closing connection waits for a peer
             that takes nothing.
         receive_limit: bytes of a connection that wait for its handler; at the limit receiving pauses, below half of it it goes on.
@@ -180,12 +123,13 @@ def serve(
         OSError: the address cannot be listened on; the text names it.
         ValueError, TypeError: an argument is wrong; the text says which and how.
     """
-    limits = _Limits(
-        framing, idle_timeout, send_timeout, receive_limit, send_limit, total_limit, keepalive, no_delay, max_connections, accepts
+    checked = limits(
+        framing, idle_timeout, send_timeout, receive_limit, send_limit, keepalive, no_delay, total_limit, max_connections, accepts
     )
-    if backlog < 1:
-        raise ValueError(f"backlog must be at least 1, not {backlog!r}")
-    return Server(handler, address, pool=pool, limits=limits, backlog=backlog, reuse_port=reuse_port)
+    backlog = whole_number("backlog", backlog, maximum=2**31 - 1)
+    reuse_port = flag("reuse_port", reuse_port)
+    check_pool(pool, "a pool of the server's own")
+    return Server(handler_methods(handler), address, pool=pool, limits=checked, backlog=backlog, reuse_port=reuse_port)
 
 
 class Server:
@@ -195,7 +139,7 @@ class Server:
     """
 
     def __init__(
-        self, handler: HandlerLike, address: Address, *, pool: ThreadPool | None, limits: _Limits, backlog: int, reuse_port: bool
+        self, methods: dict[str, Any], address: Address, *, pool: ThreadPool | None, limits: Limits, backlog: int, reuse_port: bool
     ) -> None:
         self._closed = threading.Event()
         self._ended = True  # until it listens: nothing to warn of
@@ -206,13 +150,13 @@ class Server:
         try:
             name: Any = listening.getsockname()
             self.address: Any = f"unix:{_as_text(name)}" if listening.family == getattr(socket, "AF_UNIX", None) else name
-            if isinstance(address, str) and address.startswith("unix:"):
+            if isinstance(address, str) and address.startswith("unix:") and not address.startswith("unix:\0"):
                 path = os.path.abspath(address.removeprefix("unix:"))
                 self._unix_file = path, _identity(path)
-            shown = self.address if isinstance(self.address, str) else f"{name[0]}:{name[1]}"
+            shown = show_path(self.address) if isinstance(self.address, str) else f"{name[0]}:{name[1]}"
             self.pool = ThreadPool() if pool is None else pool
             self._port, self._workers = self.pool.start()
-            self._group = limits.group(self._port, handler, self)
+            self._group = limits.group(self._port, methods, weakref.ref(self))
             self._listener = self._port.listen(listening.fileno(), shown, self._group)
             listening.detach()
         except BaseException:
@@ -220,10 +164,15 @@ class Server:
             if self._owns_pool and hasattr(self, "pool"):
                 self.pool.shutdown()
             raise
-        # Guards _report, _waiting and who shuts down. Reentrant: a signal handler may shut down, whatever the main thread was doing.
+        # Guards _report, _waiting, _serving, _exiting and who shuts down. Reentrant: a signal handler may shut down, whatever the main
+        # thread was doing.
         self._lock = threading.RLock()
         # Where each thread in `serve_forever` is told that the server is closed.
         self._waiting: list[socket.socket] = []
+        # The threads in `serve_forever`.
+        self._serving: list[threading.Thread] = []
+        # The interpreter has ended it, with nobody in `serve_forever`.
+        self._exiting = False
         # The thread that shuts it down.
         self._ended_by: int | None = None
         self._report: ShutdownReport | None = None
@@ -233,6 +182,7 @@ class Server:
         except RuntimeError:
             self.close()  # the pool was shut down meanwhile
             raise
+        _open_servers.add(self)
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -243,21 +193,23 @@ class Server:
     def broadcast(self, data: Any, *, exclude: Iterable[Connection] = (), slow: Literal["skip", "close"] = "skip") -> BroadcastResult:
         """Sends the same bytes to every connection but `exclude`, and waits for none of them.
 
-        `slow`: a connection whose queue is full is skipped, or closed with TimeoutError.
+        `exclude`: connections, of this server or others. `slow`: a connection whose queue is full is skipped, or closed with TimeoutError.
         """
         if slow not in ("skip", "close"):
             raise ValueError(f'slow must be "skip" or "close", not {slow!r}')
-        return BroadcastResult(*self._port.broadcast(self._group, data, [connection.id for connection in exclude], slow == "close"))
+        return BroadcastResult(*self._port.broadcast(self._group, data, _ids(exclude), slow == "close"))
 
     def shutdown(self, timeout: float | None = None) -> ShutdownReport:
         """No new clients; what has come is handled, what is queued is sent, then everything is closed. Idempotent.
 
-        After `timeout` seconds what is left is dropped, and the report says what. Inside a handler it does not wait for that handler.
+        After `timeout` seconds what is left is dropped, and the report says what. Inside a handler it does not wait for that handler, whose
+        own connection closes as with its `close`: what was sent before still goes out.
+
+        Raises:
+            RuntimeError: this is the child of a fork, which has nothing of the server's to end.
         """
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout must be 0 seconds or more, or None for no limit; not {timeout!r}")
-        if self._workers.forked:
-            return ShutdownReport(True, 0, 0, 0, ())  # there is nothing of it in this process
+        timeout = seconds("timeout", timeout, zero=True)
+        self._workers.check_process()
         if not self._is_first_to_end():
             # Neither a handler that it waits for, nor a signal handler that interrupted it, can wait for the end.
             if not self._group.is_current() and self._ended_by != threading.get_ident():
@@ -267,8 +219,11 @@ class Server:
             deadline = None if timeout is None else time.monotonic() + timeout
             self._stop_listening()
             self._port.drain(self._group)
-            but = 1 if self._group.is_current() else 0
-            completed = self._group.wait_empty(but, timeout)
+            if self._group.is_current():
+                self._close_own_connection()
+                completed = self._group.wait_empty(1, timeout) and self._group.wait_closed(_left(deadline, at_least=0))
+            else:
+                completed = self._group.wait_empty(0, timeout)
             return self._end(deadline, completed=completed, drain=True)
         except BaseException:
             self._ended_by = None  # a signal handler raised, Ctrl-C say: the next call goes on with it
@@ -287,6 +242,13 @@ class Server:
             except BaseException:
                 self._ended_by = None
                 raise
+
+    def _close_own_connection(self) -> None:
+        """Of the handler that the calling thread is in: it could send nothing more after the end of the server's workers."""
+        worker = _core.current_worker()
+        for connection in self.connections:
+            if worker is not None and connection.id == worker[1]:
+                connection.close()
 
     def _is_first_to_end(self) -> bool:
         with self._lock:
@@ -322,12 +284,27 @@ class Server:
     def serve_forever(self) -> None:
         """Waits until `shutdown` or `close` is called elsewhere.
 
-        In the main thread signal handlers run meanwhile, and Ctrl-C raises KeyboardInterrupt.
+        In the main thread signal handlers run meanwhile, and Ctrl-C raises KeyboardInterrupt. In an ordinary (non-daemon) thread it
+        keeps the program alive after its main thread has ended, as with socketserver; Ctrl-C then shuts the server down.
         """
         self._workers.check_process()
-        if threading.current_thread() is not threading.main_thread():
-            self._closed.wait()
-            return
+        thread = threading.current_thread()
+        with self._lock:
+            if self._exiting:
+                return
+            self._serving.append(thread)
+        _open_servers.tell_of_serving()
+        try:
+            if thread is threading.main_thread():
+                self._wait_in_main_thread()
+            else:
+                self._closed.wait()
+        finally:
+            with self._lock:
+                self._serving.remove(thread)
+
+    def _wait_in_main_thread(self) -> None:
+        """Until it is closed."""
         # A signal may land on any thread; the wake-up descriptor is written whichever it was.
         reader, writer = socket.socketpair()
         with reader, writer:
@@ -352,6 +329,29 @@ class Server:
     def _end_with_pool(self) -> None:
         self.close()
 
+    def _is_served(self) -> bool:
+        """Whether a thread that the interpreter's end waits for is in `serve_forever`."""
+        with self._lock:
+            return not self._closed.is_set() and any(thread.is_alive() and not thread.daemon for thread in self._serving)
+
+    def _serve_to_the_end(self) -> None:
+        """At the interpreter's end, in the main thread: goes on while it is served."""
+        try:
+            self._wait_in_main_thread()
+        except KeyboardInterrupt:
+            log.info("Ctrl-C: %r shuts down", self)
+            self._shut_down_and_say()
+
+    def _end_with_interpreter(self) -> bool:
+        """Accepts nobody any more; False: somebody has begun to serve it meanwhile."""
+        with self._lock:
+            if self._is_served():
+                return False
+            self._exiting = True
+        if not self._ended:
+            self._stop_listening()
+        return True
+
     def _make_report(self, *, completed: bool, running: tuple[str, ...]) -> ShutdownReport:
         numbers = self.statistics()
         return ShutdownReport(completed, numbers.accepted, numbers.sent_bytes, numbers.dropped_bytes, running)
@@ -375,7 +375,19 @@ class Server:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.shutdown(timeout=_DRAIN_SECONDS)
+        if not self._workers.forked:  # else it is the parent's
+            self._shut_down_and_say()
+
+    def _shut_down_and_say(self) -> None:
+        """For where nobody gets the report."""
+        report = self.shutdown(timeout=_DRAIN_SECONDS)
+        if report.running:
+            log.warning(
+                "%r: %g seconds were not enough to shut down; handlers that have not returned: %s",
+                self,
+                _DRAIN_SECONDS,
+                "; ".join(report.running),
+            )
 
     def __del__(self) -> None:
         if not self._ended and not self._workers.forked:
@@ -386,85 +398,65 @@ class Server:
         return f"<Server {self.address!r}>"
 
 
-def connect(
-    address: Address,
-    handler: HandlerLike,
-    *,
-    pool: ThreadPool | None = None,
-    timeout: float | None = None,
-    framing: Lines | LengthPrefixed | None = None,
-    idle_timeout: float | None = None,
-    send_timeout: float | None = 30.0,
-    receive_limit: int = 256 * 1024,
-    send_limit: int = 1024 * 1024,
-    keepalive: bool = True,
-    no_delay: bool = True,
-) -> Connection:
-    """Connects to `address`, waiting at most `timeout` seconds, and calls `handler` for what comes.
+class _OpenServers:
+    """The servers that the interpreter's end must look after. Safe from any thread."""
 
-    Without a `pool` the connection has one of its own, which ends after `closed`. The other arguments are those of `serve`.
+    def __init__(self) -> None:
+        # Guards _servers; notified when a thread enters `serve_forever`.
+        self._changed = threading.Condition()
+        self._servers: weakref.WeakSet[Server] = weakref.WeakSet()
 
-    Raises:
-        OSError: what the kernel said, with the address in its text; TimeoutError after `timeout` seconds.
-    """
-    limits = _Limits(framing, idle_timeout, send_timeout, receive_limit, send_limit, 2 * (receive_limit + send_limit), keepalive, no_delay)
-    _handlers(handler)  # a wrong one is told before anybody is called
-    connected = connect_to(address, timeout)
-    own_pool = None
+    def add(self, server: Server) -> None:
+        with self._changed:
+            self._servers.add(server)
+
+    def tell_of_serving(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_to_be_served(self, timeout: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._servers or any(server._is_served() for server in self._servers), timeout)
+
+    def all(self) -> list[Server]:
+        with self._changed:
+            return [server for server in self._servers if not server._ended]
+
+
+_open_servers = _OpenServers()
+
+
+def _at_exit() -> None:
+    """Before the pools end: while an ordinary thread is in `serve_forever` the program goes on; what nobody serves ends here."""
+    if _open_servers.all():
+        _open_servers.wait_to_be_served(_GRACE_SECONDS)
+    while True:
+        for server in _open_servers.all():
+            if server._is_served():
+                server._serve_to_the_end()
+        if not [server for server in _open_servers.all() if not server._end_with_interpreter()]:
+            return
+
+
+def _forked() -> None:
+    global _open_servers
+    _open_servers = _OpenServers()  # the parent's are no concern of the child's, and its lock may be held
+
+
+# Called in reverse order: the workers, whose module registered before this one, are still there.
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=_forked)
+
+
+def _ids(exclude: Iterable[Connection]) -> list[int]:
     try:
-        connected.setblocking(False)
-        if pool is None:
-            pool = own_pool = ThreadPool(thread_name_prefix="proactor-connect")
-            handler = _OwnPool(handler, own_pool)
-        port, _workers = pool.start()
-        group = limits.group(port, handler)
-        connection: Connection = port.attach(connected.fileno(), _peer_text(connected, address), group)
-        connected.detach()
-        if own_pool is None:
-            try:
-                pool.join_in(connection)
-            except RuntimeError:
-                connection.abort()  # the pool was shut down meanwhile
-                raise
-    except BaseException:
-        connected.close()
-        if own_pool is not None:
-            own_pool.shutdown()
-        raise
-    return connection
-
-
-class _OwnPool(Handler):
-    """The user's handler, and the end of the pool after `closed`."""
-
-    def __init__(self, handler: HandlerLike, pool: ThreadPool) -> None:
-        self._pool = pool
-        self._inner = _handlers(handler)
-        for name in ("received", "connected", "ended", "sent"):
-            if self._inner[name] is not None:
-                setattr(self, name, self._inner[name])
-
-    def closed(self, connection: Connection, error: BaseException | None) -> None:
-        try:
-            closed = self._inner["closed"]
-            if closed is not None:
-                closed(connection, error)
-        finally:
-            self._pool.shutdown(wait=False)
-
-
-def _peer_text(connected: socket.socket, address: Address) -> str:
-    try:
-        name = connected.getpeername()
-    except OSError:
-        raise ConnectionResetError(errno.ECONNRESET, f"{address} accepted the connection and reset it at once") from None
-    if isinstance(name, tuple) and len(name) == 4:
-        # The zone by its number: by its name ("fe80::1%eth0") the core could not read the address.
-        zone = f"%{name[3]}" if name[3] else ""
-        return f"[{name[0].partition('%')[0]}{zone}]:{name[1]}"
-    if isinstance(name, tuple):
-        return f"{name[0]}:{name[1]}"
-    return _as_text(name)
+        connections = list(exclude)
+        if all(isinstance(connection, Connection) for connection in connections):
+            return [connection.id for connection in connections]
+    except TypeError:  # nothing to iterate over
+        pass
+    hint = "put the one connection into a list" if isinstance(exclude, Connection) else "give the connections themselves"
+    raise TypeError(f"exclude takes connections, as in exclude=[connection], not {exclude!r}: {hint}")
 
 
 def _as_text(path: str | bytes) -> str:

@@ -20,9 +20,10 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
 from proactor import _core
+from proactor.handlers import HandlerLike
 from proactor.listener import Listening
 from proactor.pool import ThreadPool
-from proactor.server import HandlerLike, Server, serve
+from proactor.server import Server, serve
 
 __all__ = ["Network", "Peer", "WaitableObject"]
 

@@ -238,11 +238,13 @@ def _apply(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
 def _failed(first: Any, second: Any, error: BaseException) -> None:
     """A handler raised: that costs its connection, never the worker. SystemExit and KeyboardInterrupt are no exception to that."""
     # The traceback begins at the handler: our own frames would keep the port alive for as long as somebody keeps the exception.
-    trace = error.__traceback__
+    trace = sys.exc_info()[2]
     while trace is not None and trace.tb_frame.f_code in _LOOP:
         trace = trace.tb_next
-    error.__traceback__ = trace
-    connection = next((value for value in (first, *(second if isinstance(second, tuple) else ())) if isinstance(value, Connection)), None)
+    # Not by assignment, which a class of exceptions may refuse: a frozen dataclass does.
+    BaseException.with_traceback(error, trace)
+    values = (first, *(second if isinstance(second, tuple) else ()))
+    connection = next((value for value in values if issubclass(type(value), Connection)), None)
     if connection is not None:
         try:
             _log(logging.ERROR, "the handler of %r raised; the connection closes", connection, exc_info=error)
@@ -257,11 +259,14 @@ _LOOP = (_work.__code__, _apply.__code__)
 
 
 def _log(level: int, text: str, *arguments: object, exc_info: BaseException | None = None) -> None:
-    """A user's logging handler may raise too; that must not cost the thread."""
+    """A user's logging handler may raise too, whatever it likes; that must not cost the thread."""
     try:
         log.log(level, text, *arguments, exc_info=exc_info)
-    except Exception:
-        traceback.print_exc()
+    except BaseException:
+        try:
+            traceback.print_exc()
+        except BaseException:
+            pass  # standard error is broken as well: there is nowhere left to say it
 
 
 def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
@@ -269,20 +274,18 @@ def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
     owner = workers()
     watchdog = Watchdog(owner.slow_seconds) if owner is not None and owner.slow_seconds is not None else None
     del owner
+    failures = _Repeats()
     while (notice := port.next_notice(None if watchdog is None else watchdog.interval)) is not None:
         if watchdog is not None:
             watchdog.look(port, workers())
         kind, text, number = notice
         if kind == "pending_accepts":
             _log(logging.INFO, "%s: %d accepts pending", text, number)
-        elif kind == "accept_failed":
-            _log(logging.WARNING, "accept failed on %s; going on", text)
-        elif kind == "accept_paused":
-            _log(
-                logging.WARNING,
-                "accept failed on %s; clients wait in the backlog, trying again every 0.1 s (raise the limit: ulimit -n)",
-                text,
-            )
+        elif kind in _ACCEPT_FAILURES:
+            times = failures.count(text)
+            if times:
+                again = f" ({times} times since this was said last)" if times > 1 else ""
+                _log(logging.WARNING, "accept failed on %s; %s%s", text, _ACCEPT_FAILURES[kind], again)
         elif kind == "all_workers_stuck":
             owner = workers()
             doing = "; ".join(owner.running()) if owner else ""
@@ -377,10 +380,46 @@ def _handler_frame(innermost: FrameType) -> FrameType | None:
 _BETWEEN = (Workers.left.__code__, Workers.start_spare.__code__, Workers.initializer_failed.__code__)
 
 
+_ACCEPT_FAILURES = {
+    "accept_failed": "going on",
+    "accept_paused": "clients wait in the backlog, trying again every 0.1 s (raise the limit: ulimit -n)",
+}
+_REPEAT_SECONDS = 10.0
+
+
+class _Repeats:
+    """Tells when the same thing may be said again: once in `_REPEAT_SECONDS`. For one thread."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def count(self, text: str) -> int:
+        """How often it has happened since it was said last, this time included; 0: do not say it again yet."""
+        now = time.monotonic()
+        said, meanwhile = self._said.get(text, (float("-inf"), 0))
+        due = now - said >= _REPEAT_SECONDS
+        self._said[text] = (now, 0) if due else (said, meanwhile + 1)
+        return meanwhile + 1 if due else 0
+
+
 def _at_exit() -> None:
     # As the standard library's pools: what is queued is done, then the threads are joined, before the interpreter goes.
     for workers in list(_every):
+        if not workers.forked:
+            with workers._lock:
+                workers._closing = True
+            workers.port.finish()
+            if stuck := workers._join(time.monotonic() + _SAYS_WHY_AFTER):
+                _log(
+                    logging.WARNING,
+                    "the end of the program waits for handlers that have not returned (Ctrl-C ends it): %s",
+                    "; ".join(stuck),
+                )
         workers.close(drain=True)
+
+
+# Seconds for which the end of the program waits without a word.
+_SAYS_WHY_AFTER = 1.0
 
 
 def _forked() -> None:

@@ -287,3 +287,10 @@ def cpu_seconds(process):
     with open(f"/proc/{process.pid}/stat") as stat:
         fields = stat.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_port_alone_is_told_how_to_write_it(start):
+    process = start("60001", stdin=subprocess.DEVNULL)
+    assert process.wait(TIMEOUT) == 2
+    expected = b"proactor: '60001' is no address: write HOST:PORT, [IPV6]:PORT or unix:/path; did you mean 127.0.0.1:60001?\n"
+    assert process.stderr.read() == expected

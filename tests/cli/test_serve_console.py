@@ -1,6 +1,7 @@
 """The console server: what it logs and what it sends. Its shutdown is in test_serve_shutdown.py."""
 
 import re
+import resource
 import socket
 import subprocess
 
@@ -249,6 +250,21 @@ def test_a_half_closed_client_that_goes_is_noticed_without_a_broadcast(serve):
     server.log.wait_for("finished sending")
     client.close()
     server.log.wait_for("disconnected: closed by the peer$")
+
+
+def test_out_of_descriptors_it_lets_go_of_clients_that_left_and_serves_the_next_ones(serve):
+    server = serve()
+    used = server.descriptors()
+    hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used + 10, hard))
+    clients = [server.connect() for _ in range(14)]
+    server.log.wait_for("accept failed")
+    for client in clients:
+        client.close()
+    server.log.wait_for(" disconnected: closed by the peer$", count=len(clients))
+    (late,) = server.clients(1)
+    server.type(b"hello\n")
+    assert read_line(late) == b"hello\n"
 
 
 def test_a_thousand_clients_that_come_and_go_leave_nothing_behind(serve):

@@ -44,7 +44,7 @@ def one_line(result) -> str:
         ("nowhere:handler", ExitCode.MISSING_MODULE, "no module 'nowhere' in .* run proactor where nowhere.py is, or correct the name"),
         ("app.sub:handler", ExitCode.MISSING_MODULE, "no module 'app.sub'"),
         ("app:ecko", ExitCode.MISSING_ATTRIBUTE, "has no 'ecko': it could be one of: .*echo"),
-        ("app:value", ExitCode.NOT_A_HANDLER, "app:value is an int, which cannot be called: a handler is a function that takes"),
+        ("app:value", ExitCode.NOT_A_HANDLER, "app:value is of type int, which cannot be called: a handler is a function that takes"),
         ("app:later", ExitCode.NOT_A_HANDLER, "is an async function"),
         ("app:alone", ExitCode.NOT_A_HANDLER, r"does not take \(connection, data\)"),
         ("app:Plain", ExitCode.NOT_A_HANDLER, "not a subclass of proactor.Handler"),
@@ -55,6 +55,7 @@ def one_line(result) -> str:
         ("leaves:f", ExitCode.IMPORT_FAILED, "SystemExit"),
         ("app.py", ExitCode.USAGE, "write module:handler, as in app:echo; did you mean app:handler?"),
         ("./app.py:echo", ExitCode.USAGE, "did you mean app:echo?"),
+        ("app.py:echo", ExitCode.MISSING_MODULE, "'app.py:echo' names a file, where a module is wanted: did you mean app:echo?"),
         ("app:", ExitCode.USAGE, "did you mean app:handler?"),
         (":echo", ExitCode.USAGE, "write module:handler"),
         ("", ExitCode.USAGE, "write module:handler"),
@@ -125,7 +126,10 @@ def test_a_privileged_port(run):
         (["--host", ""], "argument --host: it is empty"),
         (["--backlog", "0"], "argument --backlog: 0 is out of range"),
         (["--max-connections", "0"], "argument --max-connections: 0 is out of range: a whole number of at least 1"),
-        (["--idle-timeout", "-1"], "argument --idle-timeout: -1 is out of range: seconds, not negative"),
+        (["--idle-timeout", "-1"], "argument --idle-timeout: -1 is out of range: seconds, more than 0"),
+        (["--idle-timeout", "0"], "argument --idle-timeout: 0 is out of range: seconds, more than 0"),
+        (["app:echo", "--raw"], "argument --raw: it is about what is typed at the console server, and app:echo is served here"),
+        (["--quiet", "--log-level", "debug"], "argument --quiet: it contradicts --log-level debug; leave one of them out"),
         (["--idle-timeout", "nan"], "argument --idle-timeout: nan is out of range"),
         (["--concurrency", "1.5"], "argument --concurrency: '1.5' is not a whole number"),
         (["--max-workers", "none"], "argument --max-workers: 'none' is not a whole number"),
@@ -174,6 +178,7 @@ def test_help_lists_every_exit_status_and_option(run):
     for option in options.split():
         assert f"--{option} " in text
     assert "PROACTOR_IDLE_TIMEOUT" in text
+    assert re.search(r"^  128\+n +signal n ended it \(130: Ctrl-C\); `serve`: a second one did, the first gives 0$", text, re.MULTILINE)
 
 
 def test_the_documented_table_names_every_exit_status():

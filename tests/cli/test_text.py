@@ -42,6 +42,17 @@ def test_whatever_comes_is_printable_and_on_one_line(data):
     assert not any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in shown)
 
 
+@pytest.mark.parametrize("character", "\u034f\u115f\u1160\u17b4\u180b\u3164\ufe0f\uffa0\U000e0100", ids=ascii)
+def test_a_character_that_nothing_is_drawn_for_is_escaped(character):
+    assert quoted(f"a{character}b".encode()) == f'"a{ascii(character)[1:-1]}b"'
+    assert printable(f"a{character}b") == f"a{ascii(character)[1:-1]}b"
+
+
+def test_letters_of_any_script_and_their_marks_are_shown_as_they_are():
+    for text in ("Grüße", "안녕하세요", "ภาษาไทย", "हिन्दी", "ភាសាខ្មែរ", "e\u0301", "😀"):
+        assert quoted(text.encode()) == f'"{text}"'
+
+
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_different_texts_are_shown_differently(one, other):
     first, second = one.encode("utf-8", "replace"), other.encode("utf-8", "replace")

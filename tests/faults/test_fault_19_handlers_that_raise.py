@@ -1,5 +1,6 @@
 """Fault 19: a handler raises Exception, SystemExit or KeyboardInterrupt. That costs its connection, and nothing else."""
 
+import dataclasses
 import logging
 import socket
 import threading
@@ -123,19 +124,54 @@ def test_an_exception_without_text_or_with_a_broken_repr_is_logged_too(serve, co
     caplog.clear()
 
 
-def test_a_logging_handler_that_raises_does_no_harm(serve, connect, caplog) -> None:
+class NoAttributes(Exception):
+    def __setattr__(self, name, value):
+        raise RuntimeError(f"{name} cannot be set")
+
+    @property
+    def __traceback__(self):
+        raise RuntimeError("there is none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int = 0
+
+
+@pytest.mark.parametrize("error", [Frozen, NoAttributes])
+def test_an_exception_that_refuses_attributes_ends_its_connection_and_no_worker(serve, connect, caplog, make_pool, error) -> None:
+    class Refusing(Recorder):
+        def on_received(self, connection, data):
+            raise error
+
+    handler = Refusing()
+    pool = make_pool(max_workers=2)
+    server = serve(handler, pool=pool)
+    for number in range(4):
+        client = connect(server)
+        client.sendall(b"x")
+        assert client.recv(1) == b""
+        assert [type(told) for told in handler.wait_closed(number + 1)] == [error] * (number + 1)
+    assert pool.statistics().started <= 2, "no worker was lost"
+    caplog.clear()
+
+
+@pytest.mark.parametrize("raised", [OSError, SystemExit, KeyboardInterrupt])
+def test_a_logging_handler_that_raises_does_no_harm(serve, connect, caplog, make_pool, raised) -> None:
     class Broken(logging.Handler):
         def emit(self, record):
-            raise OSError("the disk is full")
+            raise raised("the disk is full")
 
     def handler(connection, data):
         raise ValueError("broken handler")
+
+    pool = make_pool(max_workers=2)
 
     broken = Broken()
     logger = logging.getLogger("proactor")
     logger.addHandler(broken)
     try:
-        server = serve(handler)
+        server = serve(handler, pool=pool)
         for _ in range(3):
             client = connect(server)
             client.sendall(b"x")
@@ -143,6 +179,7 @@ def test_a_logging_handler_that_raises_does_no_harm(serve, connect, caplog) -> N
         good = connect(serve(echo, pool=server.pool))
         good.sendall(b"good")
         assert read_exactly(good, 4) == b"good"
+        assert pool.statistics().started <= 2, "no worker was lost"
     finally:
         logger.removeHandler(broken)
     caplog.clear()

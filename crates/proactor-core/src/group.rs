@@ -75,6 +75,8 @@ pub struct Group<U: Upper> {
 #[derive(Default)]
 struct Census {
     live: usize,
+    /// Those of them that are not closed yet: their traffic is not in the totals.
+    open: usize,
     /// No connection will come any more.
     retired: bool,
     totals: Traffic,
@@ -122,7 +124,7 @@ impl<U: Upper> Group<U> {
         self.census.lock().live
     }
 
-    /// The traffic of the connections that are gone.
+    /// The traffic of the connections that are closed.
     pub fn totals(&self) -> Traffic {
         self.census.lock().totals
     }
@@ -134,13 +136,24 @@ impl<U: Upper> Group<U> {
             return false;
         }
         census.live += 1;
+        census.open += 1;
         true
     }
 
-    pub(crate) fn leave(&self, traffic: Traffic) {
+    /// A connection has closed; its handlers may still run.
+    pub(crate) fn count_closed(&self, traffic: Traffic) {
+        let mut census = self.census.lock();
+        census.open -= 1;
+        census.totals.add(traffic);
+        drop(census);
+        self.emptied.notify_all();
+    }
+
+    /// `messages`: how many its handlers have seen since it closed.
+    pub(crate) fn leave(&self, messages: u64) {
         let mut census = self.census.lock();
         census.live -= 1;
-        census.totals.add(traffic);
+        census.totals.messages += messages;
         let over = census.retired && census.live == 0;
         drop(census);
         self.emptied.notify_all();
@@ -162,21 +175,31 @@ impl<U: Upper> Group<U> {
 
     /// Waits until at most `but` connections are left; false when `timeout` ran out first.
     pub fn wait_empty(&self, but: usize, timeout: Option<Duration>) -> bool {
+        // The worker that saw the last of a connection may be faster than the thread that closed it, and is about to count its traffic.
+        self.wait_until(|census| census.live <= but && census.open <= but, timeout)
+    }
+
+    /// Waits until every connection is closed, whether or not its handlers have returned; false when `timeout` ran out first.
+    pub fn wait_closed(&self, timeout: Option<Duration>) -> bool {
+        self.wait_until(|census| census.open == 0, timeout)
+    }
+
+    fn wait_until(&self, done: impl Fn(&Census) -> bool, timeout: Option<Duration>) -> bool {
         let mut census = self.census.lock();
         let Some(mut left) = timeout else {
-            while census.live > but {
+            while !done(&census) {
                 census = self.emptied.wait(census);
             }
             return true;
         };
         // Whole waits are subtracted by what a clock of `std` says: this is a caller's time-out, not the port's.
-        while census.live > but {
+        while !done(&census) {
             let before = std::time::Instant::now();
             let (guard, timed_out) = self.emptied.wait_for(census, left);
             census = guard;
             left = left.saturating_sub(before.elapsed());
             if timed_out || left.is_zero() {
-                return census.live <= but;
+                return done(&census);
             }
         }
         true

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::errors;
-use crate::port::{Call, Layer, SIGNALS_EVERY, nanoseconds, seconds};
+use crate::layer::{Call, Layer, SIGNALS_EVERY, nanoseconds, seconds};
 use crate::worker::Blocking;
 
 #[pyclass(module = "proactor._core", frozen)]

@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
-use crate::port::SIGNALS_EVERY;
+use crate::layer::SIGNALS_EVERY;
 
 pyo3::import_exception!(concurrent.futures, CancelledError);
 

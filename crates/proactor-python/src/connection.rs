@@ -1,6 +1,8 @@
 //! `proactor._core.Connection`: what a handler holds. `python/proactor/connection.py` adds what is not on the message path.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,15 +10,16 @@ use proactor_core::connection::{Connection as CoreConnection, Life, Next};
 use proactor_core::engine::Address;
 use proactor_core::error::Failure;
 use proactor_core::port::{Port as CorePort, SendError};
-use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyTypeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTimeoutError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::buffers::{Data, to_bytes};
 use crate::errors;
-use crate::port::{Layer, SIGNALS_EVERY, seconds};
+use crate::layer::{Layer, SIGNALS_EVERY, seconds};
 use crate::worker::{Blocking, current};
 
+/// One peer. Made by `proactor.serve` and `proactor.connect`; `proactor.Connection` is what users see.
 #[pyclass(module = "proactor._core", subclass, weakref, frozen)]
 pub struct Connection {
     port: Arc<CorePort<Layer>>,
@@ -46,6 +49,9 @@ pub fn public_object<'py>(py: Python<'py>, port: &Arc<CorePort<Layer>>, core: &A
 /// As `_numbers` says.
 type Numbers = (u64, u64, u64, u64, usize, usize, bool, bool);
 
+/// A worker that blocks in a send waits at least so long for a peer that takes nothing, however much it is needed elsewhere.
+const YIELDS_AFTER: Duration = Duration::from_secs(1);
+
 enum Sent {
     Taken,
     Full,
@@ -56,8 +62,7 @@ impl Connection {
         if self.port.is_forked() {
             return Err(errors::forked());
         }
-        let deferred = current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.port)));
-        match self.port.queue(&self.core, data.bytes(), deferred) {
+        match self.port.queue(&self.core, data.bytes(), self.is_ours()) {
             Ok(false) => Ok(Sent::Taken),
             Ok(true) => {
                 py.detach(|| self.port.flush(&self.core));
@@ -66,6 +71,11 @@ impl Connection {
             Err(SendError::Full) => Ok(Sent::Full),
             Err(SendError::Ended(failure)) => Err(self.ended(py, failure.as_ref())),
         }
+    }
+
+    /// Whether the calling thread is a worker of the connection's port, in a handler or call.
+    fn is_ours(&self) -> bool {
+        current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.port)))
     }
 
     fn ended(&self, py: Python<'_>, failure: Option<&Failure>) -> PyErr {
@@ -87,23 +97,35 @@ impl Connection {
         }
     }
 
+    /// Unique in the process, never used again.
     #[getter]
     fn id(&self) -> u64 {
         self.core.id
     }
 
+    /// The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none. Known after the end, too.
     #[getter]
     fn peername<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         address(py, &self.core.peer)
     }
 
-    /// The server, while somebody holds it; None for a connection of one's own.
+    #[getter]
+    fn sockname<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.check()?;
+        // While the handle is held its descriptor stays open, and it needs no second one: there may be none left.
+        let Some(handle) = self.core.handle() else {
+            return Err(PyOSError::new_err("the connection is closed: its socket has no name any more"));
+        };
+        address(py, &self.port.engine.local_address(&handle).map_err(|error| errors::from_io(&error))?)
+    }
+
+    /// The server it belongs to; None for a connection that `connect` made.
     #[getter]
     fn server<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.core.group.upper.server.as_ref().map(|server| server.bind(py).call0()).transpose()
     }
 
-    /// The file descriptor, -1 once it is closed.
+    /// The file descriptor, -1 once it is closed. For looking at it while the connection is known to stay.
     fn _descriptor(&self) -> i64 {
         if self.port.is_forked() || self.port.engine.name() == "simulated" {
             return -1; // the number is not ours, or none of the system's
@@ -111,6 +133,18 @@ impl Connection {
         self.core.handle().map_or(-1, |handle| handle.descriptor())
     }
 
+    /// Sends a bytes-like object: small ones are copied, a large `bytes` is held until it is sent, so the caller may go on at once.
+    ///
+    /// The bytes go out as they are: `framing` is about receiving; `framing.encode(data)` makes a message of them.
+    /// Inside a handler of the same pool they are written when the handler ends, when 64 KiB are queued, or when the worker blocks; elsewhere at once.
+    /// Above half of `send_limit` the connection's receiving pauses; at `send_limit` (one message always fits into an empty queue) it blocks, the
+    /// worker's slot free, until there is room.
+    ///
+    /// Raises:
+    ///     TimeoutError: it blocked for `send_timeout` seconds; nothing of `data` was queued.
+    ///     ConnectionEnded: the connection is closed, or `shutdown_write` was called.
+    ///     ConnectionResetError, BrokenPipeError, ...: an earlier write failed.
+    ///     TypeError, ValueError: `data` is not bytes-like, or not contiguous.
     fn send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let data = Data::new(data)?;
         if let Sent::Taken = self.queue(py, &data)? {
@@ -118,8 +152,12 @@ impl Connection {
         }
         let length = data.bytes().len();
         let limit = self.core.group.settings.send_timeout.map(Duration::from_nanos);
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        let began = Instant::now();
+        let deadline = limit.map(|limit| began + limit);
+        let blocked_send = self.is_ours().then(|| self.port.blocked_send());
         let _blocking = py.detach(Blocking::enter);
+        // What the peer had taken, and since when it has taken no more.
+        let mut seen_taken = (self.port.taken(&self.core), began);
         loop {
             if let Some((waiter, seen)) = self.core.room(length) {
                 let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -134,6 +172,16 @@ impl Connection {
                         limit.unwrap_or_default().as_secs_f64()
                     )));
                 }
+                let taken = self.port.taken(&self.core);
+                if taken != seen_taken.0 {
+                    seen_taken = (taken, Instant::now());
+                } else if blocked_send.is_some() && seen_taken.1.elapsed() >= YIELDS_AFTER && self.port.scheduler.is_short() {
+                    return Err(PyTimeoutError::new_err(format!(
+                        "the peer took nothing for {:.1} seconds, and others need the worker that waits for it: all are in handlers; \
+                         {length} bytes were not queued. Raise max_workers, or use try_send",
+                        seen_taken.1.elapsed().as_secs_f64()
+                    )));
+                }
             }
             if let Sent::Taken = self.queue(py, &data)? {
                 return Ok(());
@@ -141,11 +189,22 @@ impl Connection {
         }
     }
 
+    /// As `send`, but never blocks: False, and nothing queued, where `send` would block.
     fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
         let data = Data::new(data)?;
         Ok(matches!(self.queue(py, &data)?, Sent::Taken))
     }
 
+    /// Reads on, for a handler that wants the next message itself: waits for it with the worker's slot free.
+    ///
+    /// Returns:
+    ///     The next message (or what one receive brought); b"" when the peer has finished sending.
+    ///
+    /// Raises:
+    ///     TimeoutError: nothing came within `timeout` seconds.
+    ///     RuntimeError: called outside the connection's own handler.
+    ///     ConnectionResetError, ...: what ended the connection.
+    ///     MessageTooLong, MessageTruncated: what came next is no message; the connection closes with it after the handler.
     #[pyo3(signature = (timeout=None))]
     fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyBytes>> {
         self.check()?;
@@ -178,29 +237,39 @@ impl Connection {
         }
     }
 
+    /// After what is queued, the peer sees the end of file; receiving goes on.
+    ///
+    /// Raises:
+    ///     ConnectionEnded: the connection is closed.
     fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
         self.check()?;
         py.detach(|| self.port.shutdown_write(&self.core)).map_err(|failure| self.ended(py, failure.as_ref()))
     }
 
+    /// Stops receiving until `resume`; what was received already is still handled.
     fn pause(&self) -> PyResult<()> {
         self.check()?;
         self.port.pause(&self.core);
         Ok(())
     }
 
+    /// Receives again, unless a limit is reached.
     fn resume(&self) -> PyResult<()> {
         self.check()?;
         self.port.resume(&self.core);
         Ok(())
     }
 
+    /// Sends what is queued, then closes; what has come and was not handled is dropped. Idempotent, returns at once.
+    ///
+    /// A peer that takes nothing for `send_timeout` seconds is cut off.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.check()?;
         py.detach(|| self.port.close_connection(&self.core, None, true));
         Ok(())
     }
 
+    /// Resets the connection now: what is queued is dropped and counted. Idempotent.
     fn abort(&self, py: Python<'_>) -> PyResult<()> {
         self.check()?;
         py.detach(|| self.port.abort(&self.core, Failure::Os(proactor_core::engine::ABORTED)));
@@ -242,6 +311,7 @@ fn address<'py>(py: Python<'py>, address: &Address) -> PyResult<Bound<'py, PyAny
         Address::Internet(SocketAddr::V6(address)) => {
             (address.ip().to_string(), address.port(), address.flowinfo(), address.scope_id()).into_pyobject(py)?.into_any()
         }
-        Address::Unix(path) => path.as_ref().map_or("", |path| path.to_str().unwrap_or("")).into_pyobject(py)?.into_any(),
+        // As `os.fsdecode`: a name may be any bytes.
+        Address::Unix(path) => path.as_deref().map_or(OsStr::new(""), Path::as_os_str).into_pyobject(py)?.into_any(),
     })
 }

@@ -8,6 +8,7 @@ mod buffers;
 mod call;
 mod connection;
 mod errors;
+mod layer;
 mod port;
 mod simulated;
 mod worker;

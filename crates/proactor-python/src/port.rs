@@ -1,16 +1,16 @@
 //! `proactor._core.Port`, `Group` and `Listener`: the core's port with Python's objects attached.
 
+use std::ffi::OsString;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use proactor_core::buffer::SharedBytes;
-use proactor_core::connection::Event;
 use proactor_core::engine::{self, AcceptWindow, Address, Engine, Kind, SocketOptions};
 use proactor_core::error::Failure;
 use proactor_core::framing::Framing;
-use proactor_core::group::{Group as CoreGroup, Release, Settings, Traffic, Upper, Wants};
+use proactor_core::group::{Group as CoreGroup, Settings, Traffic, Wants};
 use proactor_core::notices::Notice;
 use proactor_core::port::{Item, Listener as CoreListener, Port as CorePort, Slow};
 use proactor_core::scheduler::Limits;
@@ -20,97 +20,12 @@ use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
 use crate::appointments::{self, Timer, Wait};
 use crate::buffers::{Data, Pool, Source};
-use crate::call::{self, Submissions, Submitted};
+use crate::call::{self, Submissions};
 use crate::connection::public_object;
 use crate::errors;
+use crate::layer::{Call, Functions, Handlers, Layer, SIGNALS_EVERY, nanoseconds, seconds};
 use crate::simulated::Network;
 use crate::worker::{Blocking, Loop, Progress, Worker, current};
-
-/// What this layer keeps with the core's objects.
-pub struct Layer;
-
-impl Upper for Layer {
-    type Connection = Py<PyAny>;
-    type Group = Handlers;
-    type Call = Call;
-}
-
-pub enum Call {
-    Plain {
-        function: Py<PyAny>,
-        arguments: Py<PyTuple>,
-    },
-    /// With a future.
-    Submitted(Arc<Submitted>),
-}
-
-impl Call {
-    pub fn clone_ref(&self, py: Python<'_>) -> Self {
-        match self {
-            Call::Plain { function, arguments } => Call::Plain { function: function.clone_ref(py), arguments: arguments.clone_ref(py) },
-            Call::Submitted(submitted) => Call::Submitted(submitted.clone()),
-        }
-    }
-}
-
-/// A server's handlers, looked up once. Let go when the server is over: they mostly hold the server and its connections, and those hold them.
-pub struct Handlers {
-    /// What a connection's public object is made of.
-    pub class: Py<PyType>,
-    /// A weak reference to the server; None for a connection of one's own.
-    pub server: Option<Py<PyAny>>,
-    // Guards the functions, None once they are let go. Taken with the interpreter held, for as long as it takes to count a reference.
-    functions: Mutex<Option<Functions>>,
-}
-
-pub struct Functions {
-    pub received: Py<PyAny>,
-    pub connected: Option<Py<PyAny>>,
-    pub ended: Option<Py<PyAny>>,
-    pub closed: Option<Py<PyAny>>,
-    pub sent: Option<Py<PyAny>>,
-}
-
-impl Handlers {
-    /// The function for an event; None if the server is over.
-    pub fn find(&self, py: Python<'_>, event: &Event) -> Option<Py<PyAny>> {
-        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let functions = functions.as_ref()?;
-        let function = match event {
-            Event::Received(_) => Some(&functions.received),
-            Event::Connected => functions.connected.as_ref(),
-            Event::Ended => functions.ended.as_ref(),
-            Event::Sent(_) => functions.sent.as_ref(),
-            Event::Closed(_) => functions.closed.as_ref(),
-        };
-        function.map(|function| function.clone_ref(py))
-    }
-}
-
-impl Release for Handlers {
-    fn release(&self) {
-        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(functions); // outside the lock: it may run Python
-    }
-}
-
-/// A thread that waits in here looks for signals this often: the main thread's handlers must run.
-pub const SIGNALS_EVERY: Duration = Duration::from_millis(100);
-
-/// Seconds from Python as a duration.
-///
-/// # Errors
-/// `ValueError` naming the parameter where it is negative, not a number, or too large.
-pub fn seconds(value: f64, name: &str) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| PyValueError::new_err(format!("{name} must be a number of seconds, 0 or more; not {value}")))
-}
-
-pub fn nanoseconds(value: Option<f64>, name: &str) -> PyResult<Option<u64>> {
-    let Some(value) = value else { return Ok(None) };
-    let nanoseconds = u64::try_from(seconds(value, name)?.as_nanos());
-    nanoseconds.map(Some).map_err(|_| PyValueError::new_err(format!("{name} is too long: {value} seconds")))
-}
 
 /// As the methods that answer them say.
 type GroupNumbers = (u64, u64, u64, usize, usize, u64, u64, u64, u64);
@@ -168,6 +83,11 @@ impl Port {
             }
         };
         let core = CorePort::new(engine, Limits { concurrency, max_workers, interpreter_lock }, idle, busy_poll);
+        // CPython has kept the interpreter's lock in this variable since 3.7; from 3.12 on it is the main interpreter's.
+        let memory = if interpreter_lock { core.engine.variable(c"_PyRuntime") } else { Some(0..0) };
+        if let Some(memory) = memory {
+            core.interpreter_lies_in(memory);
+        }
         let monitored = core.clone();
         let monitor = py.detach(|| std::thread::Builder::new().name("proactor-mon".into()).spawn(move || monitored.monitor()));
         let monitor = monitor.map_err(|error| errors::from_io(&error))?;
@@ -265,11 +185,11 @@ impl Port {
     }
 
     /// Takes over the descriptor of a connected socket.
-    fn attach<'py>(&self, py: Python<'py>, descriptor: i64, peer: &str, group: &Group) -> PyResult<Bound<'py, PyAny>> {
+    fn attach<'py>(&self, py: Python<'py>, descriptor: i64, peer: OsString, group: &Group) -> PyResult<Bound<'py, PyAny>> {
         self.check()?;
-        let (kind, peer) = match peer.parse() {
-            Ok(address) => (Kind::Tcp, Address::Internet(address)),
-            Err(_) => (Kind::Unix, Address::Unix((!peer.is_empty()).then(|| peer.into()))),
+        let (kind, peer) = match peer.to_str().and_then(|peer| peer.parse().ok()) {
+            Some(address) => (Kind::Tcp, Address::Internet(address)),
+            None => (Kind::Unix, Address::Unix((!peer.is_empty()).then(|| peer.into()))),
         };
         let handle = self.core.engine.adopt(descriptor, kind).map_err(|error| errors::from_io(&error))?;
         let connection = py.detach(|| self.core.attach(handle, peer, &group.0)).map_err(|error| errors::from_io(&error))?;
@@ -597,18 +517,29 @@ impl Group {
     /// Waits until at most `but` connections are left; false when the time ran out.
     #[pyo3(signature = (but=0, timeout=None))]
     fn wait_empty(&self, py: Python<'_>, but: usize, timeout: Option<f64>) -> PyResult<bool> {
-        let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let _blocking = py.detach(Blocking::enter);
-        loop {
-            let left = deadline.map_or(SIGNALS_EVERY, |deadline| deadline.saturating_duration_since(Instant::now()));
-            if py.detach(|| self.0.wait_empty(but, Some(left.min(SIGNALS_EVERY)))) {
-                return Ok(true);
-            }
-            py.check_signals()?;
-            if left.is_zero() {
-                return Ok(false);
-            }
+        wait(py, timeout, |a_while| self.0.wait_empty(but, a_while))
+    }
+
+    /// Waits until every connection is closed, whether or not its handlers have returned; false when the time ran out.
+    #[pyo3(signature = (timeout=None))]
+    fn wait_closed(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        wait(py, timeout, |a_while| self.0.wait_closed(a_while))
+    }
+}
+
+/// Repeats a wait that may take a while until it is over or `timeout` has passed, with the worker's slot free; signal handlers run meanwhile.
+fn wait(py: Python<'_>, timeout: Option<f64>, over: impl Fn(Option<Duration>) -> bool + Sync) -> PyResult<bool> {
+    let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let _blocking = py.detach(Blocking::enter);
+    loop {
+        let left = deadline.map_or(SIGNALS_EVERY, |deadline| deadline.saturating_duration_since(Instant::now()));
+        if py.detach(|| over(Some(left.min(SIGNALS_EVERY)))) {
+            return Ok(true);
+        }
+        py.check_signals()?;
+        if left.is_zero() {
+            return Ok(false);
         }
     }
 }

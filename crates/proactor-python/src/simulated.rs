@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::errors;
-use crate::port::seconds;
+use crate::layer::seconds;
 
 #[pyclass(module = "proactor._core", frozen)]
 pub struct Network(Arc<Simulated>);
@@ -49,7 +49,7 @@ impl Network {
     }
 
     fn advance(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
-        let time = crate::port::seconds(seconds, "seconds")?;
+        let time = crate::layer::seconds(seconds, "seconds")?;
         py.detach(|| self.0.advance(time));
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::buffers::{Pool, to_bytes};
 use crate::call::{Submissions, Work};
 use crate::connection::public_object;
 use crate::errors;
-use crate::port::{Call, Layer};
+use crate::layer::{Call, Layer};
 
 /// What the calling thread is, for calls that come from inside a handler.
 #[derive(Clone, Copy)]
@@ -277,6 +277,7 @@ impl Worker {
             Event::Closed(None) => py.None(),
             Event::Closed(Some(Failure::Handler)) => object.getattr("_failure")?.unbind(),
             Event::Closed(Some(failure)) => errors::from_failure(py, &failure).into_value(py).into_any(),
+            Event::Unreadable(_) => unreachable!("no handler is called for it"),
             Event::Connected | Event::Ended => {
                 let arguments = PyTuple::new(py, [object])?.into_any().unbind();
                 return answer.fill(py, [apply.clone_ref(py), handler, arguments]).map(Some);

@@ -3,7 +3,7 @@
 | status | name              | when                                                                              |
 |--------|-------------------|-----------------------------------------------------------------------------------|
 | 0      | OK                | it did what was asked; `serve`: an orderly shutdown; `connect`: an orderly end    |
-| 1      | FAILED            | `connect`: no connection, or it was reset; anything else that was not foreseen    |
+| 1      | FAILED            | `connect`: no connection, or it was reset; output lost; anything else not foreseen|
 | 2      | USAGE             | the command line or a PROACTOR_ variable is wrong                                 |
 | 3      | ADDRESS_IN_USE    | `serve`: the port, or the Unix socket's file, is in use                           |
 | 4      | BAD_ADDRESS       | `serve`: no such host, or not an address of this machine                          |
@@ -13,7 +13,7 @@
 | 8      | NOT_A_HANDLER     | `serve`: it is neither a function of (connection, data) nor a Handler             |
 | 9      | IMPORT_FAILED     | `serve`: the module, or something it imports, raised                              |
 | 10     | CANNOT_START      | `serve`: anything else that kept it from starting                                 |
-| 128+n  |                   | signal n ended it: 130 after Ctrl-C; `serve`: a second signal during the shutdown |
+| 128+n  |                   | signal n ended it (130: Ctrl-C); `serve`: a second one did, the first gives 0     |
 """
 
 import argparse
@@ -21,10 +21,12 @@ import contextlib
 import os
 import signal
 import sys
+from typing import Any
 
 import proactor
 from proactor.cli import connect, serve
 from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
+from proactor.cli.output import OutputLost, write_result
 from proactor.cli.signals import end_process
 from proactor.cli.text import printable
 
@@ -37,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         options = parser.parse_args(argv)
         options.options.complete(options)
         return int(options.run(options))
+    except OutputLost as error:
+        _complain(str(error))
+        return ExitCode.FAILED
     except CommandError as error:
         _complain(str(error))
         return error.code
@@ -48,9 +53,19 @@ def main(argv: list[str] | None = None) -> int:
         raise
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that does not pretend to have shown its help where it could not be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message and file is not None and file is sys.stdout:
+            write_result(message)
+        else:
+            super()._print_message(message, file)
+
+
 def _parser() -> argparse.ArgumentParser:
     table = _exit_statuses()
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="proactor",
         description="I/O completion ports and a thread pool: servers of plain, blocking handlers.",
         epilog=f"{table}\n\nEvery option is also an environment variable: --idle-timeout is PROACTOR_IDLE_TIMEOUT.",

@@ -19,6 +19,7 @@ from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
 from proactor.cli.options import Options, seconds
 from proactor.cli.signals import Wakeup, end_process
 from proactor.cli.text import printable
+from proactor.listener import parse
 
 READ_SIZE = 64 * 1024
 
@@ -55,7 +56,7 @@ def add_parser(commands: Any, epilog: str) -> None:
     )
     parser.add_argument("address", metavar="HOST:PORT", help="also [IPV6]:PORT and unix:/path")
     options = Options(parser)
-    options.add("--connect-timeout", seconds(), 30.0, metavar="SECONDS", meaning="how long to wait for the connection")
+    options.add("--connect-timeout", seconds(zero=False), 30.0, metavar="SECONDS", meaning="how long to wait for the connection")
     parser.set_defaults(run=run, options=options)
 
 
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     """Connects, passes bytes both ways, and answers the exit status: 0 after an orderly end."""
     events = Events()
     try:
-        connection = _connect(options.address, Receiver(events), options.connect_timeout or None)
+        connection = _connect(options.address, Receiver(events), options.connect_timeout)
         with events.wakeup.hearing_signals():
             sender = Sender(connection, events)
             sender.start()
@@ -168,11 +169,14 @@ class Sender:
                 return b""
 
 
-def _connect(address: str, receiver: Receiver, timeout: float | None) -> proactor.Connection:
+def _connect(address: str, receiver: Receiver, timeout: float) -> proactor.Connection:
+    try:
+        parse(address, "write HOST:PORT, [IPV6]:PORT or unix:/path")
+    except ValueError as error:
+        hint = f"; did you mean 127.0.0.1:{address}?" if address.isascii() and address.isdigit() else ""
+        raise CommandError(f"{error}{hint}", ExitCode.USAGE) from error
     try:
         return proactor.connect(address, receiver, timeout=timeout)
-    except ValueError as error:
-        raise CommandError(f"{error}", ExitCode.USAGE) from error
     except OSError as error:
         hint = "; is a server running there?" if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else ""
         raise CommandError(f"{_reason(error)}{hint}", ExitCode.FAILED) from error  # The text names the address.

@@ -65,8 +65,6 @@ class ConsoleServer(proactor.Handler):
         if rest:
             logger.info("%s ended in the middle of a character: %s", client.name, rest)
         client.finished_sending = True
-        with contextlib.suppress(OSError):  # It is closed already.
-            client.sockname = connection.sockname
         if self._let_go_if_gone(connection):
             return
         logger.info("%s finished sending; it still receives what is typed", client.name)
@@ -95,6 +93,9 @@ class ConsoleServer(proactor.Handler):
 
     def _let_go_if_gone(self, connection: proactor.Connection) -> bool:
         client: Client = connection.context
+        if client.sockname is None:
+            with contextlib.suppress(OSError):  # It is closed already.
+                client.sockname = connection.sockname
         # Once we have closed our end too, a peer that is there looks like one that has gone: so not during the shutdown.
         if self._sockets.ask(connection.peername, client.sockname) is not Peer.GONE or self.stopping:
             return False

@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 PREFIX = "PROACTOR_"
 
@@ -26,8 +26,9 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
     return parse
 
 
-def seconds(*, maximum: float | None = None, unit_hint: str = "") -> Callable[[str], float]:
-    """A parser of seconds: a decimal number, not negative, at most `maximum`."""
+def seconds(*, zero: bool = True, maximum: float | None = None, unit_hint: str = "") -> Callable[[str], float]:
+    """A parser of seconds: a decimal number, not negative (without `zero` not 0 either), at most `maximum`."""
+    least = "not negative" if zero else "more than 0"
     limits = f", at most {maximum:g}" if maximum is not None else ""
 
     def parse(text: str) -> float:
@@ -35,8 +36,8 @@ def seconds(*, maximum: float | None = None, unit_hint: str = "") -> Callable[[s
             value = float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds{unit_hint}") from None
-        if not math.isfinite(value) or value < 0 or (maximum is not None and value > maximum):
-            raise argparse.ArgumentTypeError(f"{text} is out of range: seconds, not negative{limits}{unit_hint}")
+        if not math.isfinite(value) or value < 0 or (value == 0 and not zero) or (maximum is not None and value > maximum):
+            raise argparse.ArgumentTypeError(f"{text} is out of range: seconds, {least}{limits}{unit_hint}")
         return value
 
     return parse
@@ -87,8 +88,13 @@ class Options:
         self._parser.add_argument(flag, action="store_true", help=meaning, default=None)
         self._options[flag.removeprefix("--").replace("-", "_")] = (flag, yes_or_no, False)
 
+    def error(self, message: str) -> NoReturn:
+        """Ends the command: its line is wrong."""
+        self._parser.error(message)
+
     def complete(self, namespace: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> None:
-        """Fills in what the command line left out: from the environment, else the default."""
+        """Fills in what the command line left out: from the environment, else the default. `given`: what it did not leave out."""
+        namespace.given = frozenset(name for name in self._options if getattr(namespace, name) is not None)
         for name, (_, parse, default) in self._options.items():
             if getattr(namespace, name) is not None:
                 continue

@@ -6,11 +6,12 @@ import threading
 from typing import Any
 
 import proactor
-from proactor.cli.console import Console, say
+from proactor.cli.console import Console
 from proactor.cli.console_server import ConsoleServer
 from proactor.cli.exit_codes import ExitCode
 from proactor.cli.log import LEVELS, LogWriter, logging_to_standard_error
 from proactor.cli.options import Options, one_of, seconds, text, whole_number
+from proactor.cli.output import OutputLost, write_result
 from proactor.cli.signals import StopRequests, end_process
 from proactor.cli.start import address_of, show_address, start_server
 from proactor.cli.target import load_handler
@@ -42,7 +43,9 @@ def add_parser(commands: Any, epilog: str) -> None:
     options.add(
         "--max-connections", whole_number(1), None, shown="no limit", metavar="N", meaning="clients at a time; more are accepted and closed"
     )
-    options.add("--idle-timeout", seconds(), None, metavar="SECONDS", meaning="close a client that sent and took nothing for so long")
+    options.add(
+        "--idle-timeout", seconds(zero=False), None, metavar="SECONDS", meaning="close a client that sent and took nothing for so long"
+    )
     options.add(
         "--concurrency",
         whole_number(1),
@@ -72,13 +75,14 @@ def add_parser(commands: Any, epilog: str) -> None:
     )
     options.add("--drain", seconds(), 10.0, metavar="SECONDS", meaning="how long the shutdown may take")
     options.add("--log-level", one_of(*LEVELS), "info", metavar="LEVEL", meaning=f"the least that is logged: {', '.join(LEVELS)}")
-    options.add_switch("--quiet", meaning="log only warnings and errors")
-    options.add_switch("--raw", meaning="send what is typed without a line break")
+    options.add_switch("--quiet", meaning="log only warnings and errors, whatever PROACTOR_LOG_LEVEL says")
+    options.add_switch("--raw", meaning="the console server sends what is typed without a line break")
     parser.set_defaults(run=run, options=options)
 
 
 def run(options: argparse.Namespace) -> int:
     """Serves until a reason to stop comes, then drains. The exit status: 0 after an orderly shutdown."""
+    _check_combination(options)
     level = "warning" if options.quiet and options.log_level in ("debug", "info") else options.log_level
     with logging_to_standard_error(level) as writer:
         handler = load_handler(options.target) if options.target is not None else ConsoleServer()
@@ -95,6 +99,16 @@ def run(options: argparse.Namespace) -> int:
             return _serve(server, pool, handler, stop, writer, options)
 
 
+def _check_combination(options: argparse.Namespace) -> None:
+    """Options that would have no effect are mistakes; from the environment they may be there for another server."""
+    if "raw" in options.given and options.target is not None:
+        options.options.error(
+            f"argument --raw: it is about what is typed at the console server, and {options.target} is served here; leave it out"
+        )
+    if {"quiet", "log_level"} <= options.given and options.log_level in ("debug", "info"):
+        options.options.error(f"argument --quiet: it contradicts --log-level {options.log_level}; leave one of them out")
+
+
 def _start(handler: Any, options: argparse.Namespace, pool: proactor.ThreadPool) -> proactor.Server:
     more: dict[str, Any] = {"send_limit": SEND_LIMIT} if isinstance(handler, ConsoleServer) else {}
     if options.framing == "lines":
@@ -105,7 +119,7 @@ def _start(handler: Any, options: argparse.Namespace, pool: proactor.ThreadPool)
         pool=pool,
         backlog=options.backlog,
         max_connections=options.max_connections,
-        idle_timeout=options.idle_timeout or None,
+        idle_timeout=options.idle_timeout,
         **more,
     )
 
@@ -127,10 +141,11 @@ def _serve(
     elif report.running:
         logger.warning("ending the process: these handlers did not return: %s", ", ".join(report.running))
     writer.flush()
-    _print_report(server, report, console.skipped)
+    status = _print_report(server, report, console.skipped)
     if report is None or report.running:
-        end_process(ExitCode.OK)
-    return ExitCode.OK
+        writer.flush()
+        end_process(status)
+    return status
 
 
 def _drain(server: proactor.Server, pool: proactor.ThreadPool, stop: StopRequests, drain: float) -> proactor.ShutdownReport | None:
@@ -155,12 +170,20 @@ def _drain(server: proactor.Server, pool: proactor.ThreadPool, stop: StopRequest
     return reports[0] if reports else None
 
 
-def _print_report(server: proactor.Server, report: proactor.ShutdownReport | None, skipped: int) -> None:
-    """The one line that is the command's result, on standard output."""
+def _print_report(server: proactor.Server, report: proactor.ShutdownReport | None, skipped: int) -> ExitCode:
+    """The one line that is the command's result, on standard output; the log has it where that cannot be written."""
     if report is not None:
         served, sent, dropped = report.served, report.sent, report.dropped
     else:
         counters = server.statistics()
         served, sent, dropped = counters.accepted, counters.sent_bytes, counters.dropped_bytes
     late = f", skipped {counted(skipped, 'broadcast')} to slow clients" if skipped else ""
-    say(f"served {counted(served, 'client')}, sent {counted(sent, 'byte')}, dropped {counted(dropped, 'byte')}{late}")
+    result = f"served {counted(served, 'client')}, sent {counted(sent, 'byte')}, dropped {counted(dropped, 'byte')}{late}"
+    try:
+        write_result(f"{result}\n")
+    except BrokenPipeError:
+        pass  # Nobody wants to know.
+    except OutputLost as error:
+        logger.error("%s: %s", error, result)
+        return ExitCode.FAILED
+    return ExitCode.OK

@@ -10,6 +10,7 @@ from typing import Any
 
 import proactor
 from proactor.cli.exit_codes import CommandError, ExitCode
+from proactor.handlers import check_handler
 
 
 def load_handler(target: str) -> Any:
@@ -21,10 +22,10 @@ def load_handler(target: str) -> Any:
     if not separator or not _DOTTED.fullmatch(module_name) or not _DOTTED.fullmatch(attribute):
         hint = f"; did you mean {suggestion}?" if (suggestion := _suggestion(target)) else ""
         raise CommandError(f"{target!r} does not name a handler: write module:handler, as in app:echo{hint}", ExitCode.USAGE)
-    return _checked(target, _attribute(_import(module_name), attribute))
+    return _checked(target, _attribute(_import(module_name, target), attribute))
 
 
-def _import(name: str) -> Any:
+def _import(name: str, target: str) -> Any:
     directory = os.getcwd()
     if directory not in sys.path:
         sys.path.insert(0, directory)
@@ -32,6 +33,10 @@ def _import(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            if name.endswith(".py"):
+                raise CommandError(
+                    f"{target!r} names a file, where a module is wanted: did you mean {_suggestion(target)}?", ExitCode.MISSING_MODULE
+                ) from error
             raise CommandError(
                 f"there is no module {error.name!r} in {directory} or among the installed packages:"
                 f" run proactor where {error.name.partition('.')[0]}.py is, or correct the name",
@@ -70,35 +75,11 @@ def _attribute(module: Any, path: str) -> Any:
 
 
 def _checked(target: str, value: Any) -> Any:
-    def refuse(why: str) -> CommandError:
-        return CommandError(
-            f"{target} {why}: a handler is a function that takes (connection, data), or a proactor.Handler", ExitCode.NOT_A_HANDLER
-        )
-
-    if isinstance(value, proactor.Handler):
-        return value
-    if inspect.isclass(value):
-        if not issubclass(value, proactor.Handler):
-            raise refuse("is a class, but not a subclass of proactor.Handler")
-        _check_call(value, (), refuse("needs arguments to be made; name an instance instead"))
-        return value
-    if not callable(value):
-        raise refuse(f"is {_article(type(value).__name__)}, which cannot be called")
-    if inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value):
-        raise refuse("is an async function, which nothing here would await; plain functions may block")
-    _check_call(value, (None, b""), refuse("does not take (connection, data)"))
+    try:
+        check_handler(value, target)
+    except TypeError as error:
+        raise CommandError(str(error), ExitCode.NOT_A_HANDLER) from error
     return value
-
-
-def _check_call(function: Any, arguments: tuple[Any, ...], refusal: CommandError) -> None:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # Written in C, and keeps its signature to itself.
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        raise refusal from None
 
 
 def _candidates(module: Any) -> list[str]:
@@ -116,10 +97,6 @@ def _suggestion(target: str) -> str:
     name = re.sub(r"\.py$", "", path).removeprefix("./").replace("/", ".")
     suggestion = f"{name}:{attribute or 'handler'}"
     return suggestion if suggestion != target and _DOTTED.fullmatch(name) else ""
-
-
-def _article(word: str) -> str:
-    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")

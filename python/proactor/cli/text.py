@@ -2,10 +2,11 @@
 
 Whatever a peer sends comes out as printable characters on one line, so that it can neither forge a log line nor
 send a terminal its codes. Control characters, line and paragraph separators, bidirectional overrides, other
-invisible format characters and unassigned code points are escaped; bytes that are not UTF-8 become `\\xNN`.
+characters that nothing is drawn for and unassigned code points are escaped; bytes that are not UTF-8 become `\\xNN`.
 """
 
 import dataclasses
+import re
 
 SHOWN_BYTES = 256
 """A longer chunk is shown shortened to this many bytes."""
@@ -24,9 +25,14 @@ def quoted(data: bytes, *, limit: int = SHOWN_BYTES) -> str:
 
 def printable(text: str, *, keep: str = "") -> str:
     """`text` with every character escaped that does not print, except those in `keep`. A backslash stays as it is."""
-    if text.isprintable():
+    if is_shown(text):
         return text
-    return "".join(character if character.isprintable() or character in keep else _escape(character) for character in text)
+    return "".join(character if is_shown(character) or character in keep else _escape(character) for character in text)
+
+
+def is_shown(text: str) -> bool:
+    """Whether every character of `text` is one that a reader sees as what it is; a space is."""
+    return text.isprintable() and (text.isascii() or _INVISIBLE.search(text) is None)
 
 
 def counted(number: int, noun: str) -> str:
@@ -65,9 +71,9 @@ class TextStream:
 
 def _escaped(data: bytes) -> str:
     text = data.decode("utf-8", "surrogateescape")
-    if text.isprintable() and '"' not in text and "\\" not in text:
+    if is_shown(text) and '"' not in text and "\\" not in text:
         return text
-    return "".join(character if character.isprintable() and character not in '"\\' else _escape(character) for character in text)
+    return "".join(character if is_shown(character) and character not in '"\\' else _escape(character) for character in text)
 
 
 def _escape(character: str) -> str:
@@ -101,5 +107,9 @@ def _may_continue(start: bytes) -> bool:
         return error.reason == "unexpected end of data"
     return False
 
+
+# Those of Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt) that `isprintable` takes for letters and marks: joiners,
+# Hangul and Khmer fillers, variation selectors. Unseen text could be hidden in them, and forged names told apart by nothing that shows.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", '"': '\\"'}

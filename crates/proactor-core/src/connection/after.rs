@@ -14,10 +14,10 @@ pub(crate) struct After<U: Upper> {
 }
 
 pub(crate) struct Rare<U: Upper> {
-    /// The handle was closed: free the slot.
-    pub forget: bool,
-    /// Nothing will ever happen to it again.
-    pub gone: Option<Traffic>,
+    /// The handle was closed: free the slot, and count what went over it.
+    pub closed: Option<Traffic>,
+    /// Nothing will ever happen to it again: how many messages it has handled since it closed.
+    pub gone: Option<u64>,
     /// It waits for its queue to empty: close it anyway after `send_timeout`.
     pub linger: bool,
     // Dropped by the caller, outside the lock: they may hold Python objects.
@@ -56,7 +56,7 @@ impl<U: Upper> After<U> {
 
     pub(super) fn rare(&mut self) -> &mut Rare<U> {
         self.rare.get_or_insert_with(|| {
-            Box::new(Rare { forget: false, gone: None, linger: false, outgoing: None, events: Vec::new(), upper: None, handle: None })
+            Box::new(Rare { closed: None, gone: None, linger: false, outgoing: None, events: Vec::new(), upper: None, handle: None })
         })
     }
 }

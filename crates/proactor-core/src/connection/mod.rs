@@ -27,6 +27,8 @@ pub enum Event {
     Ended,
     Sent(usize),
     Closed(Option<Failure>),
+    /// What came after the messages before it is no message: the connection closes once those are handled. No handler is called for it.
+    Unreadable(Failure),
 }
 
 mod after;
@@ -73,7 +75,7 @@ struct State<U: Upper> {
     /// None once it is closed: whoever still holds the connection holds no descriptor.
     handle: Option<Handle>,
     write_end: WriteEnd,
-    /// The peer has finished sending.
+    /// The peer has finished sending, or has sent what is no message: nothing more is received.
     ended: bool,
     /// And receives nothing either.
     hung_up: bool,
@@ -84,6 +86,8 @@ struct State<U: Upper> {
     sending: bool,
     pauses: u8,
     gone: bool,
+    /// How many messages had been handled when it closed.
+    counted_messages: u64,
     mailbox: Mailbox<Event>,
     inbox_bytes: usize,
     outgoing: Outgoing,
@@ -159,6 +163,7 @@ impl<U: Upper> Connection<U> {
             sending: false,
             pauses: 0,
             gone: false,
+            counted_messages: 0,
             mailbox: Mailbox::default(),
             inbox_bytes: 0,
             outgoing: Outgoing::new(),
@@ -201,8 +206,8 @@ impl<U: Upper> Connection<U> {
         let mut after = After::default();
         let mut state = self.state.lock();
         let state = &mut *state;
-        if state.life != Life::Open {
-            return after; // it is closing: nobody wants to hear more
+        if state.life != Life::Open || state.ended {
+            return after; // it is closing, or will not be understood any more: nobody wants to hear more
         }
         state.active_at = now;
         state.traffic.received += bytes.len() as u64;
@@ -215,7 +220,7 @@ impl<U: Upper> Connection<U> {
             state.framer = Some(framer);
             self.count_inbox(state, framed);
             if let Err(failure) = result {
-                self.begin_close(state, Some(failure), engine, &mut after);
+                self.stop_reading(state, failure, engine, &mut after);
             }
         } else {
             self.count_inbox(state, bytes.len() + MESSAGE_COST);
@@ -250,7 +255,7 @@ impl<U: Upper> Connection<U> {
             });
             self.count_inbox(state, framed);
             if let Err(failure) = result {
-                self.begin_close(state, Some(failure), engine, &mut after);
+                self.stop_reading(state, failure, engine, &mut after);
                 after.waiter = state.waiter.clone();
                 return after;
             }
@@ -334,6 +339,12 @@ impl<U: Upper> Connection<U> {
                     }
                     Event::Ended
                 }
+                Some(Event::Unreadable(failure)) => {
+                    if state.life == Life::Open {
+                        self.begin_close(state, Some(failure), engine, &mut after);
+                    }
+                    continue;
+                }
                 Some(Event::Sent(_)) => Event::Sent(std::mem::take(&mut state.sent_untold)),
                 Some(event) => event,
             };
@@ -363,24 +374,19 @@ impl<U: Upper> Connection<U> {
     pub fn next_message(&self, engine: &dyn Engine) -> Next {
         let mut state = self.state.lock();
         let state = &mut *state;
+        if matches!(state.mailbox.peek(), Some(Event::Sent(_))) && state.life == Life::Open {
+            // The handler is busy reading: it is told afterwards, with what else was sent.
+            let sent = state.mailbox.split_off(|event| !matches!(event, Event::Sent(_)));
+            for event in sent {
+                let _scheduled_already = state.mailbox.push(event);
+            }
+        }
         match state.mailbox.peek() {
             Some(Event::Received(_)) => {}
             Some(Event::Ended) => return Next::End,
             _ if state.life != Life::Open => return state.failure.as_deref().cloned().map_or(Next::End, Next::Failed),
-            Some(Event::Sent(_)) => {
-                // The handler is busy reading: it is told afterwards, with what else was sent.
-                let sent = state.mailbox.split_off(|event| !matches!(event, Event::Sent(_)));
-                let more = matches!(state.mailbox.peek(), Some(Event::Received(_) | Event::Ended));
-                for event in sent {
-                    let _scheduled_already = state.mailbox.push(event);
-                }
-                if !more {
-                    return self.waiting(state, engine);
-                }
-                if matches!(state.mailbox.peek(), Some(Event::Ended)) {
-                    return Next::End;
-                }
-            }
+            // It stays: should the handler make nothing of it, the connection closes with it all the same.
+            Some(Event::Unreadable(failure)) => return Next::Failed(failure.clone()),
             _ => return self.waiting(state, engine),
         }
         match state.mailbox.take() {

@@ -101,10 +101,21 @@ impl<U: Upper> Connection<U> {
     }
 
     pub(super) fn discard_messages(&self, state: &mut State<U>, after: &mut After<U>) {
-        let dropped = state.mailbox.split_off(|event| !matches!(event, Event::Received(_) | Event::Ended));
+        let dropped = state.mailbox.split_off(|event| !matches!(event, Event::Received(_) | Event::Ended | Event::Unreadable(_)));
         state.inbox_bytes = 0;
         self.settle(state);
         after.rare().events.extend(dropped);
+    }
+
+    /// The framing has failed. What was whole before that is handled first, and answered: how the bytes were cut on their way changes nothing.
+    pub(super) fn stop_reading(&self, state: &mut State<U>, failure: Failure, engine: &dyn Engine, after: &mut After<U>) {
+        self.pause_for(state, pause::CLOSING, engine);
+        state.ended = true;
+        if state.mailbox.is_scheduled() {
+            let _scheduled_already = state.mailbox.push(Event::Unreadable(failure));
+        } else {
+            self.begin_close(state, Some(failure), engine, after);
+        }
     }
 
     pub(super) fn begin_close(&self, state: &mut State<U>, failure: Option<Failure>, engine: &dyn Engine, after: &mut After<U>) {
@@ -164,7 +175,8 @@ impl<U: Upper> Connection<U> {
         state.failure = failure.clone().map(Box::new);
         state.framer = None;
         after.flush = false;
-        after.rare().forget = true;
+        after.rare().closed = Some(state.traffic);
+        state.counted_messages = state.traffic.messages;
         if self.settings().wants.closed {
             after.schedule |= state.mailbox.push(Event::Closed(failure));
         }
@@ -177,7 +189,7 @@ impl<U: Upper> Connection<U> {
         if state.life == Life::Closed && !state.mailbox.is_scheduled() && !state.gone {
             state.gone = true;
             let rare = after.rare();
-            rare.gone = Some(state.traffic);
+            rare.gone = Some(state.traffic.messages - state.counted_messages);
             rare.upper = state.upper.take();
         }
     }

@@ -16,9 +16,11 @@
 //!
 //! This file has the only platform `cfg`.
 
+use std::ffi::CStr;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +66,11 @@ impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Internet(address) => write!(formatter, "{address}"),
-            Address::Unix(Some(path)) => write!(formatter, "unix:{}", path.display()),
+            // As in Rust's source: the peer chose the name, and it may hold line breaks and terminal codes.
+            Address::Unix(Some(path)) => {
+                let quoted = format!("{path:?}");
+                write!(formatter, "unix:{}", &quoted[1..quoted.len() - 1])
+            }
             Address::Unix(None) => write!(formatter, "unix:(unnamed)"),
         }
     }
@@ -116,9 +122,11 @@ pub enum Activity {
     Unknown,
     /// On a processor, or ready for one.
     Running,
-    /// Waits for a lock; the interpreter's is one too.
-    Lock,
-    /// Waits for something else: data, time, a process.
+    /// Waits for the lock at this address; the interpreter's is one too.
+    Lock(usize),
+    /// Waits for the interpreter: what the port makes of a lock, where it knows whose it is.
+    Interpreter,
+    /// Waits for something else: data, time, a process, a lock of somebody's.
     Waiting,
 }
 
@@ -156,6 +164,10 @@ pub trait Engine: Send + Sync {
     /// No more is sent: the peer sees the end of what was sent. Call it with no send pending.
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()>;
     fn close(&self, handle: &Handle, how: Closing);
+    /// Our side's address of a connected socket.
+    fn local_address(&self, _handle: &Handle) -> io::Result<Address> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this engine's sockets have no name of their own"))
+    }
 
     /// Begins a wait on a watched and associated handle, one at a time: `Signalled`, once. After `Signalled` it may be called again; a wait that was not
     /// completed goes on, whatever is waited for now.
@@ -186,6 +198,11 @@ pub trait Engine: Send + Sync {
         Activity::Unknown
     }
 
+    /// The addresses of a variable of this process; None where the platform does not tell.
+    fn variable(&self, _name: &CStr) -> Option<Range<usize>> {
+        None
+    }
+
     /// Nobody polls any more: gives the engine's own descriptors back, whoever still holds the engine. Handles stay usable for closing.
     /// Not in the child of a fork: `forked` does it there.
     fn release(&self) {}
@@ -208,7 +225,7 @@ pub fn open(name: Option<&str>, buffers: Arc<dyn BufferSource>) -> io::Result<Ar
         Some("simulated") => Ok(Arc::new(simulated::Simulated::with_buffers(0, buffers))),
         other => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("no engine called {other:?} on this platform; choose one of: {}", NAMES.join(", ")),
+            format!("no engine called {:?} on this platform; choose one of: {}", other.unwrap_or_default(), NAMES.join(", ")),
         )),
     }
 }

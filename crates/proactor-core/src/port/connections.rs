@@ -105,6 +105,11 @@ impl<U: Upper> Port<U> {
         }
     }
 
+    /// Bytes that the connection's peer has taken in all, those of a pending send included.
+    pub fn taken(&self, connection: &Connection<U>) -> u64 {
+        connection.taken(&*self.engine)
+    }
+
     /// Writes what the connection has queued.
     pub fn flush(&self, connection: &Arc<Connection<U>>) {
         let mut ready = Vec::new();

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::buffer::SharedBytes;
@@ -44,6 +45,7 @@ pub struct Port<U: Upper> {
     pub notices: Notices,
     idle: Option<Duration>,
     busy_poll: u64,
+    interpreter: OnceLock<Range<usize>>,
     // The leader's memory, used again each turn; only the leader locks it.
     turn: Mutex<Turn<U>>,
     // Guards which slot holds what.
@@ -60,6 +62,8 @@ pub struct Port<U: Upper> {
     /// Sends are written as each handler ends.
     flush_now: AtomicBool,
     hung: AtomicBool,
+    /// Workers that block in a send: they come back when others need them, so the port does not hang while there are any.
+    blocked_sends: AtomicUsize,
     forked: AtomicBool,
     closed: AtomicBool,
     /// Workers exit soon.
@@ -152,6 +156,15 @@ pub trait Interpreter {
     }
 }
 
+/// While it lives, a worker blocks in a send.
+pub struct BlockedSend<'a>(&'a AtomicUsize);
+
+impl Drop for BlockedSend<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Why bytes were not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SendError {
@@ -182,6 +195,7 @@ impl<U: Upper> Port<U> {
             notices: Notices::default(),
             idle,
             busy_poll,
+            interpreter: OnceLock::new(),
             turn: Mutex::new(Turn { ready: Vec::new(), completions: Vec::new(), found: Vec::new() }),
             table: Mutex::new(Table::default()),
             timers: Mutex::new(Due { timers: Timers::new(), leader_until: u64::MAX }),
@@ -192,12 +206,18 @@ impl<U: Upper> Port<U> {
             has_dirty: AtomicBool::new(false),
             flush_now: AtomicBool::new(false),
             hung: AtomicBool::new(false),
+            blocked_sends: AtomicUsize::new(0),
             forked: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             monitor: Mutex::new(false),
             monitor_woken: Condvar::new(),
         })
+    }
+
+    /// Where the interpreter has its lock, nowhere if it has none: who waits for something in there waits for the interpreter, and nobody else does.
+    pub fn interpreter_lies_in(&self, memory: Range<usize>) {
+        self.interpreter.get_or_init(|| memory);
     }
 
     // ---- workers ----
@@ -348,6 +368,12 @@ impl<U: Upper> Port<U> {
         self.wake(wakes);
     }
 
+    /// A worker blocks in a send, and will give up when `scheduler.is_short()` and its peer takes nothing.
+    pub fn blocked_send(&self) -> BlockedSend<'_> {
+        self.blocked_sends.fetch_add(1, Ordering::Relaxed);
+        BlockedSend(&self.blocked_sends)
+    }
+
     pub fn is_hung(&self) -> bool {
         self.hung.load(Ordering::Relaxed)
     }
@@ -488,12 +514,13 @@ impl<U: Upper> Port<U> {
         {
             self.add_timer(self.engine.now() + limit, Timer::Linger(connection.token, connection.taken(&*self.engine)));
         }
-        if rare.forget {
+        if let Some(traffic) = rare.closed {
             let entry = self.table.lock().remove(connection.token);
             drop(entry);
+            connection.group.count_closed(traffic);
         }
-        if let Some(traffic) = rare.gone {
-            connection.group.leave(traffic);
+        if let Some(messages) = rare.gone {
+            connection.group.leave(messages);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The monitor: a native thread that ticks while somebody is in a handler. Never enters Python.
 
 use super::*;
+use crate::engine::{Activity, ThreadClock};
 
 impl<U: Upper> Port<U> {
     /// One tick; answers when the next one is due, None: sleep until woken.
@@ -11,7 +12,7 @@ impl<U: Upper> Port<U> {
         for sample in samples.iter_mut() {
             sample.cpu = self.engine.cpu_time(sample.clock).unwrap_or(sample.cpu_before);
             if looks > 0 && sample.is_suspect(now) {
-                sample.activity = self.engine.activity(sample.clock);
+                sample.activity = self.activity(sample.clock);
                 looks -= 1;
             }
         }
@@ -38,12 +39,20 @@ impl<U: Upper> Port<U> {
             self.fire_due(now, &mut ready);
             self.post(ready);
         }
-        let hung = verdict.hung_for.is_some();
+        let hung = verdict.hung_for.is_some() && self.blocked_sends.load(Ordering::Relaxed) == 0;
         if hung != self.hung.swap(hung, Ordering::Relaxed) {
             let limits = self.scheduler.limits();
             self.notices.put(if hung { Notice::AllWorkersStuck { workers: limits.max_workers } } else { Notice::WorkersFree });
         }
         verdict.again
+    }
+
+    fn activity(&self, clock: ThreadClock) -> Activity {
+        match (self.engine.activity(clock), self.interpreter.get()) {
+            (Activity::Lock(address), Some(memory)) if memory.contains(&address) => Activity::Interpreter,
+            (Activity::Lock(_), Some(_)) => Activity::Waiting,
+            (activity, _) => activity,
+        }
     }
 
     /// Runs the monitor until the port is closed; never enters Python.

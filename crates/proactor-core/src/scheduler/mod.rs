@@ -231,6 +231,15 @@ impl<I> Scheduler<I> {
         (WorkerId(index), parker)
     }
 
+    /// Work waits, a slot is free for it, and no worker is there to take it: all that there may be are in handlers. Whoever blocks in one and can
+    /// give up is asked to.
+    pub fn is_short(&self) -> bool {
+        let state = self.state.lock();
+        let all = state.live >= self.limits.max_workers || state.start == Start::Failed;
+        let in_handler = |worker: &Worker| matches!(worker.phase, Phase::Attaching | Phase::Running | Phase::Blocked | Phase::Relieved);
+        all && !state.ready.is_empty() && state.running < state.allowance && state.workers.iter().flatten().all(in_handler)
+    }
+
     /// A thread could not be started; it is asked for again a second later, while there is work.
     pub fn start_failed(&self) {
         self.state.lock().start = Start::Failed;

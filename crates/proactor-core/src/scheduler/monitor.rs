@@ -254,19 +254,19 @@ impl<I> State<I> {
             }
             tally.looked_at += usize::from(sample.activity != Activity::Unknown);
             tally.waiting += usize::from(sample.activity == Activity::Waiting);
-            tally.locked += usize::from(sample.activity == Activity::Lock);
+            tally.locked += usize::from(matches!(sample.activity, Activity::Lock(_)));
             let stuck = before.sequence == sample.sequence;
             let blocked = match sample.activity {
                 // Seen in the act. While work waits a slot is not left to it, even if it has only just begun.
                 Activity::Waiting => stuck || work_waits,
-                // Runnable: it computes, or the machine gives it no processor.
-                Activity::Running => false,
-                // Perhaps it waits for the interpreter, and another runner would only wait behind it.
-                Activity::Lock | Activity::Unknown => stuck && cpu * 8 < wall,
+                // Runnable: it computes, or the machine gives it no processor. Or it waits for the interpreter, and another would only wait behind it.
+                Activity::Running | Activity::Interpreter => false,
+                // Perhaps it waits for the interpreter.
+                Activity::Lock(_) | Activity::Unknown => stuck && cpu * 8 < wall,
             };
             if !blocked {
                 tally.moving += usize::from(!stuck);
-                tally.computing += usize::from(stuck);
+                tally.computing += usize::from(stuck && sample.activity != Activity::Interpreter);
                 continue;
             }
             let since = before.still_since.unwrap_or(before.at);
@@ -287,7 +287,7 @@ impl<I> State<I> {
         let contended = self.is_contended(now, limits);
         let finished = self.counts.finished - self.watch.finished;
         self.watch.finished = self.counts.finished;
-        if !self.ready.is_empty() && tally.relieved > 0 && tally.relieved as u64 * 2 >= finished && !contended {
+        if !self.ready.is_empty() && tally.relieved > 0 && tally.relieved as u64 * 2 >= finished {
             // Most items block. Those who come back are to go on with the next one, rather than park and be woken again.
             self.extra = (self.extra + tally.relieved).min(limits.max_workers);
             self.watch.extra_changed = now;

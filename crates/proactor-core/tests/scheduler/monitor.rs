@@ -183,6 +183,19 @@ fn a_worker_seen_waiting_for_something_else_than_the_interpreter_is_relieved_eve
 }
 
 #[test]
+fn a_worker_seen_waiting_for_the_interpreter_is_never_relieved() {
+    let mut rig = Rig::locked(2, 4);
+    let [first, _spare] = rig.idle_workers();
+    rig.post(1..=2);
+    rig.takes(first, 1);
+    rig.activity[0] = Activity::Interpreter;
+    for _ in 0..200 {
+        rig.tick(MILLISECOND, &[]);
+    }
+    assert_eq!((rig.phase(first), rig.counts().allowance), (Phase::Running, 1), "another would only wait behind it");
+}
+
+#[test]
 fn a_worker_that_gets_no_processor_is_not_relieved() {
     let mut rig = Rig::free(1, 4);
     let [worker] = rig.idle_workers();

@@ -49,6 +49,24 @@ fn nobody_leads_without_a_slot() {
     assert_eq!(rig.decide(second), Decision::Park);
 }
 
+#[test]
+fn it_is_short_of_workers_where_a_slot_is_free_for_an_item_and_everybody_is_in_a_handler() {
+    let rig = Rig::free(1, 2);
+    let [first, second] = rig.idle_workers();
+    rig.post([1, 2]);
+    rig.takes(first, 1);
+    rig.block(first);
+    assert!(!rig.scheduler.is_short(), "another one is about to decide");
+    rig.takes(second, 2);
+    rig.post([3]);
+    assert!(!rig.scheduler.is_short(), "it has to wait for the slot");
+    rig.block(second);
+    assert!(rig.scheduler.is_short());
+    rig.unblock(first);
+    rig.finishes_and_takes(first, 3);
+    assert!(!rig.scheduler.is_short(), "nothing waits");
+}
+
 // ---- waking ----
 
 #[test]

@@ -281,6 +281,7 @@ impl Scenario {
             }
             Event::Sent(count) => lock(&log.state).told_sent += count,
             Event::Closed(failure) => lock(&log.state).closed.push(failure),
+            Event::Unreadable(_) => unreachable!("no handler is called for it"),
         }
     }
 

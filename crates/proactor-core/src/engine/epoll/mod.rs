@@ -23,10 +23,11 @@
 //! child walks; and every handle remembers the fork it was made after, so that none closes a number that is a stranger's by now.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::ptr;
@@ -46,6 +47,7 @@ mod descriptors;
 mod polling;
 mod readiness;
 mod stream;
+mod symbols;
 mod system;
 mod waiting;
 
@@ -435,6 +437,10 @@ impl Engine for Epoll {
         waiting::is_ready(handle, interest)
     }
 
+    fn local_address(&self, handle: &Handle) -> io::Result<Address> {
+        local_address(descriptor_of(handle))
+    }
+
     fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
         let mut polling = self.polling.lock();
         if self.released.load(Ordering::SeqCst) {
@@ -503,11 +509,7 @@ impl Engine for Epoll {
     }
 
     fn thread_clock(&self) -> ThreadClock {
-        // SAFETY: no pointers are passed.
-        let thread = unsafe { libc::gettid() };
-        // As pthread_getcpuclockid(3) makes it: the complement of the thread's number, "per thread" (4) and "as scheduled" (2).
-        let clock: libc::clockid_t = (!thread << 3) | 4 | 2;
-        ThreadClock(u64::from(clock as u32))
+        own_clock()
     }
 
     fn cpu_time(&self, clock: ThreadClock) -> Option<u64> {
@@ -522,6 +524,10 @@ impl Engine for Epoll {
 
     fn activity(&self, clock: ThreadClock) -> Activity {
         activity_of(!(clock.0 as u32 as i32 >> 3))
+    }
+
+    fn variable(&self, name: &CStr) -> Option<Range<usize>> {
+        symbols::variable(name)
     }
 
     fn release(&self) {

@@ -74,6 +74,15 @@ pub(super) fn accept(descriptor: c_int) -> Result<(c_int, Address), c_int> {
     Ok((accepted, parse_address(unsafe { address.assume_init_ref() }, length as usize)))
 }
 
+pub(super) fn local_address(descriptor: c_int) -> io::Result<Address> {
+    let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: `address` is writable for `length` bytes.
+    check(unsafe { libc::getsockname(descriptor, address.as_mut_ptr().cast(), &mut length) })?;
+    // SAFETY: it was zeroed before the kernel wrote to it, and any bytes are a valid sockaddr_storage.
+    Ok(parse_address(unsafe { address.assume_init_ref() }, length as usize))
+}
+
 pub(super) fn parse_address(storage: &libc::sockaddr_storage, length: usize) -> Address {
     match c_int::from(storage.ss_family) {
         libc::AF_INET => {
@@ -176,6 +185,14 @@ pub(super) fn get_option(descriptor: c_int, name: c_int) -> io::Result<c_int> {
     Ok(value)
 }
 
+pub(super) fn own_clock() -> ThreadClock {
+    // SAFETY: no pointers are passed.
+    let thread = unsafe { libc::gettid() };
+    // As pthread_getcpuclockid(3) makes it: the complement of the thread's number, "per thread" (4) and "as scheduled" (2).
+    let clock: libc::clockid_t = (!thread << 3) | 4 | 2;
+    ThreadClock(u64::from(clock as u32))
+}
+
 pub(super) fn read_clock(clock: libc::clockid_t) -> Option<u64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is writable and lives until the call returns.
@@ -215,17 +232,22 @@ pub(super) fn milliseconds(timeout: Option<Duration>) -> c_int {
     timeout.map_or(-1, |timeout| c_int::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX))
 }
 
-/// From the system call that the thread is in, as `/proc` shows it (proc(5)): "running", or the number of the call that it sleeps in.
+/// From the system call that the thread is in, as `/proc` shows it (proc(5)): "running", or the number of the call that it sleeps in and its arguments.
 pub(super) fn activity_of(thread: c_int) -> Activity {
     let Ok(mut file) = std::fs::File::open(format!("/proc/self/task/{thread}/syscall")) else { return Activity::Unknown };
-    let mut text = [0; 32];
+    let mut text = [0; 64];
     let Ok(length) = io::Read::read(&mut file, &mut text) else { return Activity::Unknown };
-    let word = text[..length].split(|byte| *byte == b' ' || *byte == b'\n').next().unwrap_or_default();
-    match std::str::from_utf8(word).ok().map(|word| (word, word.parse())) {
-        Some(("running", _)) => Activity::Running,
-        Some((_, Ok(libc::SYS_futex))) => Activity::Lock,
+    let mut words = std::str::from_utf8(&text[..length]).unwrap_or_default().split_ascii_whitespace();
+    let call = words.next().unwrap_or_default();
+    match call.parse() {
+        _ if call == "running" => Activity::Running,
+        // futex(2): the first argument is the address of what is waited for.
+        Ok(libc::SYS_futex) => {
+            let address = words.next().and_then(|word| usize::from_str_radix(word.trim_start_matches("0x"), 16).ok());
+            address.map_or(Activity::Unknown, Activity::Lock)
+        }
         // -1: it sleeps, but in no system call (a page fault).
-        Some((_, Ok(number))) if number >= 0 => Activity::Waiting,
+        Ok(number) if number >= 0 => Activity::Waiting,
         _ => Activity::Unknown,
     }
 }

@@ -1,0 +1,99 @@
+//! What this layer keeps with the core's objects: handlers and calls. And how long Python's seconds are.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use proactor_core::connection::Event;
+use proactor_core::group::{Release, Upper};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyTuple, PyType};
+
+use crate::call::Submitted;
+
+/// What this layer keeps with the core's objects.
+pub struct Layer;
+
+impl Upper for Layer {
+    type Connection = Py<PyAny>;
+    type Group = Handlers;
+    type Call = Call;
+}
+
+pub enum Call {
+    Plain {
+        function: Py<PyAny>,
+        arguments: Py<PyTuple>,
+    },
+    /// With a future.
+    Submitted(Arc<Submitted>),
+}
+
+impl Call {
+    pub fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Call::Plain { function, arguments } => Call::Plain { function: function.clone_ref(py), arguments: arguments.clone_ref(py) },
+            Call::Submitted(submitted) => Call::Submitted(submitted.clone()),
+        }
+    }
+}
+
+/// A server's handlers, looked up once. Let go when the server is over: they mostly hold the server and its connections, and those hold them.
+pub struct Handlers {
+    /// What a connection's public object is made of.
+    pub class: Py<PyType>,
+    /// A weak reference to the server; None for a connection of one's own.
+    pub server: Option<Py<PyAny>>,
+    // Guards the functions, None once they are let go. Taken with the interpreter held, for as long as it takes to count a reference.
+    pub functions: Mutex<Option<Functions>>,
+}
+
+pub struct Functions {
+    pub received: Py<PyAny>,
+    pub connected: Option<Py<PyAny>>,
+    pub ended: Option<Py<PyAny>>,
+    pub closed: Option<Py<PyAny>>,
+    pub sent: Option<Py<PyAny>>,
+}
+
+impl Handlers {
+    /// The function for an event; None if the server is over.
+    pub fn find(&self, py: Python<'_>, event: &Event) -> Option<Py<PyAny>> {
+        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let functions = functions.as_ref()?;
+        let function = match event {
+            Event::Received(_) => Some(&functions.received),
+            Event::Connected => functions.connected.as_ref(),
+            Event::Ended => functions.ended.as_ref(),
+            Event::Sent(_) => functions.sent.as_ref(),
+            Event::Closed(_) => functions.closed.as_ref(),
+            Event::Unreadable(_) => None,
+        };
+        function.map(|function| function.clone_ref(py))
+    }
+}
+
+impl Release for Handlers {
+    fn release(&self) {
+        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(functions); // outside the lock: it may run Python
+    }
+}
+
+/// A thread that waits in here looks for signals this often: the main thread's handlers must run.
+pub const SIGNALS_EVERY: Duration = Duration::from_millis(100);
+
+/// Seconds from Python as a duration.
+///
+/// # Errors
+/// `ValueError` naming the parameter where it is negative, not a number, or too large.
+pub fn seconds(value: f64, name: &str) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| PyValueError::new_err(format!("{name} must be a number of seconds, 0 or more; not {value}")))
+}
+
+pub fn nanoseconds(value: Option<f64>, name: &str) -> PyResult<Option<u64>> {
+    let Some(value) = value else { return Ok(None) };
+    let nanoseconds = u64::try_from(seconds(value, name)?.as_nanos());
+    nanoseconds.map(Some).map_err(|_| PyValueError::new_err(format!("{name} is too long: {value} seconds")))
+}

@@ -1,0 +1,70 @@
+"""Checks of what users pass: each answers the value as it is used, or raises with the parameter's name and what to write instead.
+
+Knows nothing of what the values are for.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+__all__ = ["flag", "seconds", "whole_number"]
+
+_LARGEST = 2**63 - 1  # what the core's numbers hold
+_LONGEST = 1e9  # seconds, some thirty years: what is longer is no limit
+
+
+def whole_number(name: str, value: Any, *, unit: str = "", minimum: int = 1, maximum: int = _LARGEST, none: str = "") -> int:
+    """A whole number within the limits. `none`: what the caller takes None for, to be told beside the rule.
+
+    Raises:
+        TypeError: it is no whole number; True and False are none.
+        ValueError: it is out of range.
+    """
+    rule = f"{name} must be a whole number{unit and f' of {unit}'}, at least {minimum}{none and f', or None for {none}'}"
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{rule}; not {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{rule}; not {value!r}")
+    if number > maximum:
+        raise ValueError(f"{rule} and at most {maximum}; {value!r} is too large")
+    return number
+
+
+def seconds(name: str, value: Any, *, zero: bool = False) -> float | None:
+    """A length of time in seconds; None where there is no limit, which infinity is too. `zero`: it may be 0.
+
+    Raises:
+        TypeError: it is no number; True and False are none.
+        ValueError: it is negative, not a number, or 0 where it must not be.
+    """
+    rule = f"{name} must be a number of seconds, {'0 or more' if zero else 'more than 0'}, or None for no limit"
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool | str | bytes | bytearray):
+            raise TypeError
+        number = float(value)
+    except TypeError:
+        raise TypeError(f"{rule}; not {value!r}") from None
+    except OverflowError:  # an int beyond all floats
+        number = math.inf if value > 0 else -math.inf
+    if math.isnan(number) or number < 0 or (number == 0 and not zero):
+        raise ValueError(f"{rule}; not {value!r}")
+    return number if number <= _LONGEST else None
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
