@@ -484,10 +484,11 @@ impl<U: Upper> Connection<U> {
         let mut after = After::default();
         let mut state = self.state.lock();
         let state = &mut *state;
+        if discard {
+            // Whatever its life: of a connection that was reset, or that drains, thousands of messages may still wait for a handler that has had enough.
+            self.discard_messages(state, &mut after);
+        }
         if state.life == Life::Open {
-            if discard {
-                self.discard_messages(state, &mut after);
-            }
             self.begin_close(state, failure, engine, &mut after);
         }
         after.waiter = state.waiter.clone();
