@@ -252,8 +252,8 @@ impl<U: Upper> Port<U> {
                     }
                     return false;
                 }
-                Decision::Lead => {
-                    let mut turn = self.lead(true);
+                decision @ (Decision::Lead | Decision::Look) => {
+                    let mut turn = self.lead(decision == Decision::Lead);
                     self.scheduler.led(id, turn.ready.drain(..));
                 }
                 Decision::Park => {
