@@ -35,8 +35,27 @@ impl<U: Upper> Connection<U> {
     pub(super) fn uncount_inbox(&self, state: &mut State<U>, bytes: usize, engine: &dyn Engine) {
         state.inbox_bytes -= bytes;
         self.settle(state);
-        if state.pauses & pause::INBOX != 0 && state.inbox_bytes <= self.settings().receive_limit / 2 {
-            self.resume_for(state, pause::INBOX, engine);
+        if state.pauses != 0 {
+            self.resume_where_room(state, engine);
+        }
+    }
+
+    /// Something has left its queues.
+    fn resume_where_room(&self, state: &mut State<U>, engine: &dyn Engine) {
+        let outbox = state.outgoing.len() + state.in_flight;
+        let mut over = 0;
+        if state.inbox_bytes <= self.settings().receive_limit / 2 {
+            over |= pause::INBOX;
+        }
+        if state.outgoing.len() <= self.settings().send_limit / 4 && !state.sending {
+            over |= pause::OUTBOX;
+        }
+        if state.inbox_bytes + outbox == 0 {
+            // What fills the others' queues, whose peers may never read, is not to stop a connection that holds nothing: one receive of its own may always go on.
+            over |= pause::TOTAL;
+        }
+        if state.pauses & over != 0 {
+            self.resume_for(state, over, engine);
         }
     }
 
@@ -63,8 +82,8 @@ impl<U: Upper> Connection<U> {
             }
             state.sent_untold += bytes;
         }
-        if state.pauses & pause::OUTBOX != 0 && state.outgoing.len() <= self.settings().send_limit / 4 {
-            self.resume_for(state, pause::OUTBOX, engine);
+        if state.pauses != 0 {
+            self.resume_where_room(state, engine);
         }
         after.flush = !state.outgoing.is_empty();
         self.end_if_flushed(state, engine, after);
