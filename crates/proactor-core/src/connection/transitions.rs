@@ -3,9 +3,6 @@
 use super::*;
 use crate::engine::Submission;
 
-/// `total_limit` is kept to within this many bytes a connection.
-const ACCOUNTING_STEP: usize = 4096;
-
 impl<U: Upper> Connection<U> {
     pub(super) fn is_full(&self, state: &State<U>, length: usize) -> bool {
         let queued = state.outgoing.len() + state.in_flight;
@@ -17,9 +14,10 @@ impl<U: Upper> Connection<U> {
     /// Tells the group how much is queued, in steps: small messages come and go without touching what all connections share.
     pub(super) fn settle(&self, state: &mut State<U>) {
         let queued = state.inbox_bytes + state.outgoing.len() + state.in_flight;
-        if queued >= state.accounted + ACCOUNTING_STEP {
+        let step = self.group.accounting_step;
+        if queued >= state.accounted + step {
             self.group.queued.fetch_add(queued - state.accounted, Ordering::SeqCst);
-        } else if queued + ACCOUNTING_STEP <= state.accounted || (queued == 0 && state.accounted > 0) {
+        } else if queued + step <= state.accounted || (queued == 0 && state.accounted > 0) {
             self.group.queued.fetch_sub(state.accounted - queued, Ordering::SeqCst);
         } else {
             return;
