@@ -16,6 +16,8 @@ pub(crate) struct After<U: Upper> {
 pub(crate) struct Rare<U: Upper> {
     /// The handle was closed: free the slot.
     pub forget: bool,
+    /// The connection is over, and its handle is left to the port: what the peer still sends is to be read and dropped before it is closed.
+    pub lingers: bool,
     /// Nothing will ever happen to it again.
     pub gone: Option<Traffic>,
     /// It waits for its queue to empty: close it anyway after `send_timeout`.
@@ -24,7 +26,7 @@ pub(crate) struct Rare<U: Upper> {
     pub(super) outgoing: Option<Outgoing>,
     pub(super) events: Vec<Event>,
     pub(super) upper: Option<U::Connection>,
-    pub(super) handle: Option<Handle>,
+    pub handle: Option<Handle>,
 }
 
 impl<U: Upper> Default for After<U> {
@@ -56,7 +58,16 @@ impl<U: Upper> After<U> {
 
     pub(super) fn rare(&mut self) -> &mut Rare<U> {
         self.rare.get_or_insert_with(|| {
-            Box::new(Rare { forget: false, gone: None, linger: false, outgoing: None, events: Vec::new(), upper: None, handle: None })
+            Box::new(Rare {
+                forget: false,
+                lingers: false,
+                gone: None,
+                linger: false,
+                outgoing: None,
+                events: Vec::new(),
+                upper: None,
+                handle: None,
+            })
         })
     }
 }

@@ -165,12 +165,17 @@ impl<U: Upper> Connection<U> {
             _ => crate::engine::Closing::Orderly,
         };
         state.life = Life::Closed;
+        let mut lingers = false;
         if let Some(handle) = state.handle.take() {
             // What the kernel has taken of a pending send was sent, though the whole of it never will be.
             let taken = engine.progress(&handle).min(state.in_flight);
             state.traffic.sent += taken as u64;
             state.in_flight -= taken;
-            engine.close(&handle, how);
+            // To close while the peer may still be sending would answer it with a reset, which can destroy what is on its way to it.
+            lingers = how == crate::engine::Closing::Orderly && !state.ended && !state.hung_up && state.traffic.sent > 0;
+            if !lingers {
+                engine.close(&handle, how);
+            }
             after.rare().handle = Some(handle);
         }
         let unsent = state.outgoing.len() + state.in_flight;
@@ -181,7 +186,8 @@ impl<U: Upper> Connection<U> {
         state.failure = failure.clone().map(Box::new);
         state.framer = None;
         after.flush = false;
-        after.rare().forget = true;
+        after.rare().forget = !lingers;
+        after.rare().lingers = lingers;
         if self.settings().wants.closed {
             after.schedule |= state.mailbox.push(Event::Closed(failure));
         }

@@ -68,6 +68,7 @@ impl<U: Upper> Port<U> {
                         self.start_accepting(&listener);
                     }
                 }
+                Timer::Discard(token, dropped_before) => self.check_lingering(token, dropped_before, now),
                 Timer::Linger(token, taken_before) => {
                     if let Some(Entry::Connection(connection)) = self.find(token) {
                         self.check_linger(&connection, taken_before, now, ready);
@@ -119,6 +120,7 @@ impl<U: Upper> Port<U> {
             match entry {
                 Some(Entry::Connection(connection)) => self.dispatch_connection(connection, outcome, now, ready),
                 Some(Entry::Listener(listener)) => self.dispatch_listener(&listener, outcome, now, ready),
+                Some(Entry::Lingering(lingering)) => self.dispatch_lingering(&lingering, outcome),
                 None => drop(outcome),
             }
         }
@@ -159,6 +161,7 @@ impl<U: Upper> Port<U> {
                 listener.group.accept_errors.fetch_add(1, Ordering::Relaxed);
                 self.notices.put(Notice::AcceptFailed { address: listener.address.clone(), error: error.to_string(), paused: pause });
                 if pause {
+                    self.end_all_lingering(); // what they hold may be just what is missing
                     self.add_timer(now + ACCEPT_AGAIN_AFTER, Timer::AcceptAgain(listener.token));
                 }
             }

@@ -20,6 +20,8 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::table::Table;
 use crate::timer::Timers;
 
+use lingering::Lingering;
+
 /// Accepting is tried again this long after the machine ran out of descriptors or memory.
 const ACCEPT_AGAIN_AFTER: u64 = 100_000_000;
 /// Connections are numbered through the whole process. Orders nothing, so the model checkers need not see it.
@@ -31,6 +33,7 @@ const REST_AFTER_FAILURE: Duration = Duration::from_millis(10);
 
 mod connections;
 mod leader;
+mod lingering;
 mod monitor;
 
 pub struct Port<U: Upper> {
@@ -48,6 +51,8 @@ pub struct Port<U: Upper> {
     // Guards the connections with sends that wait for the end of a handler.
     dirty: Mutex<Vec<Arc<Connection<U>>>>,
     has_dirty: AtomicBool,
+    // Guards which handles linger, the oldest first.
+    lingering: Mutex<VecDeque<Token>>,
     /// Sends are written as each handler ends.
     flush_now: AtomicBool,
     hung: AtomicBool,
@@ -77,6 +82,8 @@ enum Timer {
     AcceptAgain(Token),
     /// A closing connection, and how much its peer had taken: if that is still all, it is cut off.
     Linger(Token, u64),
+    /// A handle that lingers, and how much had been dropped.
+    Discard(Token, u64),
 }
 
 /// What the ready queue holds.
@@ -112,6 +119,8 @@ pub struct Listener<U: Upper> {
 enum Entry<U: Upper> {
     Connection(Arc<Connection<U>>),
     Listener(Arc<Listener<U>>),
+    /// The connection is over; see `lingering.rs`.
+    Lingering(Arc<Lingering>),
 }
 
 impl<U: Upper> Clone for Entry<U> {
@@ -119,6 +128,7 @@ impl<U: Upper> Clone for Entry<U> {
         match self {
             Entry::Connection(connection) => Entry::Connection(connection.clone()),
             Entry::Listener(listener) => Entry::Listener(listener.clone()),
+            Entry::Lingering(lingering) => Entry::Lingering(lingering.clone()),
         }
     }
 }
@@ -169,6 +179,7 @@ impl<U: Upper> Port<U> {
             timers: Mutex::new(Due { timers: Timers::new(), leader_until: u64::MAX }),
             dirty: Mutex::new(Vec::new()),
             has_dirty: AtomicBool::new(false),
+            lingering: Mutex::new(VecDeque::new()),
             flush_now: AtomicBool::new(false),
             hung: AtomicBool::new(false),
             forked: AtomicBool::new(false),
@@ -314,7 +325,8 @@ impl<U: Upper> Port<U> {
 
     /// Workers exit after what they are doing, the monitor ends, notices end. Idempotent. Answers what was never begun.
     pub fn close(&self) -> VecDeque<Item<U>> {
-        self.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::SeqCst);
+        self.end_all_lingering();
         self.release_all(false);
         self.wake_monitor();
         self.notices.close();
@@ -430,11 +442,16 @@ impl<U: Upper> Port<U> {
     }
 
     #[cold]
-    fn finish_rare(&self, connection: &Arc<Connection<U>>, rare: Rare<U>) {
+    fn finish_rare(&self, connection: &Arc<Connection<U>>, mut rare: Rare<U>) {
         if rare.linger
             && let Some(limit) = connection.group.settings.send_timeout
         {
             self.add_timer(self.engine.now() + limit, Timer::Linger(connection.token, connection.taken(&*self.engine)));
+        }
+        if rare.lingers
+            && let Some(handle) = rare.handle.take()
+        {
+            self.begin_lingering(connection, handle);
         }
         if rare.forget {
             let entry = self.table.lock().remove(connection.token);
