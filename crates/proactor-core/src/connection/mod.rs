@@ -89,6 +89,8 @@ struct State<U: Upper> {
     outgoing: Outgoing,
     /// Bytes that the engine owns.
     in_flight: usize,
+    /// How much of a pending send was taken when the idle timer last came.
+    taken_then: usize,
     sent_untold: usize,
     /// What of the inbox and the outbox is counted in the group's `queued`.
     accounted: usize,
@@ -163,6 +165,7 @@ impl<U: Upper> Connection<U> {
             inbox_bytes: 0,
             outgoing: Outgoing::new(),
             in_flight: 0,
+            taken_then: 0,
             sent_untold: 0,
             accounted: 0,
             failure: None,
@@ -551,13 +554,22 @@ impl<U: Upper> Connection<U> {
     }
 
     /// The idle timer came: None if the connection is over, else how long it has been idle. A busy handler is not idle.
-    pub(crate) fn idle_for(&self, now: u64) -> Option<u64> {
+    pub(crate) fn idle_for(&self, now: u64, engine: &dyn Engine) -> Option<u64> {
         let mut state = self.state.lock();
+        let state = &mut *state;
         if state.life != Life::Open {
             return None;
         }
         if state.mailbox.is_scheduled() {
             state.active_at = now;
+        }
+        if state.sending
+            && let Some(handle) = &state.handle
+        {
+            let taken = engine.progress(handle);
+            if taken != std::mem::replace(&mut state.taken_then, taken) {
+                state.active_at = now; // a peer that reads slowly is not idle
+            }
         }
         Some(now.saturating_sub(state.active_at))
     }

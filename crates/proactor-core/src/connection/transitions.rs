@@ -74,6 +74,9 @@ impl<U: Upper> Connection<U> {
         state.in_flight = 0;
         self.settle(state);
         state.traffic.sent += bytes as u64;
+        if self.settings().idle_timeout.is_some() {
+            state.active_at = engine.now(); // where nobody asks, no clock is read for a send
+        }
         if self.settings().wants.sent {
             if state.sent_untold == 0 {
                 after.schedule |= state.mailbox.push(Event::Sent(0));

@@ -90,7 +90,7 @@ impl<U: Upper> Port<U> {
     }
 
     pub(super) fn check_idle(&self, connection: &Arc<Connection<U>>, now: u64, ready: &mut Vec<Item<U>>) {
-        let (Some(limit), Some(idle)) = (connection.group.settings.idle_timeout, connection.idle_for(now)) else { return };
+        let (Some(limit), Some(idle)) = (connection.group.settings.idle_timeout, connection.idle_for(now, &*self.engine)) else { return };
         if idle < limit {
             self.add_timer(now + limit - idle, Timer::Idle(connection.token));
         } else {
