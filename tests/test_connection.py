@@ -557,6 +557,7 @@ def test_a_connection_that_was_closed_keeps_its_descriptor_for_a_moment_only(ser
     handler.on_received = lambda connection, data: (connection.send(b"bye"), connection.close())
     server = serve(handler)
     stays, leaves = connect(server), connect(server)
+    handler.wait_for_count("connected", 2)
     before = descriptors()
     for client in (stays, leaves):
         client.sendall(b"x")
