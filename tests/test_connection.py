@@ -2,6 +2,7 @@
 
 import array
 import gc
+import os
 import random
 import socket
 import threading
@@ -524,3 +525,46 @@ def test_a_plain_function_needs_no_handler_for_the_ends(serve, connect) -> None:
     client.shutdown(socket.SHUT_WR)
     assert client.recv(1) == b""
     eventually(lambda: server.connections == () and server.statistics().accepted == 3, "all are gone")
+
+
+@pytest.mark.parametrize("ending", ["close", "raise"])
+def test_a_reply_before_the_end_arrives_whole_although_the_client_is_still_sending(serve, connect, caplog, ending) -> None:
+    reply = random.Random(2).randbytes(300_000)
+
+    class Replies(Recorder):
+        def on_received(self, connection, data):
+            connection.send(reply)
+            if ending == "raise":
+                raise ValueError("enough")
+            connection.close()
+
+    handler = Replies()
+    client = connect(serve(handler), receive_buffer=4096)
+    client.sendall(b"request")
+    handler.wait_closed()
+    for _ in range(20):
+        client.sendall(b"more, which nobody wants" * 100)
+    assert read_to_end(client) == reply
+    assert handler.names() == ["connected", "received", "closed"]
+    caplog.clear()
+
+
+def test_a_connection_that_was_closed_keeps_its_descriptor_for_a_moment_only(serve, connect) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    handler = Recorder()
+    handler.on_received = lambda connection, data: (connection.send(b"bye"), connection.close())
+    server = serve(handler)
+    stays, leaves = connect(server), connect(server)
+    handler.wait_for_count("connected", 2)
+    before = descriptors()
+    for client in (stays, leaves):
+        client.sendall(b"x")
+        assert client.recv(9) == b"bye"
+        assert client.recv(9) == b""
+    handler.wait_closed(2)
+    assert server.connections == ()
+    leaves.close()
+    eventually(lambda: descriptors() <= before - 2, "the peer has ended")
+    eventually(lambda: descriptors() <= before - 3, "the peer is quiet")

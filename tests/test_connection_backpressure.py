@@ -293,6 +293,28 @@ def test_total_limit_bounds_what_all_send_queues_hold(serve, connect) -> None:
     reading.join(TIMEOUT)
 
 
+def test_a_client_that_reads_is_served_however_much_waits_for_those_who_do_not(serve, connect) -> None:
+    limit = 256 * 1024
+
+    def handler(connection, data):
+        if data != b"fill":
+            connection.send(data)
+            return
+        while connection.try_send(b"x" * 1024):
+            pass
+        full.set()
+
+    full = threading.Event()
+    server = serve(handler, send_limit=64 * limit, total_limit=limit)
+    deaf = connect(server, **SMALL)
+    deaf.sendall(b"fill")
+    assert full.wait(TIMEOUT)
+    assert server.statistics().queued_bytes > limit * 7 // 8, "it will stay so: the peer never reads"
+    data = random.Random(1).randbytes(1024 * 1024)
+    assert exchange(connect(server), data) == data
+    server.close()
+
+
 def test_two_clients_that_talk_through_the_server_lose_nothing(serve, connect) -> None:
     """Each handler sends to the other's connection, at full speed both ways, through small queues."""
 

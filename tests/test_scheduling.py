@@ -311,3 +311,46 @@ def test_a_computing_handlers_send_goes_out_too(serve, connect, make_pool) -> No
         assert read_exactly(client, 7) == b"working"
     finally:
         release.set()
+
+
+BACKLOG = 65_536
+FLOODS = """
+import socket, sys
+address = ("127.0.0.1", int(sys.argv[1]))
+early, flooding = (socket.create_connection(address) for _ in range(2))
+early.sendall(b"hello\\n")
+assert early.recv(5) == b"hello"
+flooding.sendall(b"\\n" * int(sys.argv[2]))
+assert flooding.recv(2) == b"go"
+late = socket.create_connection(address)
+late.sendall(b"hello\\n")
+early.sendall(b"hello\\n")
+assert early.recv(5) == late.recv(5) == b"hello"
+print("answered")
+"""
+
+
+def test_a_backlog_of_small_messages_keeps_nobody_else_waiting(serve, make_pool, program) -> None:
+    """The queue never empties while one client's thousands of lines are handled; others are accepted and received from all the same."""
+    handled = 0
+    when_answered: list[int] = []
+
+    def handler(connection, data):
+        nonlocal handled
+        if data:
+            when_answered.append(handled)
+            connection.send(data)
+            return
+        handled += 1
+        if handled == 1000:
+            connection.send(b"go")
+        end = time.perf_counter() + 20e-6
+        while time.perf_counter() < end:
+            pass
+
+    server = serve(handler, pool=make_pool(concurrency=1, max_workers=2), framing=proactor.Lines())
+    client = program(FLOODS, str(server.address[1]), str(BACKLOG))
+    assert client.line() == "answered"
+    assert len(when_answered) == 3
+    assert when_answered[-1] < BACKLOG - 1, "the last answer came in the middle of the backlog"
+    server.close()

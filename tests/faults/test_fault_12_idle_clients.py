@@ -2,11 +2,12 @@
 
 import resource
 import socket
+import threading
 import time
 
 import pytest
 
-from peers import TIMEOUT, Program, dial, eventually, read_exactly
+from peers import TIMEOUT, Program, Recorder, dial, eventually, read_exactly
 
 SERVER = """
 import resource, sys
@@ -67,3 +68,18 @@ def test_ten_thousand_idle_clients(program) -> None:
     if hard < 11_000:
         pytest.skip(f"needs 11,000 descriptors on either side, the hard limit is {hard}")
     check(program(SERVER), 10_000)
+
+
+def test_a_client_that_only_listens_is_not_idle_while_it_is_sent_to(serve, connect) -> None:
+    handler = Recorder()
+    server = serve(handler, idle_timeout=1)
+    client = connect(server)
+    handler.wait_for_count("connected", 1)
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        server.broadcast(b"tick")
+        assert client.recv(100)[:4] == b"tick"
+        threading.Event().wait(0.05)
+    assert handler.count("closed") == 0
+    [error] = handler.wait_closed()
+    assert isinstance(error, TimeoutError)

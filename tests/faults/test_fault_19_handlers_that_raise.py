@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from peers import TIMEOUT, Recorder, echo, eventually, read_exactly
+import proactor
+from peers import TIMEOUT, Recorder, echo, eventually, read_exactly, reset
 
 ERRORS = [ValueError("broken handler"), SystemExit("broken handler"), KeyboardInterrupt("broken handler"), GeneratorExit("broken handler")]
 
@@ -71,6 +72,25 @@ def test_what_was_sent_before_it_raised_still_goes_out(serve, connect, caplog) -
     client.sendall(b"x")
     assert read_exactly(client, 14) == b"half an answer"
     assert client.recv(1) == b""
+    caplog.clear()
+
+
+def test_a_handler_that_raises_after_a_reset_is_not_called_for_what_is_left(serve, connect, caplog) -> None:
+    class Raises(Recorder):
+        def on_received(self, connection, data):
+            eventually(lambda: " closed" in repr(connection), "the reset has come")
+            raise ValueError("broken handler")
+
+    caplog.set_level(logging.ERROR, "proactor")
+    handler = Raises()
+    client = connect(serve(handler, framing=proactor.Lines()))
+    client.sendall(b"\n" * 10_000)
+    handler.wait_for_count("received", 1)
+    reset(client)
+    [error] = handler.wait_closed()
+    assert isinstance(error, ConnectionResetError)
+    assert handler.names() == ["connected", "received", "closed"], "what else came is dropped with it"
+    assert len(caplog.records) == 1
     caplog.clear()
 
 

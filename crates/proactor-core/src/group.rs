@@ -52,12 +52,16 @@ pub struct Settings {
     pub window: AcceptWindow,
 }
 
+/// Connections tell their group how much they hold in steps of so many bytes: what small messages come and go with touches nothing that all share.
+const ACCOUNTING_STEP: usize = 4096;
+
 /// The connections of one server, or a connection of one's own: they share handlers, limits and counters.
 pub struct Group<U: Upper> {
     pub upper: U::Group,
     pub settings: Settings,
-    /// Bytes in the queues of all its connections, to within 4 KiB each.
+    /// Bytes in the queues of all its connections, to within an accounting step each.
     pub queued: AtomicUsize,
+    pub(crate) accounting_step: usize,
     pub draining: AtomicBool,
     /// Its connections were ended all at once: one that was just being introduced is ended as well.
     pub ended: AtomicBool,
@@ -70,6 +74,8 @@ pub struct Group<U: Upper> {
     // Guards the connections that stopped receiving because of `total_limit`.
     held: Mutex<Vec<Arc<Connection<U>>>>,
     holding: AtomicBool,
+    /// How often a connection was held, for tests. std's atomic: the model checkers need not see it.
+    pub holds: std::sync::atomic::AtomicU64,
 }
 
 #[derive(Default)]
@@ -104,8 +110,11 @@ impl Traffic {
 
 impl<U: Upper> Group<U> {
     pub fn new(upper: U::Group, settings: Settings) -> Arc<Self> {
+        // A small limit is to be kept too.
+        let accounting_step = (settings.total_limit / 64).clamp(1, ACCOUNTING_STEP);
         Arc::new(Group {
             upper,
+            accounting_step,
             settings,
             queued: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -117,6 +126,7 @@ impl<U: Upper> Group<U> {
             emptied: Condvar::new(),
             held: Mutex::new(Vec::new()),
             holding: AtomicBool::new(false),
+            holds: std::sync::atomic::AtomicU64::new(0),
         })
     }
 
@@ -224,6 +234,7 @@ impl<U: Upper> Group<U> {
     pub(crate) fn hold(&self, connection: Arc<Connection<U>>) {
         let mut held = self.held.lock();
         held.push(connection);
+        self.holds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.holding.store(true, Ordering::SeqCst);
     }
 }

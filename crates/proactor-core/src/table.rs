@@ -40,6 +40,14 @@ impl<T> Table<T> {
         if slot.generation == token.generation { slot.entry.as_ref() } else { None }
     }
 
+    /// Puts another entry into the token's slot, and answers the one that was there; without one nothing changes, and the new one comes back.
+    pub fn replace(&mut self, token: Token, entry: T) -> Result<T, T> {
+        match self.slots.get_mut(token.slot as usize) {
+            Some(Slot { generation, entry: Some(old) }) if *generation == token.generation => Ok(std::mem::replace(old, entry)),
+            _ => Err(entry),
+        }
+    }
+
     /// Frees the slot; the token finds nothing from now on.
     pub fn remove(&mut self, token: Token) -> Option<T> {
         let slot = self.slots.get_mut(token.slot as usize)?;

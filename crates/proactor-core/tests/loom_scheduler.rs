@@ -375,8 +375,8 @@ impl Pool {
                         }
                         return None;
                     }
-                    Decision::Lead => {
-                        let items = self.engine.poll(true);
+                    decision @ (Decision::Lead | Decision::Look) => {
+                        let items = self.engine.poll(decision == Decision::Lead);
                         self.scheduler.led(me, items);
                     }
                     Decision::Park => {

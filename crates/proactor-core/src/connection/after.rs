@@ -14,8 +14,10 @@ pub(crate) struct After<U: Upper> {
 }
 
 pub(crate) struct Rare<U: Upper> {
-    /// The handle was closed: free the slot, and count what went over it.
+    /// The handle was closed, or is left to the port: count what went over it.
     pub closed: Option<Traffic>,
+    /// The handle is left to the port: what the peer still sends is to be read and dropped before it is closed.
+    pub lingers: bool,
     /// Nothing will ever happen to it again: how many messages it has handled since it closed.
     pub gone: Option<u64>,
     /// It waits for its queue to empty: close it anyway after `send_timeout`.
@@ -24,7 +26,7 @@ pub(crate) struct Rare<U: Upper> {
     pub(super) outgoing: Option<Outgoing>,
     pub(super) events: Vec<Event>,
     pub(super) upper: Option<U::Connection>,
-    pub(super) handle: Option<Handle>,
+    pub handle: Option<Handle>,
 }
 
 impl<U: Upper> Default for After<U> {
@@ -56,7 +58,16 @@ impl<U: Upper> After<U> {
 
     pub(super) fn rare(&mut self) -> &mut Rare<U> {
         self.rare.get_or_insert_with(|| {
-            Box::new(Rare { closed: None, gone: None, linger: false, outgoing: None, events: Vec::new(), upper: None, handle: None })
+            Box::new(Rare {
+                closed: None,
+                lingers: false,
+                gone: None,
+                linger: false,
+                outgoing: None,
+                events: Vec::new(),
+                upper: None,
+                handle: None,
+            })
         })
     }
 }

@@ -93,6 +93,8 @@ struct State<U: Upper> {
     outgoing: Outgoing,
     /// Bytes that the engine owns.
     in_flight: usize,
+    /// How much of a pending send was taken when the idle timer last came.
+    taken_then: usize,
     sent_untold: usize,
     /// What of the inbox and the outbox is counted in the group's `queued`.
     accounted: usize,
@@ -168,6 +170,7 @@ impl<U: Upper> Connection<U> {
             inbox_bytes: 0,
             outgoing: Outgoing::new(),
             in_flight: 0,
+            taken_then: 0,
             sent_untold: 0,
             accounted: 0,
             failure: None,
@@ -490,10 +493,11 @@ impl<U: Upper> Connection<U> {
         let mut after = After::default();
         let mut state = self.state.lock();
         let state = &mut *state;
+        if discard {
+            // Whatever its life: of a connection that was reset, or that drains, thousands of messages may still wait for a handler that has had enough.
+            self.discard_messages(state, &mut after);
+        }
         if state.life == Life::Open {
-            if discard {
-                self.discard_messages(state, &mut after);
-            }
             self.begin_close(state, failure, engine, &mut after);
         }
         after.waiter = state.waiter.clone();
@@ -556,13 +560,22 @@ impl<U: Upper> Connection<U> {
     }
 
     /// The idle timer came: None if the connection is over, else how long it has been idle. A busy handler is not idle.
-    pub(crate) fn idle_for(&self, now: u64) -> Option<u64> {
+    pub(crate) fn idle_for(&self, now: u64, engine: &dyn Engine) -> Option<u64> {
         let mut state = self.state.lock();
+        let state = &mut *state;
         if state.life != Life::Open {
             return None;
         }
         if state.mailbox.is_scheduled() {
             state.active_at = now;
+        }
+        if state.sending
+            && let Some(handle) = &state.handle
+        {
+            let taken = engine.progress(handle);
+            if taken != std::mem::replace(&mut state.taken_then, taken) {
+                state.active_at = now; // a peer that reads slowly is not idle
+            }
         }
         Some(now.saturating_sub(state.active_at))
     }

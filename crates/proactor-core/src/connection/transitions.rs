@@ -3,9 +3,6 @@
 use super::*;
 use crate::engine::Submission;
 
-/// `total_limit` is kept to within this many bytes a connection.
-const ACCOUNTING_STEP: usize = 4096;
-
 impl<U: Upper> Connection<U> {
     pub(super) fn is_full(&self, state: &State<U>, length: usize) -> bool {
         let queued = state.outgoing.len() + state.in_flight;
@@ -17,9 +14,10 @@ impl<U: Upper> Connection<U> {
     /// Tells the group how much is queued, in steps: small messages come and go without touching what all connections share.
     pub(super) fn settle(&self, state: &mut State<U>) {
         let queued = state.inbox_bytes + state.outgoing.len() + state.in_flight;
-        if queued >= state.accounted + ACCOUNTING_STEP {
+        let step = self.group.accounting_step;
+        if queued >= state.accounted + step {
             self.group.queued.fetch_add(queued - state.accounted, Ordering::SeqCst);
-        } else if queued + ACCOUNTING_STEP <= state.accounted || (queued == 0 && state.accounted > 0) {
+        } else if queued + step <= state.accounted || (queued == 0 && state.accounted > 0) {
             self.group.queued.fetch_sub(state.accounted - queued, Ordering::SeqCst);
         } else {
             return;
@@ -35,8 +33,27 @@ impl<U: Upper> Connection<U> {
     pub(super) fn uncount_inbox(&self, state: &mut State<U>, bytes: usize, engine: &dyn Engine) {
         state.inbox_bytes -= bytes;
         self.settle(state);
-        if state.pauses & pause::INBOX != 0 && state.inbox_bytes <= self.settings().receive_limit / 2 {
-            self.resume_for(state, pause::INBOX, engine);
+        if state.pauses != 0 {
+            self.resume_where_room(state, engine);
+        }
+    }
+
+    /// Something has left its queues.
+    fn resume_where_room(&self, state: &mut State<U>, engine: &dyn Engine) {
+        let outbox = state.outgoing.len() + state.in_flight;
+        let mut over = 0;
+        if state.inbox_bytes <= self.settings().receive_limit / 2 {
+            over |= pause::INBOX;
+        }
+        if state.outgoing.len() <= self.settings().send_limit / 4 && !state.sending {
+            over |= pause::OUTBOX;
+        }
+        if state.inbox_bytes + outbox == 0 {
+            // What fills the others' queues, whose peers may never read, is not to stop a connection that holds nothing: one receive of its own may always go on.
+            over |= pause::TOTAL;
+        }
+        if state.pauses & over != 0 {
+            self.resume_for(state, over, engine);
         }
     }
 
@@ -57,14 +74,17 @@ impl<U: Upper> Connection<U> {
         state.in_flight = 0;
         self.settle(state);
         state.traffic.sent += bytes as u64;
+        if self.settings().idle_timeout.is_some() {
+            state.active_at = engine.now(); // where nobody asks, no clock is read for a send
+        }
         if self.settings().wants.sent {
             if state.sent_untold == 0 {
                 after.schedule |= state.mailbox.push(Event::Sent(0));
             }
             state.sent_untold += bytes;
         }
-        if state.pauses & pause::OUTBOX != 0 && state.outgoing.len() <= self.settings().send_limit / 4 {
-            self.resume_for(state, pause::OUTBOX, engine);
+        if state.pauses != 0 {
+            self.resume_where_room(state, engine);
         }
         after.flush = !state.outgoing.is_empty();
         self.end_if_flushed(state, engine, after);
@@ -159,12 +179,17 @@ impl<U: Upper> Connection<U> {
             _ => crate::engine::Closing::Orderly,
         };
         state.life = Life::Closed;
+        let mut lingers = false;
         if let Some(handle) = state.handle.take() {
             // What the kernel has taken of a pending send was sent, though the whole of it never will be.
             let taken = engine.progress(&handle).min(state.in_flight);
             state.traffic.sent += taken as u64;
             state.in_flight -= taken;
-            engine.close(&handle, how);
+            // To close while the peer may still be sending would answer it with a reset, which can destroy what is on its way to it.
+            lingers = how == crate::engine::Closing::Orderly && !state.ended && !state.hung_up && state.traffic.sent > 0;
+            if !lingers {
+                engine.close(&handle, how);
+            }
             after.rare().handle = Some(handle);
         }
         let unsent = state.outgoing.len() + state.in_flight;
@@ -177,6 +202,7 @@ impl<U: Upper> Connection<U> {
         after.flush = false;
         after.rare().closed = Some(state.traffic);
         state.counted_messages = state.traffic.messages;
+        after.rare().lingers = lingers;
         if self.settings().wants.closed {
             after.schedule |= state.mailbox.push(Event::Closed(failure));
         }

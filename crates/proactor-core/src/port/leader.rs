@@ -82,6 +82,7 @@ impl<U: Upper> Port<U> {
                         self.start_accepting(&listener);
                     }
                 }
+                Timer::Discard(token, dropped_before) => self.check_lingering(token, dropped_before, now),
                 Timer::Linger(token, taken_before) => {
                     if let Some(Entry::Connection(connection)) = self.find(token) {
                         self.check_linger(&connection, taken_before, now, ready);
@@ -103,7 +104,7 @@ impl<U: Upper> Port<U> {
     }
 
     pub(super) fn check_idle(&self, connection: &Arc<Connection<U>>, now: u64, ready: &mut Vec<Item<U>>) {
-        let (Some(limit), Some(idle)) = (connection.group.settings.idle_timeout, connection.idle_for(now)) else { return };
+        let (Some(limit), Some(idle)) = (connection.group.settings.idle_timeout, connection.idle_for(now, &*self.engine)) else { return };
         if idle < limit {
             self.add_timer(now + limit - idle, Timer::Idle(connection.token));
         } else {
@@ -134,6 +135,7 @@ impl<U: Upper> Port<U> {
                 Some(Entry::Connection(connection)) => self.dispatch_connection(connection, outcome, now, ready),
                 Some(Entry::Listener(listener)) => self.dispatch_listener(&listener, outcome, now, ready),
                 Some(Entry::Wait(wait)) => self.occurred(wait, Cause::Signal, ready),
+                Some(Entry::Lingering(lingering)) => self.dispatch_lingering(&lingering, outcome),
                 None => drop(outcome),
             }
         }
@@ -174,6 +176,7 @@ impl<U: Upper> Port<U> {
                 listener.group.accept_errors.fetch_add(1, Ordering::Relaxed);
                 self.notices.put(Notice::AcceptFailed { address: listener.address.clone(), error: error.to_string(), paused: pause });
                 if pause {
+                    self.end_all_lingering(); // what they hold may be just what is missing
                     self.add_timer(now + ACCEPT_AGAIN_AFTER, Timer::AcceptAgain(listener.token));
                 }
             }

@@ -21,6 +21,8 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::table::Table;
 use crate::timer::{TimerId, Timers};
 
+use lingering::Lingering;
+
 /// Accepting is tried again this long after the machine ran out of descriptors or memory.
 const ACCEPT_AGAIN_AFTER: u64 = 100_000_000;
 /// Connections are numbered through the whole process. Orders nothing, so the model checkers need not see it.
@@ -35,6 +37,7 @@ const TIMERS_A_TURN: usize = 1024;
 mod appointments;
 mod connections;
 mod leader;
+mod lingering;
 mod monitor;
 
 pub use appointments::{Appointment, ManualResetEvent, Refusal, Waitable};
@@ -59,6 +62,8 @@ pub struct Port<U: Upper> {
     // Guards the connections with sends that wait for the end of a handler.
     dirty: Mutex<Vec<Arc<Connection<U>>>>,
     has_dirty: AtomicBool,
+    // Guards which handles linger, the oldest first.
+    lingering: Mutex<VecDeque<Token>>,
     /// Sends are written as each handler ends.
     flush_now: AtomicBool,
     hung: AtomicBool,
@@ -92,6 +97,8 @@ enum Timer<U: Upper> {
     Linger(Token, u64),
     /// A timer's tick, or a wait's time-out.
     Call(Arc<Appointment<U>>),
+    /// A handle that lingers, and how much had been dropped.
+    Discard(Token, u64),
 }
 
 /// What the ready queue holds.
@@ -133,6 +140,8 @@ enum Entry<U: Upper> {
     Connection(Arc<Connection<U>>),
     Listener(Arc<Listener<U>>),
     Wait(Arc<Appointment<U>>),
+    /// The connection is over; see `lingering.rs`.
+    Lingering(Arc<Lingering>),
 }
 
 impl<U: Upper> Clone for Entry<U> {
@@ -141,6 +150,7 @@ impl<U: Upper> Clone for Entry<U> {
             Entry::Connection(connection) => Entry::Connection(connection.clone()),
             Entry::Listener(listener) => Entry::Listener(listener.clone()),
             Entry::Wait(wait) => Entry::Wait(wait.clone()),
+            Entry::Lingering(lingering) => Entry::Lingering(lingering.clone()),
         }
     }
 }
@@ -204,6 +214,7 @@ impl<U: Upper> Port<U> {
             this: this.clone(),
             dirty: Mutex::new(Vec::new()),
             has_dirty: AtomicBool::new(false),
+            lingering: Mutex::new(VecDeque::new()),
             flush_now: AtomicBool::new(false),
             hung: AtomicBool::new(false),
             blocked_sends: AtomicUsize::new(0),
@@ -305,8 +316,8 @@ impl<U: Upper> Port<U> {
                     }
                     return false;
                 }
-                Decision::Lead => {
-                    let mut turn = self.lead(true);
+                decision @ (Decision::Lead | Decision::Look) => {
+                    let mut turn = self.lead(decision == Decision::Lead);
                     self.scheduler.led(id, turn.ready.drain(..));
                 }
                 Decision::Park => {
@@ -386,7 +397,8 @@ impl<U: Upper> Port<U> {
 
     /// Workers exit after what they are doing, the monitor ends, notices end. Idempotent. Answers what was never begun, and the calls of timers and waits.
     pub fn close(&self) -> (VecDeque<Item<U>>, Vec<U::Call>) {
-        self.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::SeqCst);
+        self.end_all_lingering();
         let calls = self.release_all(false);
         self.wake_monitor();
         self.notices.close();
@@ -508,15 +520,20 @@ impl<U: Upper> Port<U> {
     }
 
     #[cold]
-    fn finish_rare(&self, connection: &Arc<Connection<U>>, rare: Rare<U>) {
+    fn finish_rare(&self, connection: &Arc<Connection<U>>, mut rare: Rare<U>) {
         if rare.linger
             && let Some(limit) = connection.group.settings.send_timeout
         {
             self.add_timer(self.engine.now() + limit, Timer::Linger(connection.token, connection.taken(&*self.engine)));
         }
         if let Some(traffic) = rare.closed {
-            let entry = self.table.lock().remove(connection.token);
-            drop(entry);
+            match rare.handle.take() {
+                Some(handle) if rare.lingers => self.begin_lingering(connection, handle),
+                handle => {
+                    let entry = self.table.lock().remove(connection.token);
+                    drop((entry, handle));
+                }
+            }
             connection.group.count_closed(traffic);
         }
         if let Some(messages) = rare.gone {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::engine::ThreadClock;
 use crate::sync::Mutex;
 
+mod looking;
 mod monitor;
 mod parker;
 
@@ -61,6 +62,8 @@ pub enum Decision {
     Take,
     /// Flush, poll, receive and dispatch; then `led`.
     Lead,
+    /// As `Lead`, but the poll does not wait: there is work, only nobody has looked for more of it in a long time.
+    Look,
     Park,
     Exit,
 }
@@ -142,6 +145,10 @@ struct State<I> {
     /// The newest last: it is woken first, its stack is still in cache.
     parked: Vec<WorkerId>,
     leader: Option<Leader>,
+    /// How often the role was taken.
+    leads: u64,
+    /// The queue never emptied, and nobody has led, for a whole tick: the next worker that finishes an item leads before it takes another.
+    look_due: bool,
     /// Workers in `Attaching` or `Running`.
     running: usize,
     woken: usize,
@@ -166,8 +173,12 @@ struct Worker {
     sequence: u64,
     /// What it runs is the start of another worker.
     starts: bool,
+    /// Moves with every decision.
+    decisions: u64,
     /// Moves whenever the worker had nothing to do: it was not short of processor time then.
     idled: u64,
+    /// Its last decision was to look for more although it had enough to do.
+    looked: bool,
     parker: Arc<Parker>,
     clock: ThreadClock,
     seen: monitor::Seen,
@@ -183,6 +194,8 @@ impl<I> Scheduler<I> {
                 workers: Vec::new(),
                 parked: Vec::new(),
                 leader: None,
+                leads: 0,
+                look_due: false,
                 running: 0,
                 woken: 0,
                 deciding: 0,
@@ -211,7 +224,9 @@ impl<I> Scheduler<I> {
             phase: Phase::New,
             sequence: 0,
             starts: false,
+            decisions: 0,
             idled: 0,
+            looked: false,
             parker: parker.clone(),
             clock,
             seen: monitor::Seen::default(),
@@ -229,15 +244,6 @@ impl<I> Scheduler<I> {
             state.start = Start::Wanted; // the first worker leads; somebody must be there to take over
         }
         (WorkerId(index), parker)
-    }
-
-    /// Work waits, a slot is free for it, and no worker is there to take it: all that there may be are in handlers. Whoever blocks in one and can
-    /// give up is asked to.
-    pub fn is_short(&self) -> bool {
-        let state = self.state.lock();
-        let all = state.live >= self.limits.max_workers || state.start == Start::Failed;
-        let in_handler = |worker: &Worker| matches!(worker.phase, Phase::Attaching | Phase::Running | Phase::Blocked | Phase::Relieved);
-        all && !state.ready.is_empty() && state.running < state.allowance && state.workers.iter().flatten().all(in_handler)
     }
 
     /// A thread could not be started; it is asked for again a second later, while there is work.
@@ -259,6 +265,7 @@ impl<I> Scheduler<I> {
                 state.finished(me);
                 // Above the allowance are those that came back from a block, or whom the monitor no longer wants.
                 if state.running <= state.allowance
+                    && !state.look_due
                     && state.closing != Closing::Now
                     && let Some(work) = state.take(self.limits)
                 {
@@ -284,7 +291,8 @@ impl<I> Scheduler<I> {
         let mut state = self.state.lock();
         let state = &mut *state;
         let worker = state.worker(me);
-        worker.idled += 1;
+        worker.decisions += 1;
+        worker.idled += u64::from(!std::mem::take(&mut worker.looked));
         match worker.phase {
             Phase::Woken => state.woken -= 1,
             Phase::Idle => state.deciding -= 1,
@@ -298,6 +306,14 @@ impl<I> Scheduler<I> {
             return Decision::Exit;
         }
         if state.running < state.allowance {
+            if state.look_due && !state.ready.is_empty() {
+                state.lead(Leader::Worker(me));
+                let worker = state.worker(me);
+                worker.phase = Phase::Leading;
+                worker.idled -= 1;
+                worker.looked = true;
+                return Decision::Look;
+            }
             if !state.ready.is_empty() || state.start == Start::Wanted {
                 state.running += 1;
                 state.attaching += 1;
@@ -305,7 +321,7 @@ impl<I> Scheduler<I> {
                 return Decision::Take;
             }
             if state.leader.is_none() {
-                state.leader = Some(Leader::Worker(me));
+                state.lead(Leader::Worker(me));
                 state.worker(me).phase = Phase::Leading;
                 return Decision::Lead;
             }
@@ -471,46 +487,6 @@ impl<I> Scheduler<I> {
     pub fn has_ready(&self) -> bool {
         !self.state.lock().ready.is_empty()
     }
-
-    /// Shows what is ready, the oldest first, under the lock, until `go_on` says no.
-    pub fn look(&self, mut go_on: impl FnMut(&I) -> bool) {
-        let state = self.state.lock();
-        let _stopped_at = state.ready.iter().find(|item| !go_on(item));
-    }
-
-    pub fn counts(&self) -> Counts {
-        let state = self.state.lock();
-        let blocked = state.workers.iter().flatten().filter(|worker| matches!(worker.phase, Phase::Blocked | Phase::Relieved)).count();
-        Counts {
-            workers: state.live,
-            waiting: state.live - state.running - blocked,
-            running: state.running,
-            blocked,
-            queued: state.ready.len(),
-            allowance: state.allowance,
-            ..state.counts
-        }
-    }
-
-    /// For tests and models.
-    pub fn phase(&self, me: WorkerId) -> Phase {
-        self.state.lock().worker(me).phase
-    }
-
-    /// For tests and models: panics where the numbers and the phases disagree. The README calls these the books.
-    pub fn check(&self) {
-        let state = self.state.lock();
-        let count = |phase| state.workers.iter().flatten().filter(|worker| worker.phase == phase).count();
-        let leading = count(Phase::Leading);
-        assert_eq!(state.running, count(Phase::Attaching) + count(Phase::Running), "slots");
-        assert_eq!(state.attaching, count(Phase::Attaching), "attaching");
-        assert_eq!(state.woken, count(Phase::Woken), "woken");
-        assert_eq!(state.deciding, count(Phase::Idle), "deciding");
-        assert_eq!(state.parked.len(), count(Phase::Parked), "parked");
-        assert_eq!(state.live, state.workers.iter().flatten().count(), "live");
-        assert_eq!(leading, usize::from(matches!(state.leader, Some(Leader::Worker(_)))), "leader");
-        assert!(!state.monitor_asleep || count(Phase::Running) == 0, "somebody runs while the monitor sleeps");
-    }
 }
 
 impl Limits {
@@ -528,6 +504,13 @@ impl<I> State<I> {
     fn leave(&mut self, id: WorkerId) {
         self.workers[id.0] = None;
         self.live -= 1;
+    }
+
+    fn lead(&mut self, leader: Leader) {
+        debug_assert!(self.leader.is_none());
+        self.leader = Some(leader);
+        self.leads += 1;
+        self.look_due = false;
     }
 
     /// Counts an item as finished; starting a worker is none.

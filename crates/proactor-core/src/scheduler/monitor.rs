@@ -73,7 +73,7 @@ pub(super) struct Seen {
     cpu: u64,
     at: u64,
     still_since: Option<u64>,
-    /// Since when it has been seen attaching after which decision (`idled`): the next decision's wait is another one.
+    /// Since when it has been seen attaching after which decision: the next decision's wait is another one.
     attaching: Option<(u64, u64)>,
 }
 
@@ -88,6 +88,8 @@ pub(super) struct Watch {
     progress_at: u64,
     /// How many items were finished up to the last tick.
     finished: u64,
+    /// How often somebody had led by then.
+    leads: u64,
     start_failed_at: Option<u64>,
 }
 
@@ -125,6 +127,7 @@ impl<I> Scheduler<I> {
         }
         state.note_contention(now);
         let tally = state.examine(samples, now, limits);
+        let items_pass = state.counts.finished != state.watch.finished;
         state.adapt(&tally, now, limits);
 
         let mut verdict = Verdict { eager: state.extra > 0, ..Verdict::default() };
@@ -134,10 +137,12 @@ impl<I> Scheduler<I> {
         verdict.wake_leader = wakes.leader;
 
         if state.leader.is_none() && verdict.wake.is_none() && tally.moving == 0 && state.nobody_on_the_way(now) && state.live > 0 {
-            state.leader = Some(Leader::Monitor);
+            state.lead(Leader::Monitor);
             state.counts.monitor_leads += 1;
             verdict.lead = true;
         }
+        state.look_due = items_pass && state.leader.is_none() && !state.ready.is_empty() && state.leads == state.watch.leads;
+        state.watch.leads = state.leads;
         verdict.hung_for = state.hung_for(now, limits);
 
         let in_handlers = state.running > 0 || state.woken > 0;
@@ -172,7 +177,7 @@ impl<I> Scheduler<I> {
 impl Worker {
     /// It waits so long for the interpreter that somebody must be computing in it.
     fn attaches_long(&self, now: u64) -> bool {
-        self.seen.attaching.is_some_and(|(decision, since)| decision == self.idled && now - since >= CONTENDED_AFTER)
+        self.seen.attaching.is_some_and(|(decision, since)| decision == self.decisions && now - since >= CONTENDED_AFTER)
     }
 }
 
@@ -208,8 +213,8 @@ impl<I> State<I> {
         for worker in self.workers.iter_mut().flatten() {
             if worker.phase != Phase::Attaching {
                 worker.seen.attaching = None;
-            } else if worker.seen.attaching.is_none_or(|(decision, _)| decision != worker.idled) {
-                worker.seen.attaching = Some((worker.idled, now));
+            } else if worker.seen.attaching.is_none_or(|(decision, _)| decision != worker.decisions) {
+                worker.seen.attaching = Some((worker.decisions, now));
             } else if worker.attaches_long(now) {
                 self.watch.contended_until = now + CONTENDED_FOR;
             }

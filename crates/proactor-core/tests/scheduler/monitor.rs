@@ -154,6 +154,10 @@ fn two_short_waits_for_the_interpreter_are_not_taken_for_a_long_one() {
     let [worker, still] = rig.idle_workers();
     for item in 1..=3 {
         rig.post([item]);
+        if item == 3 {
+            assert_eq!(rig.decide(worker), Decision::Look, "nobody has led all the while");
+            rig.scheduler.led(worker, []);
+        }
         assert_eq!(rig.decide(worker), Decision::Take);
         rig.tick(MILLISECOND, &[]);
         assert_eq!(rig.scheduler.pop(worker).0, Some(Work::Item(item)));
@@ -454,4 +458,58 @@ fn a_pool_that_may_still_grow_or_has_a_worker_to_spare_does_not_hang() {
         rig.now += 2 * SECOND;
         assert_eq!(rig.verdict_of_tick().hung_for, None);
     }
+}
+
+// ---- a queue that never empties ----
+
+#[test]
+fn a_worker_that_finds_work_for_a_whole_tick_looks_for_more_before_it_goes_on() {
+    let mut rig = Rig::locked(1, 2);
+    let [worker, spare] = rig.idle_workers();
+    rig.leads(worker);
+    rig.parks(spare);
+    rig.scheduler.led(worker, [1, 2, 3, 4, 5]);
+    rig.takes(worker, 1);
+    rig.finishes_and_takes(worker, 2);
+    rig.tick(MILLISECOND, &[MILLISECOND]);
+    rig.finishes_and_takes(worker, 3); // somebody has led since the tick before
+    rig.tick(MILLISECOND, &[MILLISECOND]);
+    assert_eq!(rig.finish_only(worker), None);
+    assert_eq!(rig.decide(worker), Decision::Look);
+    rig.scheduler.led(worker, [6]);
+    rig.takes(worker, 4);
+    rig.finishes_and_takes(worker, 5);
+    rig.finishes_and_takes(worker, 6);
+}
+
+#[test]
+fn of_two_runners_one_looks_for_more() {
+    let mut rig = Rig::free(2, 2);
+    let [first, second] = rig.idle_workers();
+    rig.post([1, 2, 3, 4, 5]);
+    rig.takes(first, 1);
+    rig.takes(second, 2);
+    rig.finishes_and_takes(first, 3);
+    rig.tick(MILLISECOND, &[MILLISECOND, MILLISECOND]);
+    assert_eq!(rig.finish_only(first), None);
+    assert_eq!(rig.decide(first), Decision::Look);
+    rig.finishes_and_takes(second, 4);
+    rig.scheduler.led(first, []);
+    rig.takes(first, 5);
+}
+
+#[test]
+fn where_the_queue_has_emptied_meanwhile_the_next_leader_waits() {
+    let mut rig = Rig::locked(1, 2);
+    let [worker] = rig.idle_workers();
+    rig.post([1, 2, 3]);
+    rig.takes(worker, 1);
+    rig.finishes_and_takes(worker, 2);
+    rig.tick(MILLISECOND, &[MILLISECOND]);
+    assert_eq!(rig.scheduler.take_rest().len(), 1);
+    assert_eq!(rig.finish_only(worker), None);
+    rig.leads(worker);
+    rig.scheduler.led(worker, [4, 5]);
+    rig.takes(worker, 4);
+    rig.finishes_and_takes(worker, 5);
 }

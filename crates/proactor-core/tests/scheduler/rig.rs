@@ -101,7 +101,21 @@ impl Rig {
         self.scheduler.check();
     }
 
+    /// A look that is due brings nothing, and is over at once.
     pub fn finish(&self, worker: WorkerId) -> Option<Work<u32>> {
+        let look = self.scheduler.is_look_due();
+        let work = self.finish_only(worker);
+        if !look || work.is_some() || self.counts().queued == 0 || self.decide(worker) != Decision::Look {
+            return work;
+        }
+        self.scheduler.led(worker, []);
+        assert_eq!(self.decide(worker), Decision::Take);
+        let (work, wakes) = self.scheduler.pop(worker);
+        self.woke(wakes);
+        work
+    }
+
+    pub fn finish_only(&self, worker: WorkerId) -> Option<Work<u32>> {
         let (work, wakes) = self.scheduler.finish_and_pop(worker, None);
         self.woke(wakes);
         self.scheduler.check();

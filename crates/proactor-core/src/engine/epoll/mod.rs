@@ -535,7 +535,9 @@ impl Engine for Epoll {
         while self.users.load(Ordering::SeqCst) > 0 {
             std::thread::yield_now(); // a system call that does not block is under way
         }
-        drop(self.polling.lock()); // the last poll has returned
+        let readable = mem::take(&mut self.polling.lock().readable); // the last poll has returned
+        let resumed = mem::take(&mut *self.resumed.lock());
+        drop((readable, resumed)); // nobody receives from them any more
         self.close_own();
     }
 
