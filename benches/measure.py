@@ -102,20 +102,23 @@ class RunningServer:
 def measure(server: Server, workload: Workload, setting: Setting) -> dict:
     """The generator's report on one server and one workload; MeasurementError when there is none or an error was seen."""
     if workload.generator[0] == "executor":
-        return measure_executor(server, workload.generator[1:], setting)
+        load, *rest = workload.generator[1:]
+        command = ["executors.py", server.options[0], load, *server.options[1:], *rest, "--seconds", str(setting.seconds)]
+        return measure_program(server, command, setting)
+    if workload.generator[0] == "timers":
+        return measure_program(server, ["timers.py", *server.options], setting)
     with RunningServer(server, workload.mode, setting) as running:
         if workload.generator[0] == "takeover":
             return measure_takeover(running, workload.generator[1:], setting)
         return generate(running, workload.generator, setting)
 
 
-def measure_executor(executor: Server, options: tuple[str, ...], setting: Setting) -> dict:
-    """What executors.py says of an executor: a process of its own is both the load and what is loaded."""
-    load, *rest = options
-    command = [str(setting.python), str(Path(__file__).with_name("executors.py")), executor.options[0], load, *executor.options[1:], *rest]
+def measure_program(measured: Server, command: list[str], setting: Setting) -> dict:
+    """What a program of this folder says of what it measures: a process of its own is both the load and what is loaded."""
+    program, *options = command
     try:
         done = subprocess.run(
-            [*command, "--seconds", str(setting.seconds)],
+            [str(setting.python), str(Path(__file__).with_name(program)), *options],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -123,9 +126,9 @@ def measure_executor(executor: Server, options: tuple[str, ...], setting: Settin
             preexec_fn=lambda: os.sched_setaffinity(0, setting.server_cpus),
         )
     except subprocess.TimeoutExpired:
-        raise MeasurementError(f"{executor.name} did not end in time") from None
+        raise MeasurementError(f"{measured.name} did not end in time") from None
     if not done.stdout.startswith("{"):
-        raise MeasurementError(f"{executor.name} says: {done.stderr.strip()[-500:]}")
+        raise MeasurementError(f"{measured.name} says: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout)
 
 

@@ -13,7 +13,7 @@ EXECUTOR = ("--executor", "64")
 
 @dataclass(frozen=True)
 class Server:
-    """`program` is a file in servers/, or None for the bare epoll server, and for executors, whose options executors.py gets."""
+    """`program` is a file in servers/, or None for the bare epoll server, and for what executors.py and timers.py run, which get the options."""
 
     name: str
     program: str | None
@@ -39,6 +39,9 @@ SERVERS = {
         Server("pool-threads-8", None, ("threads", "--workers", "8")),
         Server("pool-threads-32", None, ("threads", "--workers", "32")),
         Server("to-thread", None, ("to_thread",)),
+        # For timers.py.
+        Server("pool-timers", None, ("proactor",)),
+        Server("asyncio-timers", None, ("asyncio",)),
     )
 }
 
@@ -211,6 +214,20 @@ WORKLOADS = {
             columns=(Column("seconds", "seconds", "{:.3f}"), *EXECUTOR_COLUMNS),
             reference="pool-threads-32",
         ),
+        Workload(
+            "timers",
+            "100,000 timers (processor time for each)",
+            ("pool-timers", "asyncio-timers"),
+            "",
+            ("timers",),
+            tables=(BOTH,),
+            columns=(
+                Column("add and call us", "call_us", "{:.2f}"),
+                Column("add us", "add_us", "{:.2f}"),
+                Column("cancel us", "cancel_us", "{:.2f}"),
+            ),
+            reference="asyncio-timers",
+        ),
     )
 }
 
@@ -264,6 +281,8 @@ FLOORS = (
     *(Floor(f"submit{workers}", BOTH, "p50_us", ("pool-threads",), at_most=1.0, server="pool") for workers in (1, 2, 4, 8)),
     at_least("map", BOTH, 4.0, "pool-threads", server="pool"),
     Floor("mixed", BOTH, "seconds", ("pool-threads-8", "pool-threads-32", "to-thread"), at_most=1.0, server="pool"),
+    Floor("timers", BOTH, "call_us", ("asyncio-timers",), at_most=0.3, server="pool-timers"),
+    Floor("timers", BOTH, "cancel_us", ("asyncio-timers",), at_most=1.0, server="pool-timers"),
     Floor("mixed", BOTH, "p99_us", ("pool-threads-8", "pool-threads-32", "to-thread"), at_most=1.0, server="pool"),
 )
 

@@ -1,5 +1,5 @@
-"""All four kinds of work on one pool: a server takes words (I/O), each is looked up by a slow function (a call), a pipe brings news (a wait),
-and once a second a line says how it goes (a timer).
+"""All four kinds of work on one pool: a server takes words (I/O), each is looked up by a slow function (a call), a pipe brings news
+(a wait), and once a second a line says how it goes (a timer).
 
 Try it: `nc 127.0.0.1 60001`, type words.
 """

@@ -109,6 +109,7 @@ impl Connection {
         address(py, &self.core.peer)
     }
 
+    /// Our own address, as the socket module writes it. OSError once the connection is closed.
     #[getter]
     fn sockname<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.check()?;
