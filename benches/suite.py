@@ -13,7 +13,7 @@ EXECUTOR = ("--executor", "64")
 
 @dataclass(frozen=True)
 class Server:
-    """`program` is a file in servers/, or None for the bare epoll server, and for what executors.py and timers.py run, which get the options."""
+    """`program` is a file in servers/; None for the bare epoll server and for what executors.py and timers.py measure."""
 
     name: str
     program: str | None

@@ -34,11 +34,16 @@ def test_every_public_name_is_documented_at_run_time(name) -> None:
     assert documented.strip()
 
 
-def test_the_native_connection_is_documented_as_its_stub_says() -> None:
+@pytest.mark.parametrize(
+    ("name", "some"), [("Connection", "send receive id close"), ("Timer", "cancel"), ("Wait", "cancel"), ("Event", "set wait")]
+)
+def test_what_is_native_is_documented_as_its_stub_says(name, some) -> None:
     stub = ast.parse((Path(proactor.__file__).parent / "_core.pyi").read_text())
-    [connection] = [node for node in stub.body if isinstance(node, ast.ClassDef) and node.name == "Connection"]
-    methods = [node for node in connection.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
-    assert {"send", "receive", "id", "close"} <= {method.name for method in methods}
+    [described] = [node for node in stub.body if isinstance(node, ast.ClassDef) and node.name == name]
+    methods = [node for node in described.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    assert set(some.split()) <= {method.name for method in methods}
     for method in methods:
-        written = inspect.getdoc(inspect.getattr_static(_core.Connection, method.name))
-        assert written == ast.get_docstring(method), f"the documentation of {method.name} differs between connection.rs and _core.pyi"
+        written = inspect.getdoc(inspect.getattr_static(getattr(_core, name), method.name))
+        assert written == ast.get_docstring(method), (
+            f"the documentation of {name}.{method.name} differs between the extension and _core.pyi"
+        )

@@ -254,7 +254,9 @@ class Event:
     def clear(self) -> None:
         """Whoever waits from here on waits for the next `set`."""
 
-    def is_set(self) -> bool: ...
+    def is_set(self) -> bool:
+        """Whether it is set."""
+
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks until it is set; in a worker with the worker's slot free. Signal handlers run in between.
 

@@ -22,8 +22,8 @@ def count(number, frame):
 signal.signal(signal.SIGUSR1, count)
 server = proactor.serve(lambda connection, data: connection.send(data), ("127.0.0.1", 0))
 signal.signal(signal.SIGTERM, lambda *_: print("report", server.shutdown(5).completed))
-print(server.address[1])
 try:
+    print(server.address[1])
     server.serve_forever()
 except KeyboardInterrupt:
     print("interrupted")

@@ -13,18 +13,23 @@ use crate::errors;
 use crate::layer::{Call, Layer, SIGNALS_EVERY, nanoseconds, seconds};
 use crate::worker::Blocking;
 
+/// What `ThreadPool.call_after` and `call_every` answer. Safe from any thread; never blocks.
 #[pyclass(module = "proactor._core", frozen)]
 pub struct Timer {
     port: Arc<CorePort<Layer>>,
     core: Arc<Appointment<Layer>>,
 }
 
+/// What `ThreadPool.call_when` answers. Safe from any thread; never blocks.
 #[pyclass(module = "proactor._core", frozen)]
 pub struct Wait {
     port: Arc<CorePort<Layer>>,
     core: Arc<Appointment<Layer>>,
 }
 
+/// Something to wait for that takes no descriptor and no thread: as `threading.Event`, and for `ThreadPool.call_when`. It belongs to no pool.
+///
+/// Safe from any thread; only `wait` blocks. (Win32's manual-reset event.)
 #[pyclass(module = "proactor._core", frozen)]
 #[derive(Default)]
 pub struct Event(Arc<ManualResetEvent<Layer>>);
@@ -123,33 +128,43 @@ fn state(port: &CorePort<Layer>, appointment: &Appointment<Layer>) -> &'static s
 
 #[pymethods]
 impl Timer {
+    /// Exact: after True the function does not start (again), and the timer has let go of it and its arguments. False: a timer that comes once has begun or is
+    /// over. May be called again, and from the function itself.
+    ///
+    /// Raises:
+    ///     RuntimeError: the timer belongs to the parent process.
     fn cancel(&self) -> PyResult<bool> {
         cancel(&self.port, &self.core)
     }
 
+    /// Whether the function will be called (again).
     #[getter]
     fn pending(&self) -> PyResult<bool> {
         check(&self.port)?;
         Ok(self.core.is_pending())
     }
 
+    /// Whether it was cancelled before it was over, by `cancel` or by the end of its pool.
     #[getter]
     fn cancelled(&self) -> PyResult<bool> {
         check(&self.port)?;
         Ok(self.core.is_cancelled())
     }
 
+    /// Seconds between two ticks; None for a timer that comes once.
     #[getter]
     fn interval(&self) -> Option<f64> {
         self.core.repeats().then_some(self.core.interval as f64 / 1e9)
     }
 
+    /// Ticks that came while an earlier one waited for a worker or ran: each was left out.
     #[getter]
     fn missed(&self) -> PyResult<u64> {
         check(&self.port)?;
         Ok(self.core.ticks().missed)
     }
 
+    /// A snapshot.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         statistics(py, "TimerStatistics", (self.pending()?, self.cancelled()?, self.interval(), self.missed()?))
     }
@@ -162,27 +177,36 @@ impl Timer {
 
 #[pymethods]
 impl Wait {
+    /// Exact: after True the function does not start (again), and the wait has let go of it, its arguments and its descriptor. False: a wait that comes once
+    /// has begun or is over. May be called again, and from the function itself.
+    ///
+    /// Raises:
+    ///     RuntimeError: the wait belongs to the parent process.
     fn cancel(&self) -> PyResult<bool> {
         cancel(&self.port, &self.core)
     }
 
+    /// Whether the function will be called (again).
     #[getter]
     fn pending(&self) -> PyResult<bool> {
         check(&self.port)?;
         Ok(self.core.is_pending())
     }
 
+    /// Whether it was cancelled before it was over, by `cancel` or by the end of its pool.
     #[getter]
     fn cancelled(&self) -> PyResult<bool> {
         check(&self.port)?;
         Ok(self.core.is_cancelled())
     }
 
+    /// Whether it waits again each time the function has returned.
     #[getter]
     fn repeat(&self) -> bool {
         self.core.repeats()
     }
 
+    /// A snapshot.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         statistics(py, "WaitStatistics", (self.pending()?, self.cancelled()?, self.repeat()))
     }
@@ -199,18 +223,28 @@ impl Event {
         Self::default()
     }
 
+    /// Everybody who waits goes on, and whoever waits from here on does not wait. Idempotent.
     fn set(&self) {
         self.0.set();
     }
 
+    /// Whoever waits from here on waits for the next `set`.
     fn clear(&self) {
         self.0.clear();
     }
 
+    /// Whether it is set.
     fn is_set(&self) -> bool {
         self.0.is_set()
     }
 
+    /// Blocks until it is set; in a worker with the worker's slot free. Signal handlers run in between.
+    ///
+    /// Returns:
+    ///     False when `timeout` seconds have passed before.
+    ///
+    /// Raises:
+    ///     ValueError: `timeout` is negative or not a number.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
@@ -232,6 +266,7 @@ impl Event {
         }
     }
 
+    /// A snapshot.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         statistics(py, "EventStatistics", (self.is_set(), self.0.waits()))
     }

@@ -103,13 +103,17 @@ impl Connection {
         self.core.id
     }
 
-    /// The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none. Known after the end, too.
+    /// The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none, as `os.fsdecode`
+    /// makes it of bytes that the peer chose; an abstract name begins with "@". Known after the end, too.
     #[getter]
     fn peername<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         address(py, &self.core.peer)
     }
 
-    /// Our own address, as the socket module writes it. OSError once the connection is closed.
+    /// Our side's address, written as `peername` is.
+    ///
+    /// Raises:
+    ///     OSError: the connection is closed; or it is of a simulated network.
     #[getter]
     fn sockname<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.check()?;
@@ -142,7 +146,8 @@ impl Connection {
     /// worker's slot free, until there is room.
     ///
     /// Raises:
-    ///     TimeoutError: it blocked for `send_timeout` seconds; nothing of `data` was queued.
+    ///     TimeoutError: it blocked for `send_timeout` seconds; or for one second without the peer taking anything, in a handler, while other work
+    ///         waits and all the pool's workers are in handlers. Nothing of `data` was queued.
     ///     ConnectionEnded: the connection is closed, or `shutdown_write` was called.
     ///     ConnectionResetError, BrokenPipeError, ...: an earlier write failed.
     ///     TypeError, ValueError: `data` is not bytes-like, or not contiguous.
