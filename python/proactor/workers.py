@@ -418,8 +418,8 @@ def _at_exit() -> None:
         workers.close(drain=True)
 
 
-# Seconds for which the end of the program waits without a word.
-_SAYS_WHY_AFTER = 1.0
+# Seconds for which the end of the program waits without a word. CPython's own cases have calls that sleep for one.
+_SAYS_WHY_AFTER = 2.0
 
 
 def _forked() -> None:
