@@ -108,3 +108,105 @@ def test_what_a_connection_fails_with(serve, connect, value) -> None:
 def test_an_engine_that_there_is_not() -> None:
     with pytest.raises(ValueError, match=r'no engine called "x" on this platform; choose one of: epoll, simulated'):
         proactor.ThreadPool(engine="x")
+
+
+@pytest.mark.parametrize("value", [*NUMBERS, HUGE, 0, -1, -HUGE], ids=repr)
+@pytest.mark.parametrize("name", ["max_workers", "concurrency", "queue_limit"])
+def test_whole_numbers_of_a_pool(name, value) -> None:
+    # The standard library's tests know its words for this one.
+    least = "greater than 0" if name == "max_workers" and value in (0, -1, -HUGE) else "a whole number.*at least 1"
+    with pytest.raises((TypeError, ValueError), match=f"^{name} must be {least}.*{'' if value is HUGE else 'not '}"):
+        proactor.ThreadPool(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["x", b"1", True, [], object(), math.nan, -1, -HUGE, -math.inf], ids=repr)
+@pytest.mark.parametrize("name", ["idle_seconds", "busy_poll", "slow_handler_seconds"])
+def test_seconds_of_a_pool(name, value) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{name} must be a number of seconds, .*; not"):
+        proactor.ThreadPool(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("thread_name_prefix", None, "must be a string"),
+        ("thread_name_prefix", b"x", "must be a string"),
+        ("thread_name_prefix", 5, "must be a string"),
+        ("initializer", 5, "must be a callable"),
+        ("initializer", "x", "must be a callable"),
+        ("initargs", None, "must be a tuple"),
+        ("initargs", "ab", "must be a tuple"),
+        ("initargs", 5, "must be a tuple"),
+        ("initargs", {1: 2}, "must be a tuple"),
+        ("queue_policy", None, 'must be "block", "raise" or "run"'),
+        ("queue_policy", "wait", 'must be "block", "raise" or "run"'),
+        ("queue_policy", [], 'must be "block", "raise" or "run"'),
+        ("copy_context", 1, "must be True or False"),
+        ("copy_context", None, "must be True or False"),
+        ("slow_handler_seconds", 0, "must be a number of seconds, more than 0, or None for no watchdog"),
+        ("busy_poll", math.inf, "must be a number of seconds, 0 or more and at most"),
+        ("busy_poll", None, "must be a number of seconds, 0 or more;"),
+    ],
+)
+def test_the_other_arguments_of_a_pool(name, value, rule) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{name} {rule}.*not "):
+        proactor.ThreadPool(**{name: value})
+
+
+def test_what_a_pool_takes(make_pool) -> None:
+    told = []
+    pool = make_pool(idle_seconds=math.inf, slow_handler_seconds=math.inf, busy_poll=0, initializer=told.append, initargs=["a list"])
+    assert pool.submit(int).result(20) == 0
+    assert "a list" in told
+    make_pool(idle_seconds=None).shutdown(timeout=HUGE)
+
+
+def test_a_pool_that_could_not_be_made_has_a_repr() -> None:
+    pool = proactor.ThreadPool.__new__(proactor.ThreadPool)
+    with pytest.raises(ValueError, match="max_workers"):
+        pool.__init__(max_workers=0)
+    assert repr(pool) == "<ThreadPool that could not be made>"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ({"wait": 1}, "wait must be True or False"),
+        ({"wait": None}, "wait must be True or False"),
+        ({"cancel_futures": "no"}, "cancel_futures must be True or False"),
+        *(
+            ({"timeout": value}, "timeout must be a number of seconds, 0 or more, or None for no limit")
+            for value in ("x", math.nan, -1, True)
+        ),
+    ],
+    ids=repr,
+)
+def test_a_wrong_argument_of_shutdown_leaves_the_pool_as_it_is(make_pool, arguments, rule) -> None:
+    pool = make_pool()
+    with pytest.raises((TypeError, ValueError), match=f"^{rule}; not|^{rule}, not"):
+        pool.shutdown(**arguments)
+    assert pool.submit(int).result(20) == 0, "it still takes work"
+
+
+@pytest.mark.parametrize("value", ["x", None, True, [], math.nan, math.inf, -1, -0.5, HUGE, -HUGE], ids=repr)
+@pytest.mark.parametrize("name", ["call_after", "call_every"])
+def test_the_seconds_of_a_timer(make_pool, name, value) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^seconds must be a number of seconds, .*not "):
+        getattr(make_pool(), name)(value, int)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        *(
+            ({"timeout": value}, "timeout must be a number of seconds, 0 or more, or None for no limit;")
+            for value in ("x", math.nan, -1, True)
+        ),
+        ({"writable": 1}, "writable must be True or False,"),
+        ({"repeat": None}, "repeat must be True or False,"),
+    ],
+    ids=repr,
+)
+def test_the_arguments_of_a_wait(make_pool, arguments, rule) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{rule} not"):
+        make_pool().call_when(proactor.Event(), print, **arguments)

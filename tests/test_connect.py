@@ -1,6 +1,7 @@
 """`connect`: the same connections and handlers from the client's side."""
 
 import gc
+import os
 import random
 import select
 import socket
@@ -10,7 +11,7 @@ import time
 import pytest
 
 import proactor
-from peers import TIMEOUT, Recorder, RecordingEcho, echo, eventually, read_exactly, threads_of_process
+from peers import TIMEOUT, Program, Recorder, RecordingEcho, echo, eventually, read_exactly, threads_of_process
 
 
 def test_both_sides_may_be_proactors(serve) -> None:
@@ -348,6 +349,104 @@ def test_a_connected_socket_stays_the_callers_where_connect_fails(serve) -> None
         connected.sendall(b"mine")
         assert connected.recv(4) == b"mine"
         assert connected.gettimeout() == TIMEOUT
+
+
+@pytest.fixture
+def exhausted(make_pool, monkeypatch):
+    """A pool on which nothing can be attached or listened on any more, though it looks as if it could."""
+    pool = make_pool()
+    started = pool.start()
+    pool.shutdown()
+    monkeypatch.setattr(pool, "start", lambda: started)
+    return pool
+
+
+def test_a_connected_socket_stays_the_callers_where_it_cannot_be_attached(serve, exhausted) -> None:
+    handler = Recorder()
+    with socket.create_connection(serve().address) as connected:
+        connected.settimeout(TIMEOUT)
+        descriptor = connected.fileno()
+        with pytest.raises(OSError, match="descriptor"):
+            proactor.connect(connected, handler, pool=exhausted)
+        assert connected.fileno() == descriptor
+        assert connected.gettimeout() == TIMEOUT
+        connected.sendall(b"mine")
+        assert connected.recv(4) == b"mine", "neither closed nor reset"
+    assert handler.names() == [], "there was no connection to tell of"
+
+
+class OpensAfterwards:
+    """Stands for a port, and opens a file after a call of `name` has failed, as another thread may: its descriptor has the freed number."""
+
+    def __init__(self, port, name: str) -> None:
+        self.port, self.name, self.opened = port, name, -1
+
+    def __getattr__(self, name: str):
+        return self.call if name == self.name else getattr(self.port, name)
+
+    def call(self, descriptor: int, *arguments):
+        try:
+            return getattr(self.port, self.name)(descriptor, *arguments)
+        except BaseException:
+            self.opened = os.open("/dev/null", os.O_RDONLY)
+            assert self.opened == descriptor, "it was closed when the call had failed"
+            raise
+
+    def check(self) -> None:
+        assert self.opened >= 0, "the call has failed"
+        os.close(self.opened)  # EBADF if it was closed a second time
+
+
+def test_a_descriptor_that_cannot_be_attached_is_closed_once(serve, exhausted, monkeypatch) -> None:
+    server = serve()
+    port, workers = exhausted.start()
+    port = OpensAfterwards(port, "attach")
+    monkeypatch.setattr(exhausted, "start", lambda: (port, workers))
+    with pytest.raises(OSError, match="descriptor"):
+        proactor.connect(server.address, echo, pool=exhausted)
+    port.check()
+
+
+def test_a_descriptor_that_cannot_be_listened_on_is_closed_once(exhausted, monkeypatch) -> None:
+    port, workers = exhausted.start()
+    port = OpensAfterwards(port, "listen")
+    monkeypatch.setattr(exhausted, "start", lambda: (port, workers))
+    with pytest.raises(OSError, match="descriptor"):
+        proactor.serve(echo, ("127.0.0.1", 0), pool=exhausted)
+    port.check()
+
+
+FORKED = """
+import os, socket, warnings
+import proactor
+warnings.simplefilter("ignore", DeprecationWarning)  # of fork with threads: that is what is tried here
+from proactor.handlers import handler_methods
+from proactor.limits import limits
+
+pool = proactor.ThreadPool()
+port, _ = pool.start()
+group = limits(None, None, None, 1000, 1000, True, True).group(port, handler_methods(lambda connection, data: None))
+if os.fork() == 0:
+    for call in (port.attach, port.listen):
+        ours, theirs = socket.socketpair()
+        descriptor = ours.detach()
+        try:
+            call(descriptor, "", group)
+        except RuntimeError as error:
+            told = "parent process" in str(error)
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.write(1, b"closed\\n" if told else b"not told\\n")
+    os._exit(0)
+os.wait()
+pool.shutdown()
+"""
+
+
+def test_a_port_of_the_parent_closes_what_it_is_given_too(program) -> None:
+    child: Program = program(FORKED)
+    assert child.lines() == ["closed", "closed"], child.errors()
 
 
 def test_a_socket_whose_peer_has_reset_it_is_told_as_that(serve) -> None:

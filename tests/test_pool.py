@@ -223,6 +223,8 @@ def test_an_initializer_that_raises_later_breaks_the_pool_too(caplog) -> None:
         ({"concurrency": 0}, ValueError),
         ({"idle_seconds": -1}, ValueError),
         ({"busy_poll": -1}, ValueError),
+        ({"busy_poll": None}, TypeError),
+        ({"busy_poll": float("inf")}, ValueError),
         ({"busy_poll": float("nan")}, ValueError),
         ({"initializer": 5}, TypeError),
         ({"engine": "no such engine"}, ValueError),

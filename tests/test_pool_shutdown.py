@@ -144,7 +144,7 @@ def test_the_watchdog_sees_handlers_and_those_that_say_that_they_block(serve, co
     caplog.clear()
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
 def test_a_wrong_limit_of_the_watchdog_is_refused(make_pool, seconds) -> None:
     with pytest.raises(ValueError, match="slow_handler_seconds"):
         make_pool(slow_handler_seconds=seconds)

@@ -330,13 +330,14 @@ class Port:
         accepts: tuple[int, int],
     ) -> Group: ...
     def listen(self, descriptor: int, address: str, group: Group) -> Listener:
-        """Takes over the descriptor of a listening socket; on failure it still belongs to the caller."""
+        """Takes over the descriptor of a listening socket, and closes it where that fails."""
 
     def close_listener(self, listener: Listener) -> None:
         """Stops accepting, for good. Idempotent."""
 
     def attach(self, descriptor: int, peer: str, group: Group) -> Any:
-        """Takes over the descriptor of a connected socket and answers its connection, of the group's class; on failure it still belongs to the caller."""
+        """Takes over the descriptor of a connected socket and answers its connection, of the group's class. Where that fails it closes the descriptor, and
+        no handler is called; a copy of it is still connected."""
 
     def connections(self, group: Group) -> tuple[Any, ...]: ...
     def broadcast(self, group: Group, data: Any, exclude: list[int], close_slow: bool) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ import math
 import operator
 from typing import Any
 
-__all__ = ["flag", "seconds", "whole_number"]
+__all__ = ["duration", "flag", "seconds", "whole_number"]
 
 _LARGEST = 2**63 - 1  # what the core's numbers hold
 _LONGEST = 1e9  # seconds, some thirty years: what is longer is no limit
@@ -36,16 +36,35 @@ def whole_number(name: str, value: Any, *, unit: str = "", minimum: int = 1, max
     return number
 
 
-def seconds(name: str, value: Any, *, zero: bool = False) -> float | None:
+def seconds(name: str, value: Any, *, zero: bool = False, none: str = "no limit") -> float | None:
     """A length of time in seconds; None where there is no limit, which infinity is too. `zero`: it may be 0.
+    `none`: what the caller takes None for, to be told beside the rule.
 
     Raises:
         TypeError: it is no number; True and False are none.
         ValueError: it is negative, not a number, or 0 where it must not be.
     """
-    rule = f"{name} must be a number of seconds, {'0 or more' if zero else 'more than 0'}, or None for no limit"
     if value is None:
         return None
+    number = _number(f"{name} must be a number of seconds, {'0 or more' if zero else 'more than 0'}, or None for {none}", value, zero)
+    return number if number <= _LONGEST else None
+
+
+def duration(name: str, value: Any, *, zero: bool = False) -> float:
+    """A length of time in seconds that ends. `zero`: it may be 0.
+
+    Raises:
+        TypeError: it is no number; True and False are none.
+        ValueError: it is negative, infinite, not a number, or 0 where it must not be.
+    """
+    rule = f"{name} must be a number of seconds, {'0 or more' if zero else 'more than 0'}"
+    number = _number(rule, value, zero)
+    if number > _LONGEST:
+        raise ValueError(f"{rule} and at most {_LONGEST:.0f}; not {value!r}")
+    return number
+
+
+def _number(rule: str, value: Any, zero: bool) -> float:
     try:
         if isinstance(value, bool | str | bytes | bytearray):
             raise TypeError
@@ -56,7 +75,7 @@ def seconds(name: str, value: Any, *, zero: bool = False) -> float | None:
         number = math.inf if value > 0 else -math.inf
     if math.isnan(number) or number < 0 or (number == 0 and not zero):
         raise ValueError(f"{rule}; not {value!r}")
-    return number if number <= _LONGEST else None
+    return number
 
 
 def flag(name: str, value: Any) -> bool:

@@ -58,8 +58,12 @@ def connect(
             pool = shared.pool
             methods["closed"] = partial(_closed, shared, methods["closed"])
         port, _workers = pool.start()
-        connection: Connection = port.attach(connected.fileno(), peer, checked.group(port, methods))
-        connected.detach()
+        group = checked.group(port, methods)
+        # `attach` keeps what it is given or closes it: of a socket that is to stay the caller's after an error it gets a copy.
+        descriptor = socket.dup(connected.fileno()) if connected is address else connected.detach()
+        connection: Connection = port.attach(descriptor, peer, group)
+        if connected is address:
+            socket.close(connected.detach())
     except BaseException:
         if connected is address:
             connected.settimeout(before)

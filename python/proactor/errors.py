@@ -26,7 +26,8 @@ class HandlerFailed(ProactorError):
 
 
 class PoolHung(ProactorError, RuntimeError):
-    """Every worker has been inside its handler for a second and none is free: new work is refused instead of queued for ever."""
+    """Every worker has been inside its handler or call for a second, and none has returned: I/O goes on, and new work is refused until one
+    returns, instead of queued for ever."""
 
 
 class QueueFull(ProactorError, RuntimeError):

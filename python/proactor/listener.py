@@ -32,9 +32,6 @@ class Listening:
     def getsockname(self) -> tuple[str, int]:
         return self._name
 
-    def fileno(self) -> int:
-        return self._descriptor
-
     def detach(self) -> int:
         return self._descriptor
 

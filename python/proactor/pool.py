@@ -17,6 +17,8 @@ from functools import partial
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, TypeVarTuple
 
 from proactor import _core, mapping, timers
+from proactor import arguments as check
+from proactor.arguments import flag, whole_number
 from proactor.errors import PoolHung, QueueFull
 from proactor.futures import SubmittedCall, publish, run, run_with
 from proactor.timers import Timer, Wait, Waitable
@@ -27,6 +29,8 @@ __all__ = ["PoolShutdownReport", "PoolStatistics", "ThreadPool", "available_proc
 P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+_MOST_THREADS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,13 @@ class ThreadPool(Executor):
         engine: "epoll" or "simulated"; by default what PROACTOR_ENGINE says, else the platform's best.
             `proactor.testing` gives its network here.
 
+    When every worker has been inside its handler or call for a second, and none has returned, I/O goes on, and new work is refused
+    (`proactor.errors.PoolHung`) until one returns.
+
     Safe from any thread. Threads start with the first work.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the text says which and how.
     """
 
     def __init__(
@@ -125,20 +135,31 @@ class ThreadPool(Executor):
         slow_handler_seconds: float | None = None,
         engine: str | _core.Network | None = None,
     ) -> None:
-        concurrency = available_processors() if concurrency is None else concurrency
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-        max_workers = max(concurrency, min(512, 64 * concurrency)) if max_workers is None else max_workers
-        if max_workers < 1:
-            raise ValueError(f"max_workers must be greater than 0, not {max_workers}")
+        if concurrency is None:
+            concurrency = available_processors()
+        else:
+            concurrency = whole_number("concurrency", concurrency, maximum=_MOST_THREADS, none="as many as there are processors")
+        if max_workers is None:
+            max_workers = max(concurrency, min(512, 64 * concurrency))
+        else:
+            if type(max_workers) is int and max_workers < 1:  # in the standard library's words, which its users' tests look for
+                raise ValueError(f"max_workers must be greater than 0, or None for 64 for each of concurrency; not {max_workers}")
+            max_workers = whole_number("max_workers", max_workers, maximum=_MOST_THREADS, none="64 for each of concurrency")
+        if not isinstance(thread_name_prefix, str):
+            raise TypeError(f'thread_name_prefix must be a string, "" for the usual one; not {thread_name_prefix!r}')
         if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
-        if queue_limit is not None and queue_limit < 1:
-            raise ValueError(f"queue_limit must be at least 1, or None for no limit; not {queue_limit}")
+            raise TypeError(f"initializer must be a callable, or None for none; not {initializer!r}")
+        if not isinstance(initargs, tuple | list):
+            raise TypeError(f"initargs must be a tuple of the initializer's arguments, as in (argument,); not {initargs!r}")
+        initargs = tuple(initargs)
+        idle_seconds = check.seconds("idle_seconds", idle_seconds, zero=True)
+        busy_poll = check.duration("busy_poll", busy_poll, zero=True)
+        if queue_limit is not None:
+            queue_limit = whole_number("queue_limit", queue_limit, none="no limit")
         if queue_policy not in ("block", "raise", "run"):
             raise ValueError(f'queue_policy must be "block", "raise" or "run", not {queue_policy!r}')
-        if slow_handler_seconds is not None and not 0 < slow_handler_seconds < float("inf"):
-            raise ValueError(f"slow_handler_seconds must be more than 0, or None for no watchdog; not {slow_handler_seconds}")
+        copy_context = flag("copy_context", copy_context)
+        slow_handler_seconds = check.seconds("slow_handler_seconds", slow_handler_seconds, none="no watchdog")
         self.concurrency = concurrency
         self.max_workers = max_workers
         is_locked: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
@@ -181,7 +202,8 @@ class ThreadPool(Executor):
         Raises:
             RuntimeError: the pool is shut down.
             BrokenExecutor: the initializer raised.
-            PoolHung: every worker has been inside its handler for a second.
+            PoolHung: every worker has been inside its handler or call for a second, and none has returned: I/O goes on, new work is refused
+                until one returns.
             QueueFull: the queue is full, and the policy is "raise".
         """
         if self._copy_context:
@@ -259,7 +281,7 @@ class ThreadPool(Executor):
         if self._port.is_hung():
             doing = "; ".join(self._workers.running())
             raise PoolHung(
-                f"all {self.max_workers} workers have been in their handlers for a second or more: {doing}. "
+                f"all {self.max_workers} workers have been for a second or more in handlers that have not returned: {doing}. "
                 "Raise max_workers, or give what they wait for a time-out"
             )
 
@@ -276,9 +298,13 @@ class ThreadPool(Executor):
             wait: for the workers to end; else the report is of this moment.
             cancel_futures: what has not begun is cancelled, but for the one that an idle worker is on its way to.
             timeout: seconds to wait at most. What has not begun by then is cancelled, and what has not returned is in the report.
+
+        Raises:
+            ValueError, TypeError: an argument is wrong; then nothing has been done.
         """
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout must be 0 seconds or more, or None for no limit; not {timeout!r}")
+        wait = flag("wait", wait)
+        cancel_futures = flag("cancel_futures", cancel_futures)
+        timeout = check.seconds("timeout", timeout, zero=True)
         if self._workers.forked:
             return PoolShutdownReport(True, 0, 0, ())  # there is nothing of it in this process
         before = self._port.call_numbers()[3]
@@ -357,11 +383,13 @@ class ThreadPool(Executor):
             The timer; after its `cancel()` has returned True the function does not start.
 
         Raises:
-            ValueError: `seconds` is negative or not a number.
-            TypeError: `fn` is not callable.
+            ValueError: `seconds` is negative, infinite or not a number.
+            TypeError: `seconds` is no number, or `fn` is not callable.
             RuntimeError: the pool is shut down, or belongs to the parent process.
             BrokenExecutor: the initializer raised.
         """
+        if type(seconds) is not float:  # of a float the port itself says what is wrong with it
+            seconds = check.duration("seconds", seconds, zero=True)
         if not self._workers.usable:
             self._start_for_calls()
         return self._port.call_after(seconds, fn, args)
@@ -373,6 +401,8 @@ class ThreadPool(Executor):
         ticks that come while one waits for a worker or runs are left out and counted (`timer.missed`). It goes on when the function
         raises, which is logged. The rest is as in `call_after`, with `ValueError` also for an interval of 0.
         """
+        if type(seconds) is not float:
+            seconds = check.duration("seconds", seconds)
         if not self._workers.usable:
             self._start_for_calls()
         return self._port.call_every(seconds, fn, args)
@@ -413,6 +443,8 @@ class ThreadPool(Executor):
             RuntimeError: the pool is shut down, or belongs to the parent process.
             BrokenExecutor: the initializer raised.
         """
+        timeout = check.seconds("timeout", timeout, zero=True)
+        writable, repeat = flag("writable", writable), flag("repeat", repeat)
         if not self._workers.usable:
             self._start_for_calls()
         return timers.call_when(self._port, handle, fn, args, timeout=timeout, writable=writable, repeat=repeat)
@@ -430,7 +462,10 @@ class ThreadPool(Executor):
             workers.close(drain=True, wait=False)
 
     def __repr__(self) -> str:
-        return f"<ThreadPool {self._workers.prefix!r} concurrency={self.concurrency} max_workers={self.max_workers}>"
+        workers: Workers | None = getattr(self, "_workers", None)
+        if workers is None:
+            return "<ThreadPool that could not be made>"  # in the traceback of what __init__ raised
+        return f"<ThreadPool {workers.prefix!r} concurrency={self.concurrency} max_workers={self.max_workers}>"
 
 
 def _never_begun(broken: threading.Event, calls: list[tuple[Any, Any]]) -> None:

@@ -157,8 +157,7 @@ class Server:
             self.pool = ThreadPool() if pool is None else pool
             self._port, self._workers = self.pool.start()
             self._group = limits.group(self._port, methods, weakref.ref(self))
-            self._listener = self._port.listen(listening.fileno(), shown, self._group)
-            listening.detach()
+            self._listener = self._port.listen(listening.detach(), shown, self._group)
         except BaseException:
             listening.close()
             if self._owns_pool and hasattr(self, "pool"):

@@ -291,7 +291,7 @@ def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
             doing = "; ".join(owner.running()) if owner else ""
             _log(
                 logging.ERROR,
-                "all %d workers have been in their handlers for a second; I/O goes on, new work is refused. They are in: %s",
+                "all %d workers have been for a second in handlers that have not returned; I/O goes on, new work is refused: %s",
                 number,
                 doing,
             )
@@ -418,8 +418,8 @@ def _at_exit() -> None:
         workers.close(drain=True)
 
 
-# Seconds for which the end of the program waits without a word.
-_SAYS_WHY_AFTER = 1.0
+# Seconds for which the end of the program waits without a word. CPython's own cases have calls that sleep for one.
+_SAYS_WHY_AFTER = 2.0
 
 
 def _forked() -> None:

@@ -110,7 +110,9 @@ def test_ctrl_c_twice_ends_it_without_a_crash(program, repeat) -> None:
     load.finish()
     assert code in (0, 1, 130, -signal.SIGINT), server.errors()
     assert "Fatal" not in server.errors()
-    assert code == 0 or "KeyboardInterrupt" in server.errors()
+    # At its very end the interpreter has given its handler up: a signal that comes then ends it as any process, without a word.
+    silent = code == -signal.SIGINT and server.errors() == ""
+    assert code == 0 or silent or "KeyboardInterrupt" in server.errors()
 
 
 def test_sigterm_without_a_handler_ends_it_as_any_process(program) -> None:

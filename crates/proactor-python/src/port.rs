@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use proactor_core::buffer::SharedBytes;
-use proactor_core::engine::{self, AcceptWindow, Address, Engine, Kind, SocketOptions};
+use proactor_core::engine::{self, AcceptWindow, Address, Engine, Handle, Kind, SocketOptions};
 use proactor_core::error::Failure;
 use proactor_core::framing::Framing;
 use proactor_core::group::{Group as CoreGroup, Settings, Traffic, Wants};
@@ -51,6 +51,16 @@ pub struct Listener(Arc<CoreListener<Layer>>);
 impl Port {
     fn check(&self) -> PyResult<()> {
         if self.core.is_forked() { Err(errors::forked()) } else { Ok(()) }
+    }
+
+    /// The descriptor is the core's from here on, whatever comes of it: with two owners after an error, both would close the number, and the second
+    /// close would hit what another thread has opened meanwhile.
+    fn adopt(&self, descriptor: i64, kind: Kind) -> PyResult<Handle> {
+        let adopted = self.check().and_then(|()| self.core.engine.adopt(descriptor, kind).map_err(|error| errors::from_io(&error)));
+        if adopted.is_err() {
+            self.core.engine.discard(descriptor);
+        }
+        adopted
     }
 }
 
@@ -170,10 +180,9 @@ impl Port {
         Ok(Group(CoreGroup::new(handlers, settings)))
     }
 
-    /// Takes over the descriptor of a listening socket.
+    /// Takes over the descriptor of a listening socket, and closes it where that fails.
     fn listen(&self, py: Python<'_>, descriptor: i64, address: String, group: &Group) -> PyResult<Listener> {
-        self.check()?;
-        let handle = self.core.engine.adopt(descriptor, Kind::Listener).map_err(|error| errors::from_io(&error))?;
+        let handle = self.adopt(descriptor, Kind::Listener)?;
         let listener = py.detach(|| self.core.listen(handle, address, &group.0)).map_err(|error| errors::from_io(&error))?;
         Ok(Listener(listener))
     }
@@ -184,14 +193,13 @@ impl Port {
         }
     }
 
-    /// Takes over the descriptor of a connected socket.
+    /// Takes over the descriptor of a connected socket, and closes it where that fails.
     fn attach<'py>(&self, py: Python<'py>, descriptor: i64, peer: OsString, group: &Group) -> PyResult<Bound<'py, PyAny>> {
-        self.check()?;
         let (kind, peer) = match peer.to_str().and_then(|peer| peer.parse().ok()) {
             Some(address) => (Kind::Tcp, Address::Internet(address)),
             None => (Kind::Unix, Address::Unix((!peer.is_empty()).then(|| peer.into()))),
         };
-        let handle = self.core.engine.adopt(descriptor, kind).map_err(|error| errors::from_io(&error))?;
+        let handle = self.adopt(descriptor, kind)?;
         let connection = py.detach(|| self.core.attach(handle, peer, &group.0)).map_err(|error| errors::from_io(&error))?;
         public_object(py, &self.core, &connection)
     }

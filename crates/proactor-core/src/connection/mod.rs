@@ -514,6 +514,19 @@ impl<U: Upper> Connection<U> {
         after
     }
 
+    /// The handle could not be associated: no handler is told of the connection, and its socket is left as it is. None: somebody has ended it
+    /// meanwhile. Call it before the connection is given to a worker.
+    pub(crate) fn never_was(&self, failure: Failure, engine: &dyn Engine) -> Option<After<U>> {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.life == Life::Closed {
+            return None;
+        }
+        self.forget(state, failure, engine, &mut after);
+        Some(after)
+    }
+
     /// A server drains: idle connections close now, the others when their handlers are through.
     pub(crate) fn drain(&self, engine: &dyn Engine) -> After<U> {
         let mut after = After::default();

@@ -210,6 +210,19 @@ impl<U: Upper> Connection<U> {
         self.check_gone(state, after);
     }
 
+    /// As `finalize`, with no handler told and the socket left as it is. No worker has the connection.
+    pub(super) fn forget(&self, state: &mut State<U>, failure: Failure, engine: &dyn Engine, after: &mut After<U>) {
+        after.rare().handle = state.handle.take();
+        self.finalize(state, Some(failure), engine, after);
+        after.rare().events = state.mailbox.split_off(|_| false);
+        after.schedule = false;
+        if state.mailbox.is_scheduled() {
+            let left = state.mailbox.finish();
+            debug_assert!(!left);
+        }
+        self.check_gone(state, after);
+    }
+
     /// Closed, and every handler has returned: the public object is let go.
     pub(super) fn check_gone(&self, state: &mut State<U>, after: &mut After<U>) {
         if state.life == Life::Closed && !state.mailbox.is_scheduled() && !state.gone {

@@ -137,6 +137,8 @@ pub trait Engine: Send + Sync {
     /// Takes over a listening or connected socket of the platform (a file descriptor, a SOCKET) and sets it non-blocking. On failure the descriptor
     /// still belongs to the caller. The simulated engine takes numbers that its network gave out.
     fn adopt(&self, descriptor: i64, kind: Kind) -> io::Result<Handle>;
+    /// Closes a descriptor that was given to be adopted and was not.
+    fn discard(&self, descriptor: i64);
 
     /// Takes a copy of a descriptor, to `wait` for it; the descriptor stays the caller's, who may close it at any time.
     fn watch(&self, descriptor: i64) -> io::Result<Handle>;

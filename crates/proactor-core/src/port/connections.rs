@@ -45,7 +45,8 @@ impl<U: Upper> Port<U> {
         }
     }
 
-    /// Takes over a connected socket.
+    /// Takes over a connected socket. On failure no handler is told, and the handle is let go as it is: whoever has a copy of the descriptor has a
+    /// living socket.
     pub fn attach(&self, handle: Handle, peer: Address, group: &Arc<Group<U>>) -> io::Result<Arc<Connection<U>>> {
         self.engine.configure(&handle, &group.settings.options);
         let entered = group.enter();
@@ -53,7 +54,7 @@ impl<U: Upper> Port<U> {
         let mut ready = Vec::new();
         let connection = self.introduce(handle, peer, group, self.engine.now(), &mut ready);
         self.post(ready);
-        connection
+        connection.map_err(|(error, _handle)| error)
     }
 
     pub fn connections(&self, group: &Arc<Group<U>>) -> Vec<Arc<Connection<U>>> {

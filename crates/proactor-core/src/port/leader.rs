@@ -167,7 +167,8 @@ impl<U: Upper> Port<U> {
                     return; // dropping the handle closes it
                 }
                 listener.group.accepted.fetch_add(1, Ordering::Relaxed);
-                if let Err(error) = self.introduce(handle, peer, &listener.group, now, ready) {
+                if let Err((error, handle)) = self.introduce(handle, peer, &listener.group, now, ready) {
+                    self.engine.close(&handle, Closing::Abort); // its peer is not to take it for served
                     listener.group.accept_errors.fetch_add(1, Ordering::Relaxed);
                     self.notices.put(Notice::AcceptFailed { address: listener.address.clone(), error: error.to_string(), paused: false });
                 }
@@ -192,7 +193,7 @@ impl<U: Upper> Port<U> {
         group: &Arc<Group<U>>,
         now: u64,
         ready: &mut Vec<Item<U>>,
-    ) -> io::Result<Arc<Connection<U>>> {
+    ) -> Result<Arc<Connection<U>>, (io::Error, Handle)> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let connection = {
             let mut table = self.table.lock();
@@ -204,13 +205,16 @@ impl<U: Upper> Port<U> {
             table.fill(token, Entry::Connection(connection.clone()));
             connection
         };
-        if group.settings.wants.connected {
+        let associated = self.engine.associate(&handle, connection.token);
+        if let Err(error) = &associated
+            && let Some(after) = connection.never_was(Failure::from(error), &*self.engine)
+        {
+            self.follow_into(&connection, after, ready);
+        } else if group.settings.wants.connected {
             ready.push(Item::Connection(connection.clone()));
         }
-        if let Err(error) = self.engine.associate(&handle, connection.token) {
-            let after = connection.abort(Failure::from(&error), &*self.engine);
-            self.follow_into(&connection, after, ready);
-            return Err(error);
+        if let Err(error) = associated {
+            return Err((error, handle));
         }
         if connection.life() == Life::Closed {
             self.engine.close(&handle, Closing::Orderly); // closed before it was associated: nothing of it may stay

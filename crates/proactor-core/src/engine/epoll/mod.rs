@@ -321,6 +321,12 @@ impl Engine for Epoll {
         Ok(Handle::new(own(descriptor).into(), kind, state, release))
     }
 
+    fn discard(&self, descriptor: i64) {
+        if let Ok(descriptor) = c_int::try_from(descriptor) {
+            close(descriptor);
+        }
+    }
+
     fn associate(&self, handle: &Handle, token: Token) -> io::Result<()> {
         if token.to_bits() == INTERRUPTED || !handle.set_token(token) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the handle is associated already"));

@@ -260,6 +260,15 @@ impl Engine for Simulated {
         Ok(self.network.hold(number, descriptor, kind))
     }
 
+    fn discard(&self, descriptor: i64) {
+        let mut state = self.network.state.lock();
+        let Some(number) = state.find(descriptor) else { return };
+        state.descriptors[descriptor as usize] = None;
+        let unsent = state.close(number, Closing::Orderly);
+        drop(state);
+        drop(unsent);
+    }
+
     fn associate(&self, handle: &Handle, token: Token) -> io::Result<()> {
         let mut state = self.network.state.lock();
         state.attempt(Fault::Associate)?;
