@@ -147,7 +147,7 @@ struct State<I> {
     leader: Option<Leader>,
     /// How often the role was taken.
     leads: u64,
-    /// The queue never emptied, and nobody has led, for a whole tick: the next worker that finishes an item leads before it takes another.
+    /// Items were finished and nobody has led for a whole tick: the next worker that finishes one leads before it takes another.
     look_due: bool,
     /// Workers in `Attaching` or `Running`.
     running: usize,

@@ -141,7 +141,8 @@ impl<I> Scheduler<I> {
             state.counts.monitor_leads += 1;
             verdict.lead = true;
         }
-        state.look_due = items_pass && state.leader.is_none() && !state.ready.is_empty() && state.leads == state.watch.leads;
+        // What waits at this moment says nothing: the connection with the backlog is with its worker.
+        state.look_due = items_pass && state.leader.is_none() && state.leads == state.watch.leads;
         state.watch.leads = state.leads;
         verdict.hung_for = state.hung_for(now, limits);
 

@@ -62,7 +62,7 @@ fn a_start_that_failed_is_tried_again_after_a_second() {
     assert_eq!(rig.scheduler.pop(first).0, Some(Work::StartWorker));
     rig.scheduler.start_failed();
     rig.finishes(first);
-    rig.post([1, 2]);
+    rig.post([1, 2, 3]);
     rig.takes(first, 1);
     rig.verdict_of_tick();
     rig.finishes_and_takes(first, 2);
