@@ -134,6 +134,7 @@ impl<U: Upper> Port<U> {
                 Some(Entry::Connection(connection)) => self.dispatch_connection(connection, outcome, now, ready),
                 Some(Entry::Listener(listener)) => self.dispatch_listener(&listener, outcome, now, ready),
                 Some(Entry::Wait(wait)) => self.occurred(wait, Cause::Signal, ready),
+                Some(Entry::Association(association)) => self.dispatch_association(association, outcome, ready),
                 None => drop(outcome),
             }
         }
