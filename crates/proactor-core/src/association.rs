@@ -305,6 +305,7 @@ impl<O> Association<O> {
             dropped._handle = Some(handle);
         }
         dropped._kept = mem::take(&mut state.kept);
+        state.given = 0;
         state.receiving = false;
         state.life = Life::Closed;
         state.tell(then);

@@ -32,10 +32,12 @@ use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 mod appointments;
 mod plan;
+mod random;
 mod seeds;
 mod shown;
 
 use plan::*;
+use random::*;
 use seeds::*;
 
 #[test]
