@@ -3,72 +3,20 @@
 import dataclasses
 import errno
 import gc
-import io
 import logging
 import os
-import queue
 import socket
-import ssl
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import proactor
-from peers import TIMEOUT, eventually
+from peers import TIMEOUT, Told, eventually, tcp_pair
 
 MakePool = Callable[..., proactor.ThreadPool]
-
-
-class Told:
-    """A function to associate: keeps what it is told, in order."""
-
-    def __init__(self) -> None:
-        self.queue: queue.Queue[proactor.Completion] = queue.Queue()
-
-    def __call__(self, completion: proactor.Completion) -> None:
-        self.queue.put(completion)
-
-    def next(self) -> proactor.Completion:
-        return self.queue.get(timeout=TIMEOUT)
-
-    def value(self) -> Any:
-        """The next completion's, which is none of an error."""
-        completion = self.next()
-        assert completion.error is None
-        return completion.value
-
-    def cancelled(self) -> proactor.Completion:
-        completion = self.next()
-        assert isinstance(completion.error, OSError)
-        assert completion.error.errno == errno.ECANCELED
-        return completion
-
-
-@pytest.fixture
-def pair() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
-    """`pair()` answers two sockets that are connected to each other, with time-outs; closed at the end."""
-    made: list[socket.socket] = []
-
-    def make() -> tuple[socket.socket, socket.socket]:
-        ours, theirs = socket.socketpair()
-        theirs.settimeout(TIMEOUT)
-        made.extend((ours, theirs))
-        return ours, theirs
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ours = socket.create_connection(listener.getsockname(), TIMEOUT)
-        theirs, _ = listener.accept()
-    theirs.settimeout(TIMEOUT)
-    return ours, theirs
 
 
 # ---- receiving ----
@@ -480,153 +428,3 @@ def test_a_completion_is_a_frozen_dataclass_and_so_are_the_statistics(make_pool:
             setattr(snapshot, dataclasses.fields(snapshot)[0].name, None)
     assert handle.statistics().received_bytes == 1
     assert "Handle open, 0 operations" in repr(handle)
-
-
-# ---- what can be associated ----
-
-
-def test_the_pool_takes_the_socket_over(make_pool: MakePool, pair) -> None:
-    ours, _ = pair()
-    pool = make_pool()
-    descriptor = ours.fileno()
-    handle = pool.associate(ours, print)
-    assert ours.fileno() == -1
-    assert handle.fileno() == descriptor
-    with pytest.raises(ValueError, match="associated once"):
-        pool.associate(ours, print)
-    with pytest.raises(ValueError, match="associated already"):
-        pool.associate(handle, print)  # type: ignore[arg-type]
-
-
-def test_what_cannot_be_associated_says_why_and_stays_open(make_pool: MakePool, pair) -> None:
-    pool = make_pool()
-    ours, _ = pair()
-    with pytest.raises(TypeError, match="callable"):
-        pool.associate(ours, None)  # type: ignore[arg-type]
-    assert ours.fileno() >= 0
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, pytest.raises(NotImplementedError, match="datagrams come with"):
-        pool.associate(datagrams, print)
-    with open(__file__, "rb") as file, pytest.raises(NotImplementedError, match=r"Files .* CompletionPort"):
-        pool.associate(file, print)  # type: ignore[arg-type]
-    with pytest.raises(NotImplementedError, match="int"):
-        pool.associate(0, print)  # type: ignore[arg-type]
-    with pytest.raises(NotImplementedError):
-        pool.associate(io.BytesIO(), print)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="no handle"):
-        pool.associate("localhost:80", print)  # type: ignore[arg-type]
-    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ValueError, match="listens"):
-        pool.associate(listener, print)
-    with socket.socket() as unconnected:
-        with pytest.raises(OSError, match="not connected") as caught:
-            pool.associate(unconnected, print)
-        assert caught.value.errno == errno.ENOTCONN
-        assert unconnected.fileno() >= 0
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    with context.wrap_socket(ours, do_handshake_on_connect=False) as encrypted, pytest.raises(ValueError, match="encryption"):
-        pool.associate(encrypted, print)
-    closed = socket.socket()
-    closed.close()
-    with pytest.raises(ValueError, match="closed"):
-        pool.associate(closed, print)
-    assert pool.statistics().handles == 0
-
-
-def test_tcp_is_associated_as_well(make_pool: MakePool) -> None:
-    ours, theirs = tcp_pair()
-    told = Told()
-    with theirs:
-        handle = make_pool().associate(ours, told)
-        handle.receive()
-        theirs.sendall(b"over TCP")
-        assert told.value() == b"over TCP"
-        handle.send(b"x" * 1_000_000)
-        received = 0
-        while received < 1_000_000:
-            received += len(theirs.recv(65536))
-        assert told.value() == 1_000_000
-        handle.close()
-
-
-# ---- the end of the pool ----
-
-
-def test_shutdown_completes_what_is_pending_and_leaves_no_descriptor(pair) -> None:
-    ours, theirs = pair()
-    told = Told()
-    pool = proactor.ThreadPool()
-    handle = pool.associate(ours, told)
-    operations = [handle.receive() for _ in range(3)] + [handle.send(bytes(10_000_000)) for _ in range(3)]
-    assert pool.shutdown().completed
-    assert {told.cancelled().operation for _ in operations} == set(operations)
-    assert told.queue.empty()
-    assert handle.closed
-    with pytest.raises(OSError, match="closed"):
-        handle.receive()
-    ours, _ = pair()
-    with pytest.raises(RuntimeError, match="shut down"):
-        pool.associate(ours, print)
-    assert ours.fileno() >= 0
-    received = 0
-    while chunk := theirs.recv(1 << 20):
-        received += len(chunk)
-
-
-def test_shutdown_inside_the_function_completes_the_rest(pair) -> None:
-    ours, theirs = pair()
-    told = Told()
-    pool = proactor.ThreadPool()
-
-    def end(completion: proactor.Completion) -> None:
-        told(completion)
-        if completion.error is None:
-            pool.shutdown()
-
-    handle = pool.associate(ours, end)
-    handle.receive()
-    handle.receive()
-    theirs.sendall(b"x")
-    assert told.value() == b"x"
-    told.cancelled()
-    pool.shutdown()
-
-
-def test_the_end_of_the_pools_last_reference_completes_what_is_pending(pair) -> None:
-    told = Told()
-    handle = proactor.ThreadPool().associate(pair()[0], told)
-    gc.collect()
-    try:
-        handle.receive()
-    except OSError:
-        pass  # the pool has gone already
-    else:
-        told.cancelled()
-    assert handle.closed
-
-
-def test_the_child_of_a_fork_is_told_so(make_pool: MakePool, pair) -> None:
-    ours, theirs = pair()
-    told = Told()
-    handle = make_pool().associate(ours, told)
-    operation = handle.receive()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            for call in (handle.receive, lambda: handle.send(b"x"), handle.cancel, handle.close, handle.statistics, operation.cancel):
-                try:
-                    call()
-                except RuntimeError as error:
-                    code = 0 if "fork" in str(error) else 2
-                else:
-                    code = 3
-                if code:
-                    break
-            repr((handle, operation))
-            del handle, operation
-            gc.collect()
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    theirs.sendall(b"the parent goes on")
-    assert told.value() == b"the parent goes on"
