@@ -40,8 +40,8 @@ class OneHandle(RuleBasedStateMachine):
         self.expected: list[Told] = []
         self.receives: deque[Receive] = deque()
         self.sends: deque[Send] = deque()
-        # What the peer has sent and no receive has got; what has reached the peer, how much of that is unread, and how much may be.
-        self.incoming = b""
+        # What the peer has sent, and what a receive has left of it; what has reached the peer, and how much of that is (may be) unread.
+        self.incoming = self.kept = b""
         self.arrived = b""
         self.unread = 0
         self.window = 1 << 30
@@ -126,7 +126,7 @@ class OneHandle(RuleBasedStateMachine):
             self.handle.close()
             self.end()
             self.closed = True
-            self.incoming = b""
+            self.incoming = self.kept = b""
             self.settle()
 
     # ---- the model ----
@@ -154,9 +154,11 @@ class OneHandle(RuleBasedStateMachine):
             if one.sent < len(one.data):
                 break
             sent.append((self.sends.popleft().operation, len(one.data), None))
-        while self.receives and (self.incoming or self.finished):
+        while self.receives and (self.kept or self.incoming or self.finished):
             receive = self.receives.popleft()
-            data, self.incoming = self.incoming[: receive.limit], self.incoming[receive.limit :]
+            if not self.kept:  # only then is more asked for
+                self.kept, self.incoming = self.incoming, b""
+            data, self.kept = self.kept[: receive.limit], self.kept[receive.limit :]
             received.append((receive.operation, data, None))
         # One step completes operations of one kind, but for what the end of a cancelled send lets go on.
         assert not (sent and received)
