@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 import proactor
-from peers import Told, tcp_pair
+from peers import Program, Told, tcp_pair
 
 MakePool = Callable[..., proactor.ThreadPool]
 
@@ -163,3 +163,18 @@ def test_the_child_of_a_fork_is_told_so(make_pool: MakePool, pair) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     theirs.sendall(b"the parent goes on")
     assert told.value() == b"the parent goes on"
+
+
+def test_what_is_pending_when_the_program_ends_is_told(program: Callable[..., Program]) -> None:
+    running = program(
+        "import errno, socket, proactor\n"
+        "ours, theirs = socket.socketpair()\n"
+        "def told(completion):\n"
+        "    print(completion.operation.kind, errno.errorcode[completion.error.errno])\n"
+        "pool = proactor.ThreadPool()\n"
+        "handle = pool.associate(ours, told)\n"
+        "handle.receive()\n"
+    )
+    assert running.line() == "receive ECANCELED"
+    assert running.wait() == 0
+    assert running.errors() == ""
