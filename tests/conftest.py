@@ -119,3 +119,19 @@ def program() -> Iterator[Callable[..., Program]]:
     yield start
     while programs:
         programs.pop().end()
+
+
+@pytest.fixture
+def pair() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
+    """`pair()` answers two sockets that are connected to each other, with time-outs; closed at the end."""
+    made: list[socket.socket] = []
+
+    def make() -> tuple[socket.socket, socket.socket]:
+        ours, theirs = socket.socketpair()
+        theirs.settimeout(TIMEOUT)
+        made.extend((ours, theirs))
+        return ours, theirs
+
+    yield make
+    for one in made:
+        one.close()

@@ -3,7 +3,9 @@
 Knows sockets and the public names; knows nothing of the command line.
 """
 
+import errno
 import os
+import queue
 import random
 import signal
 import socket
@@ -325,3 +327,36 @@ class Program:
                     stream.close()
                 except BrokenPipeError:
                     pass  # it had something unsent for a program that is gone
+
+
+class Told:
+    """A function to associate: keeps what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.queue: queue.Queue[proactor.Completion] = queue.Queue()
+
+    def __call__(self, completion: proactor.Completion) -> None:
+        self.queue.put(completion)
+
+    def next(self) -> proactor.Completion:
+        return self.queue.get(timeout=TIMEOUT)
+
+    def value(self) -> Any:
+        """The next completion's, which is none of an error."""
+        completion = self.next()
+        assert completion.error is None
+        return completion.value
+
+    def cancelled(self) -> proactor.Completion:
+        completion = self.next()
+        assert isinstance(completion.error, OSError)
+        assert completion.error.errno == errno.ECANCELED
+        return completion
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname(), TIMEOUT)
+        theirs, _ = listener.accept()
+    theirs.settimeout(TIMEOUT)
+    return ours, theirs

@@ -35,7 +35,15 @@ def test_every_public_name_is_documented_at_run_time(name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "some"), [("Connection", "send receive id close"), ("Timer", "cancel"), ("Wait", "cancel"), ("Event", "set wait")]
+    ("name", "some"),
+    [
+        ("Connection", "send receive id close"),
+        ("Timer", "cancel"),
+        ("Wait", "cancel"),
+        ("Event", "set wait"),
+        ("Handle", "send"),
+        ("Operation", "cancel"),
+    ],
 )
 def test_what_is_native_is_documented_as_its_stub_says(name, some) -> None:
     stub = ast.parse((Path(proactor.__file__).parent / "_core.pyi").read_text())

@@ -7,19 +7,24 @@ from proactor import errors
 from proactor._core import __version__
 from proactor.client import connect
 from proactor.connection import Connection, ConnectionStatistics, Handler, LengthPrefixed, Lines
+from proactor.handles import Completion, Handle, HandleStatistics, Operation
 from proactor.pool import PoolShutdownReport, PoolStatistics, ThreadPool, blocking
 from proactor.server import BroadcastResult, Server, ServerStatistics, ShutdownReport, serve
 from proactor.timers import Event, EventStatistics, Timer, TimerStatistics, Wait, WaitStatistics
 
 __all__ = [
     "BroadcastResult",
+    "Completion",
     "Connection",
     "ConnectionStatistics",
     "Event",
     "EventStatistics",
+    "Handle",
+    "HandleStatistics",
     "Handler",
     "LengthPrefixed",
     "Lines",
+    "Operation",
     "PoolShutdownReport",
     "PoolStatistics",
     "Server",

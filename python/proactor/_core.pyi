@@ -4,11 +4,13 @@ Every call is safe from any thread unless it says otherwise. In the child of a f
 """
 
 from collections.abc import Callable
+from socket import socket
 from threading import Condition
 from typing import Any, Self, final
 
 from typing_extensions import disjoint_base
 
+from proactor.handles import Completion, ConnectedSocket, HandleStatistics
 from proactor.timers import EventStatistics, TimerStatistics, WaitStatistics
 
 __all__ = [
@@ -17,8 +19,10 @@ __all__ = [
     "Connection",
     "Event",
     "Group",
+    "Handle",
     "Listener",
     "Network",
+    "Operation",
     "Peer",
     "Port",
     "Signal",
@@ -271,6 +275,75 @@ class Event:
         """A snapshot."""
 
 @final
+class Handle:
+    """What `ThreadPool.associate` answers: a connected stream socket whose operations call the function that it was associated with. Safe from any thread.
+
+    Operations of one kind complete in the order in which they were submitted, cancelled ones aside. There is no limit on how many are pending:
+    what they take is the memory of their bytes, which is the caller's.
+    """
+
+    def receive(self, limit: int = 65536, /) -> Operation:
+        """Submits a receive: it completes with at least one byte and at most `limit`, as soon as there are any, or with b"" when the peer has finished
+        sending. Never blocks. Nothing is received while no receive is pending, so that the peer's sending slows down. One completion brings at
+        most 64 KiB.
+
+        Raises:
+            ValueError: `limit` is 0.
+            OSError: the handle is closed (EBADF).
+            RuntimeError: it belongs to the parent process.
+        """
+
+    def send(self, data: Any, /) -> Operation:
+        """Submits a send of a bytes-like object: it completes when the kernel has taken all of it, or with an error. Never blocks.
+
+        From 4 KiB on nothing is copied: the memory is sent from where it lies, and held until the send is complete. A bytearray cannot be resized
+        meanwhile (BufferError), and should not be written to. What `fn` is told of it, it may use again.
+
+        Raises:
+            TypeError, ValueError: `data` is not bytes-like, or not contiguous.
+            OSError: the handle is closed (EBADF).
+            RuntimeError: it belongs to the parent process.
+        """
+
+    def cancel(self) -> int:
+        """Cancels every pending operation, see `Operation.cancel`; the handle stays open. Returns how many there were."""
+
+    def close(self) -> None:
+        """Closes the handle: pending operations complete with ECANCELED, what has come and was not asked for is dropped, and what the kernel has taken still
+        reaches the peer. Idempotent. To send everything first, close when the last send is complete."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, by `close` or with its pool."""
+
+    def fileno(self) -> int:
+        """The descriptor, which belongs to the pool; -1 once the handle is closed."""
+
+    def statistics(self) -> HandleStatistics:
+        """A snapshot."""
+
+@final
+class Operation:
+    """What `Handle.receive` and `send` answer: a request under way. Safe from any thread; never blocks."""
+
+    def cancel(self) -> bool:
+        """Asks for an early end: True if it was pending. It still completes exactly once: one that waits, with ECANCELED; one that the kernel is at, with
+        whatever comes first. A send that is cancelled after some of its bytes were taken says how many (`completion.value`): the peer gets
+        those, and what is sent next follows them. (Win32's CancelIoEx.)"""
+
+    @property
+    def handle(self) -> Handle:
+        """The handle that it was submitted on."""
+
+    @property
+    def kind(self) -> str:
+        """What was asked for: "receive" or "send"."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is not complete. Its completion may still wait for a worker."""
+
+@final
 class Port:
     """A completion port: one engine, one scheduler, and the monitor's thread."""
 
@@ -411,8 +484,13 @@ class Port:
             ValueError, OSError: the descriptor cannot be waited for.
         """
 
-    def pending(self) -> tuple[int, int]:
-        """Timers and waits whose functions will be called (again)."""
+    def associate(
+        self, socket: socket | ConnectedSocket, is_tcp: bool, function: Callable[[Completion], object], completion: type[Completion]
+    ) -> Handle:
+        """Takes over a connected stream socket: calls its `fileno` and `detach`. Completions are made by calling `completion`."""
+
+    def pending(self) -> tuple[int, int, int, int]:
+        """`(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them."""
 
     def is_hung(self) -> bool:
         """Whether every worker has been inside its handler for a second."""

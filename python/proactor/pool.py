@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import socket
 import sys
 import threading
 import time
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, TypeVarTuple
 
-from proactor import _core, mapping, timers
+from proactor import _core, handles, mapping, timers
 from proactor import arguments as check
 from proactor.arguments import flag, whole_number
 from proactor.errors import PoolHung, QueueFull
 from proactor.futures import SubmittedCall, publish, run, run_with
+from proactor.handles import Completion, ConnectedSocket, Handle
 from proactor.timers import Timer, Wait, Waitable
 from proactor.workers import Workers
 
@@ -69,6 +71,10 @@ class PoolStatistics:
     """Timers that are pending: their functions will be called (again)."""
     waits: int
     """Waits that are pending."""
+    handles: int
+    """Associated handles that are open."""
+    operations: int
+    """Operations that are pending on them."""
 
 
 @dataclass(frozen=True)
@@ -448,6 +454,35 @@ class ThreadPool(Executor):
         if not self._workers.usable:
             self._start_for_calls()
         return timers.call_when(self._port, handle, fn, args, timeout=timeout, writable=writable, repeat=repeat)
+
+    # ---- operations ----
+
+    def associate(self, handle: socket.socket | ConnectedSocket, fn: Callable[[Completion], object], /) -> Handle:
+        """Takes a connected stream socket over (TCP or Unix) and answers its handle, whose operations call `fn(completion)` when complete.
+
+        (Win32's CreateThreadpoolIo.) The socket object is detached, as by `socket.detach`: the descriptor belongs to the pool from here on,
+        which makes it non-blocking and closes it with the handle. So no number is used again under an operation that is under way.
+
+        `fn` runs on a worker and may block. For one handle it is called for one completion at a time, in the order in which they came;
+        for different handles at the same time. What it raises is logged, and the handle stays open: what was submitted is still to be told.
+
+        Every operation completes exactly once. `shutdown` closes the handles, which completes what is pending with ECANCELED, and calls
+        `fn` for that, too; what has not been told when its `timeout` has passed is dropped. The interpreter's exit and the end of the
+        pool's last reference do the same. A handle that nobody holds, without a pending operation, closes by itself.
+
+        Raises:
+            ValueError: the socket is closed, associated, listening or encrypted.
+            NotImplementedError: it is a datagram socket, a file, or another descriptor.
+            TypeError: `handle` is none at all, or `fn` is not callable.
+            OSError: the socket is not connected (ENOTCONN), or the kernel refuses.
+            RuntimeError: the pool is shut down, or belongs to the parent process.
+            BrokenExecutor: the initializer raised.
+
+        The socket then stays the caller's; but where the pool is being shut down at this moment, or the kernel has no memory, it is closed.
+        """
+        if not self._workers.usable:
+            self._start_for_calls()
+        return handles.associate(self._port, handle, fn)
 
     def _start_for_calls(self) -> None:
         # Not refused while all workers hang: whoever sets a timer does not want it now.

@@ -21,6 +21,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from proactor import _core
 from proactor.handlers import HandlerLike
+from proactor.handles import ConnectedSocket
 from proactor.listener import Listening
 from proactor.pool import ThreadPool
 from proactor.server import Server, serve
@@ -174,6 +175,11 @@ class Network:
             ConnectionRefusedError: the server does not listen any more.
         """
         return Peer(self._core.connect(self._descriptors[server], f"192.0.2.2:{next(self._ports)}"))
+
+    def pair(self) -> tuple[ConnectedSocket, Peer]:
+        """A connected socket for `pool.associate`, and its peer."""
+        descriptor, peer = self._core.pair()
+        return ConnectedSocket(descriptor), Peer(peer)
 
     def waitable(self) -> WaitableObject:
         """Something for `pool.call_when`; not signalled at first."""

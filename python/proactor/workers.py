@@ -18,6 +18,7 @@ from typing import Any
 
 from proactor import _core
 from proactor.connection import Connection
+from proactor.handles import Completion
 
 log = logging.getLogger("proactor")
 
@@ -250,6 +251,8 @@ def _failed(first: Any, second: Any, error: BaseException) -> None:
             _log(logging.ERROR, "the handler of %r raised; the connection closes", connection, exc_info=error)
         finally:
             connection.fail(error)
+    elif isinstance(second, tuple) and second and isinstance(second[0], Completion):
+        _log(logging.ERROR, "the function of %r raised; the handle stays open", second[0].operation, exc_info=error)
     else:
         _log(logging.ERROR, "a call raised", exc_info=error)
 

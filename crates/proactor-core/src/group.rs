@@ -17,6 +17,8 @@ pub trait Upper: 'static {
     type Group: Release + Send + Sync;
     /// A posted call.
     type Call: Send;
+    /// With an operation on an associated handle.
+    type Operation: Send;
 }
 
 /// What can let go of what it holds.

@@ -1,6 +1,7 @@
 //! The core of proactor: a completion port with its scheduler, engines, connections and timers. No Python in here.
 
 pub mod appointment;
+pub mod association;
 pub mod buffer;
 pub mod completion;
 pub mod connection;

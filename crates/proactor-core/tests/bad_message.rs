@@ -124,6 +124,7 @@ impl Upper for Layer {
     type Connection = ();
     type Group = ();
     type Call = ();
+    type Operation = ();
 }
 
 struct World {

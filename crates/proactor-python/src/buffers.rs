@@ -7,9 +7,9 @@ use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proactor_core::buffer::{BufferSource, LargeBuffer, RECEIVE_SIZE, Received};
+use proactor_core::buffer::{BufferSource, LargeBuffer, Outgoing, RECEIVE_SIZE, Received, SharedBytes};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -40,6 +40,7 @@ pub struct Pool {
     // Guards the objects that lie ready and those that are lent. Never held while Python is entered.
     objects: Mutex<Objects>,
     wanted: AtomicBool,
+    graveyard: Graveyard,
 }
 
 #[derive(Default)]
@@ -273,6 +274,116 @@ impl<'py> Data<'py> {
                 Arc::new(Held { _object: bytes.clone().unbind(), start: memory.as_ptr(), length: memory.len() })
             }
             Data::Copied(bytes) => Arc::new(bytes.clone()),
+        }
+    }
+}
+
+/// What an operation sends: small bytes as a copy, larger ones where they lie, the memory held (its export, not only the object) until the last of them is
+/// taken or the operation was given up.
+pub enum Export {
+    Copied(Vec<u8>),
+    Held(SharedBytes),
+}
+
+/// A buffer that its owner has exported: he neither moves nor frees the memory before it is released.
+struct Exported {
+    // None once it is buried.
+    view: Option<Buried>,
+    pool: Arc<Pool>,
+}
+
+/// An export. It is released by an attached thread, because that may run Python. Boxed, because some owners take its address for its name.
+struct Buried(Box<ffi::Py_buffer>);
+
+// SAFETY: the memory is read only, through `Exported`, and stays where it is until the release, which is made with the interpreter held.
+unsafe impl Send for Buried {}
+// SAFETY: as above.
+unsafe impl Sync for Buried {}
+
+impl Export {
+    /// # Errors
+    /// `TypeError` for anything that is not bytes-like, `ValueError` for memory that is not contiguous.
+    pub fn new(data: &Bound<'_, PyAny>, pool: &Arc<Pool>) -> PyResult<Self> {
+        let py = data.py();
+        if let Ok(bytes) = data.cast_exact::<PyBytes>()
+            && bytes.as_bytes().len() < HOLD_FROM
+        {
+            return Ok(Export::Copied(bytes.as_bytes().to_vec()));
+        }
+        if data.is_instance_of::<PyString>() {
+            return Err(PyTypeError::new_err("send takes bytes, not str: encode the text first, as in handle.send(text.encode())"));
+        }
+        // SAFETY: all zero is a buffer without memory and without an owner, which is what PyObject_GetBuffer expects.
+        let mut view: Box<ffi::Py_buffer> = Box::new(unsafe { std::mem::zeroed() });
+        // SAFETY: the interpreter is held, and `view` is writable. PyBUF_SIMPLE: contiguous bytes, whatever they mean.
+        if unsafe { ffi::PyObject_GetBuffer(data.as_ptr(), &mut *view, ffi::PyBUF_SIMPLE) } != 0 {
+            let error = PyErr::fetch(py);
+            if error.is_instance_of::<PyBufferError>(py) {
+                return Err(not_contiguous());
+            }
+            let kind = data.get_type().name().map_or_else(|_| "this".to_owned(), |name| name.to_string());
+            return Err(PyTypeError::new_err(format!("send takes a bytes-like object (bytes, bytearray, memoryview), not {kind}")));
+        }
+        let exported = Exported { view: Some(Buried(view)), pool: pool.clone() };
+        if exported.as_ref().len() < HOLD_FROM {
+            let copied = exported.as_ref().to_vec();
+            drop(exported);
+            pool.release_buried(py);
+            return Ok(Export::Copied(copied));
+        }
+        Ok(Export::Held(Arc::new(exported)))
+    }
+
+    pub fn push_to(self, outgoing: &mut Outgoing) {
+        match self {
+            Export::Copied(bytes) => outgoing.push_copy(&bytes),
+            Export::Held(bytes) => outgoing.push_shared(bytes),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Exported {
+    fn as_ref(&self) -> &[u8] {
+        let view = &self.view.as_ref().expect("buried at the end").0;
+        if view.len == 0 {
+            return &[]; // its address may be null
+        }
+        // SAFETY: the owner keeps `len` bytes at `buf` until the export is released. He may write to them meanwhile, against what the documentation asks;
+        // then the kernel, to which alone they are given, sends some of the old and some of the new.
+        unsafe { std::slice::from_raw_parts(view.buf.cast::<u8>(), view.len as usize) }
+    }
+}
+
+impl Drop for Exported {
+    fn drop(&mut self) {
+        self.pool.graveyard.bury(self.view.take().expect("dropped once"));
+    }
+}
+
+/// Where native threads leave exports. What is left at the end, when nobody comes by any more, is never released.
+#[derive(Default)]
+struct Graveyard {
+    // Guards the exports that are to be released. Never held while Python is entered.
+    buried: Mutex<Vec<Buried>>,
+    any: AtomicBool,
+}
+
+impl Graveyard {
+    fn bury(&self, view: Buried) {
+        self.buried.lock().unwrap_or_else(PoisonError::into_inner).push(view);
+        self.any.store(true, Ordering::Release);
+    }
+}
+
+impl Pool {
+    /// Releases what no operation needs any more. May run Python.
+    pub fn release_buried(&self, _py: Python<'_>) {
+        if self.graveyard.any.swap(false, Ordering::AcqRel) {
+            let buried = std::mem::take(&mut *self.graveyard.buried.lock().unwrap_or_else(PoisonError::into_inner));
+            for mut view in buried {
+                // SAFETY: the interpreter is held (`_py`); PyObject_GetBuffer has filled the view, and it is released once.
+                unsafe { ffi::PyBuffer_Release(&mut *view.0) };
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
+use crate::associations::Operation;
 use crate::call::Submitted;
 
 /// What this layer keeps with the core's objects.
@@ -18,6 +19,7 @@ impl Upper for Layer {
     type Connection = Py<PyAny>;
     type Group = Handlers;
     type Call = Call;
+    type Operation = Py<Operation>;
 }
 
 pub enum Call {

@@ -4,10 +4,12 @@
 use pyo3::prelude::*;
 
 mod appointments;
+mod associations;
 mod buffers;
 mod call;
 mod connection;
 mod errors;
+mod group;
 mod layer;
 mod port;
 mod simulated;
@@ -17,6 +19,8 @@ mod worker;
 mod _core {
     #[pymodule_export]
     use crate::appointments::{Event, Timer, Wait};
+    #[pymodule_export]
+    use crate::associations::{Handle, Operation};
     #[pymodule_export]
     use crate::call::Call;
     #[pymodule_export]

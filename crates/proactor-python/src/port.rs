@@ -4,10 +4,9 @@ use std::ffi::OsString;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use proactor_core::buffer::SharedBytes;
-use proactor_core::engine::{self, AcceptWindow, Address, Engine, Handle, Kind, SocketOptions};
+use proactor_core::engine::{self, AcceptWindow, Address, Engine, Handle as EngineHandle, Kind, SocketOptions};
 use proactor_core::error::Failure;
 use proactor_core::framing::Framing;
 use proactor_core::group::{Group as CoreGroup, Settings, Traffic, Wants};
@@ -19,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
 use crate::appointments::{self, Timer, Wait};
+use crate::associations::{self, Handle};
 use crate::buffers::{Data, Pool, Source};
 use crate::call::{self, Submissions};
 use crate::connection::public_object;
@@ -43,7 +43,7 @@ pub struct Port {
 }
 
 #[pyclass(module = "proactor._core", frozen)]
-pub struct Group(Arc<CoreGroup<Layer>>);
+pub struct Group(pub Arc<CoreGroup<Layer>>);
 
 #[pyclass(module = "proactor._core", frozen)]
 pub struct Listener(Arc<CoreListener<Layer>>);
@@ -55,7 +55,7 @@ impl Port {
 
     /// The descriptor is the core's from here on, whatever comes of it: with two owners after an error, both would close the number, and the second
     /// close would hit what another thread has opened meanwhile.
-    fn adopt(&self, descriptor: i64, kind: Kind) -> PyResult<Handle> {
+    fn adopt(&self, descriptor: i64, kind: Kind) -> PyResult<EngineHandle> {
         let adopted = self.check().and_then(|()| self.core.engine.adopt(descriptor, kind).map_err(|error| errors::from_io(&error)));
         if adopted.is_err() {
             self.core.engine.discard(descriptor);
@@ -393,10 +393,17 @@ impl Port {
         appointments::call_when(&self.core, handle, writable, timeout, repeat, function, arguments)
     }
 
-    /// `(timers, waits)` whose functions will be called (again).
-    fn pending(&self) -> PyResult<(usize, usize)> {
+    /// Takes over a connected stream socket.
+    fn associate(&self, socket: &Bound<'_, PyAny>, is_tcp: bool, function: Py<PyAny>, completion: Py<PyType>) -> PyResult<Handle> {
         self.check()?;
-        Ok(self.core.pending())
+        associations::associate(&self.core, &self.pool, socket, is_tcp, function, completion)
+    }
+
+    /// `(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them.
+    fn pending(&self) -> PyResult<(usize, usize, usize, usize)> {
+        self.check()?;
+        let ((timers, waits), (handles, operations)) = (self.core.pending(), self.core.associated());
+        Ok((timers, waits, handles, operations))
     }
 
     /// True while every worker has been inside its handler for a second.
@@ -479,9 +486,11 @@ impl Port {
                     None => drop(call.begin_from_queue()),
                 },
                 Item::Appointment(appointment) => drop(self.core.cancel(&appointment)),
+                Item::Association(association) => drop(association.take_untold()),
                 Item::Connection(_) => {}
             }
         }
+        self.pool.release_buried(py);
         Ok(list)
     }
 
@@ -489,6 +498,7 @@ impl Port {
     fn release(&self, py: Python<'_>) {
         if !self.core.is_forked() {
             py.detach(|| self.core.engine.release());
+            self.pool.release_buried(py);
         }
     }
 
@@ -505,49 +515,12 @@ impl Drop for Port {
     fn drop(&mut self) {
         if !self.core.is_forked() {
             // Ends the monitor, which holds the core; nobody is left to take what was never begun.
-            drop(self.core.close());
-        }
-    }
-}
-
-#[pymethods]
-impl Group {
-    /// Whether the calling thread is in a handler of one of the group's connections.
-    fn is_current(&self) -> bool {
-        current().is_some_and(|current| current.group == Arc::as_ptr(&self.0) as usize)
-    }
-
-    /// No connection will come any more: the handlers are let go with the last one.
-    fn retire(&self) {
-        self.0.retire();
-    }
-
-    /// Waits until at most `but` connections are left; false when the time ran out.
-    #[pyo3(signature = (but=0, timeout=None))]
-    fn wait_empty(&self, py: Python<'_>, but: usize, timeout: Option<f64>) -> PyResult<bool> {
-        wait(py, timeout, |a_while| self.0.wait_empty(but, a_while))
-    }
-
-    /// Waits until every connection is closed, whether or not its handlers have returned; false when the time ran out.
-    #[pyo3(signature = (timeout=None))]
-    fn wait_closed(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        wait(py, timeout, |a_while| self.0.wait_closed(a_while))
-    }
-}
-
-/// Repeats a wait that may take a while until it is over or `timeout` has passed, with the worker's slot free; signal handlers run meanwhile.
-fn wait(py: Python<'_>, timeout: Option<f64>, over: impl Fn(Option<Duration>) -> bool + Sync) -> PyResult<bool> {
-    let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let _blocking = py.detach(Blocking::enter);
-    loop {
-        let left = deadline.map_or(SIGNALS_EVERY, |deadline| deadline.saturating_duration_since(Instant::now()));
-        if py.detach(|| over(Some(left.min(SIGNALS_EVERY)))) {
-            return Ok(true);
-        }
-        py.check_signals()?;
-        if left.is_zero() {
-            return Ok(false);
+            let (rest, _calls) = self.core.close();
+            for item in rest {
+                if let Item::Association(association) = item {
+                    drop(association.take_untold()); // they hold their handle, and it holds them
+                }
+            }
         }
     }
 }

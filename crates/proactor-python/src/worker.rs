@@ -13,6 +13,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::associations::told;
 use crate::buffers::{Pool, to_bytes};
 use crate::call::{Submissions, Work};
 use crate::connection::public_object;
@@ -262,6 +263,10 @@ impl Worker {
                     Some(signalled) => with_first(py, signalled, arguments.bind(py))?,
                 };
                 return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any()]).map(Some);
+            }
+            Next::Task(Some(Task::Completion(completed))) => {
+                let (function, arguments) = told(py, completed)?;
+                return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any().unbind()]).map(Some);
             }
             Next::Task(Some(Task::Event(event, object))) => (event, object),
         };

@@ -6,7 +6,7 @@
 //! * **Accepting and receiving are standing orders.** Once asked for, they complete again and again until paused, ended or failed. After a pause
 //!   returns, at most one completion that was already under way may still arrive.
 //! * **A send** either completes at once or is pending; a pending send owns its bytes and completes exactly once, as `Sent` or `SendFailed`, unless the
-//!   handle is closed first: then it is dropped without a completion. At most one send may be pending on a handle.
+//!   handle is closed first, or `cancel_send` gives it up: then it is dropped without a completion. At most one send may be pending on a handle.
 //! * **A wait** completes once, as `Signalled`, as soon as the handle is ready for what is waited for, also if it was before. It says that the handle was ready at
 //!   some time since `wait` was called, not that it still is. What is waited for stays its owner's: the engine holds a copy, so that the owner may close his.
 //! * **`close`** ends everything on a handle; no completion carries its token after `close` has returned, except those in a poll that runs at that moment:
@@ -163,6 +163,9 @@ pub trait Engine: Send + Sync {
     fn progress(&self, _handle: &Handle) -> usize {
         0
     }
+    /// Gives up what the kernel has not taken of a pending send, which then does not complete: answers how many of its bytes were taken. None: there is none, its
+    /// completion is under way, or comes soon because of this.
+    fn cancel_send(&self, handle: &Handle) -> Option<usize>;
     /// No more is sent: the peer sees the end of what was sent. Call it with no send pending.
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()>;
     fn close(&self, handle: &Handle, how: Closing);
@@ -249,3 +252,8 @@ pub const TIMED_OUT: i32 = 10060; // WSAETIMEDOUT
 pub const ABORTED: i32 = libc::ECONNABORTED;
 #[cfg(windows)]
 pub const ABORTED: i32 = 10053; // WSAECONNABORTED
+/// The error number of an operation that was cancelled.
+#[cfg(unix)]
+pub const CANCELED: i32 = libc::ECANCELED;
+#[cfg(windows)]
+pub const CANCELED: i32 = 995; // ERROR_OPERATION_ABORTED

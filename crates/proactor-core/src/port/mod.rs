@@ -35,12 +35,14 @@ const REST_AFTER_FAILURE: Duration = Duration::from_millis(10);
 const TIMERS_A_TURN: usize = 1024;
 
 mod appointments;
+mod associations;
 mod connections;
 mod leader;
 mod lingering;
 mod monitor;
 
 pub use appointments::{Appointment, ManualResetEvent, Refusal, Waitable};
+pub use associations::{Association, Completed};
 
 pub struct Port<U: Upper> {
     pub engine: Arc<dyn Engine>,
@@ -57,6 +59,8 @@ pub struct Port<U: Upper> {
     timers: Mutex<Due<U>>,
     timers_pending: AtomicUsize,
     waits_pending: AtomicUsize,
+    /// How many associated handles are open.
+    handles: AtomicUsize,
     /// For the events that waits wait for.
     this: Weak<Self>,
     // Guards the connections with sends that wait for the end of a handler.
@@ -106,6 +110,7 @@ pub enum Item<U: Upper> {
     Connection(Arc<Connection<U>>),
     Call(U::Call),
     Appointment(Arc<Appointment<U>>),
+    Association(Arc<Association<U>>),
 }
 
 /// What a worker is to do.
@@ -115,6 +120,8 @@ pub enum Task<U: Upper, R> {
     Call(U::Call),
     /// Of the worker's `appointment`. A wait's function is told whether it was signalled.
     Appointment(Option<bool>, U::Call),
+    /// An operation on an associated handle is complete.
+    Completion(Completed<U>),
     StartWorker,
 }
 
@@ -125,6 +132,8 @@ pub struct Worker<U: Upper> {
     pub current: Option<Arc<Connection<U>>>,
     /// The timer or wait whose function runs.
     appointment: Option<Arc<Appointment<U>>>,
+    /// Of whose operations one is being told.
+    association: Option<Arc<Association<U>>>,
 }
 
 pub struct Listener<U: Upper> {
@@ -142,6 +151,7 @@ enum Entry<U: Upper> {
     Wait(Arc<Appointment<U>>),
     /// The connection is over; see `lingering.rs`.
     Lingering(Arc<Lingering>),
+    Association(Arc<Association<U>>),
 }
 
 impl<U: Upper> Clone for Entry<U> {
@@ -151,6 +161,7 @@ impl<U: Upper> Clone for Entry<U> {
             Entry::Listener(listener) => Entry::Listener(listener.clone()),
             Entry::Wait(wait) => Entry::Wait(wait.clone()),
             Entry::Lingering(lingering) => Entry::Lingering(lingering.clone()),
+            Entry::Association(association) => Entry::Association(association.clone()),
         }
     }
 }
@@ -211,6 +222,7 @@ impl<U: Upper> Port<U> {
             timers: Mutex::new(Due { timers: Timers::new(), leader_until: u64::MAX }),
             timers_pending: AtomicUsize::new(0),
             waits_pending: AtomicUsize::new(0),
+            handles: AtomicUsize::new(0),
             this: this.clone(),
             dirty: Mutex::new(Vec::new()),
             has_dirty: AtomicBool::new(false),
@@ -236,7 +248,7 @@ impl<U: Upper> Port<U> {
     /// The calling thread becomes a worker.
     pub fn worker(&self) -> Worker<U> {
         let (id, parker) = self.scheduler.register(self.engine.thread_clock());
-        Worker { id, parker, current: None, appointment: None }
+        Worker { id, parker, current: None, appointment: None, association: None }
     }
 
     /// Finishes what the worker had, and waits for its next task; None: it is to exit. `with` makes something of a connection's public object, `copy` a further
@@ -253,6 +265,8 @@ impl<U: Upper> Port<U> {
             again = self.end(connection);
         } else if let Some(appointment) = worker.appointment.take() {
             again = self.end_appointment(appointment);
+        } else if let Some(association) = worker.association.take() {
+            again = association.finish().then_some(Item::Association(association));
         }
         if self.flush_now.load(Ordering::Relaxed) && self.has_dirty.load(Ordering::Relaxed) {
             // With the interpreter held: where handlers block others want it, and to get it back would cost more than the send.
@@ -281,6 +295,17 @@ impl<U: Upper> Port<U> {
                         return Some(Task::Event(event, made));
                     }
                     let again = self.end(connection);
+                    let wakes;
+                    (work, wakes) = self.scheduler.finish_and_pop(worker.id, again);
+                    self.wake(wakes);
+                }
+                Some(Work::Item(Item::Association(association))) => {
+                    let completed = association.begin();
+                    if let Some(completed) = completed {
+                        worker.association = Some(association);
+                        return Some(Task::Completion(completed));
+                    }
+                    let again = association.finish().then_some(Item::Association(association));
                     let wakes;
                     (work, wakes) = self.scheduler.finish_and_pop(worker.id, again);
                     self.wake(wakes);
@@ -408,6 +433,7 @@ impl<U: Upper> Port<U> {
     fn release_all(&self, drain: bool) -> Vec<U::Call> {
         self.ending.store(true, Ordering::Release);
         let calls = self.cancel_all();
+        self.close_associations();
         let parkers = self.scheduler.close(drain);
         self.engine.wake();
         for parker in parkers {
@@ -425,6 +451,11 @@ impl<U: Upper> Port<U> {
         if let Some(appointment) = worker.appointment.take() {
             let again = self.end_appointment(appointment);
             self.post(again.into_iter().collect());
+        }
+        if let Some(association) = worker.association.take()
+            && association.finish()
+        {
+            self.post(vec![Item::Association(association)]);
         }
         let wakes = self.scheduler.abandon(worker.id);
         self.wake(wakes);

@@ -58,6 +58,7 @@ suite! {
     a_send_on_a_dead_connection_fails_at_once
     a_reset_stays_a_reset_however_often_a_sender_asks
     bytes_of_a_pending_send_are_dropped_once_when_the_handle_is_closed
+    a_pending_send_that_is_given_up_says_what_was_sent_and_the_next_one_follows
     a_successor_in_the_slot_never_gets_its_predecessors_completions
     closing_twice_is_harmless_and_everything_afterwards_fails
     an_orderly_close_lets_the_peer_have_what_was_sent

@@ -360,6 +360,36 @@ pub fn bytes_of_a_pending_send_are_dropped_once_when_the_handle_is_closed<W: Wor
     }
 }
 
+pub fn a_pending_send_that_is_given_up_says_what_was_sent_and_the_next_one_follows<W: World>(mut bench: Bench<W>) {
+    let bytes = pattern(20 << 20);
+    let mut connection = bench.connect_narrow();
+    let engine = bench.engine();
+    assert_eq!(engine.cancel_send(&connection.handle), None, "nothing is pending");
+    for _ in 0..3 {
+        let Submission::Pending = engine.send(&connection.handle, outgoing(&bytes)) else { panic!("more than there is room for") };
+        bench.poll_for(Duration::ZERO);
+        let sent = engine.cancel_send(&connection.handle).expect("it is pending, since nobody reads");
+        assert!(sent < bytes.len());
+        assert_eq!(engine.cancel_send(&connection.handle), None, "it was given up");
+        assert_eq!(engine.progress(&connection.handle), 0);
+        let mut received = Vec::new();
+        bench.until("what was sent comes", |_| {
+            received.extend(connection.peer.received());
+            received.len() >= sent
+        });
+        assert!(received == bytes[..sent], "the bytes differ");
+    }
+    send_all(&mut bench, &mut connection, b"next");
+    let mut received = Vec::new();
+    bench.until("the next send comes", |_| {
+        received.extend(connection.peer.received());
+        received.len() >= 4
+    });
+    assert_eq!(received, b"next");
+    assert!(bench.record(connection.token).sent.len() <= 1, "what was given up never completes");
+    engine.close(&connection.handle, Closing::Orderly);
+}
+
 pub fn a_successor_in_the_slot_never_gets_its_predecessors_completions<W: World>(mut bench: Bench<W>) {
     let bytes = pattern(1 << 20);
     let mut reused = false;

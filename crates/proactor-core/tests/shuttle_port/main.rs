@@ -32,10 +32,12 @@ use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 mod appointments;
 mod plan;
+mod random;
 mod seeds;
 mod shown;
 
 use plan::*;
+use random::*;
 use seeds::*;
 
 #[test]
@@ -56,6 +58,7 @@ impl Upper for Layer {
     type Connection = ();
     type Group = ();
     type Call = usize;
+    type Operation = ();
 }
 
 struct Scenario {
@@ -251,6 +254,7 @@ impl Scenario {
                 // Not where a handler may wait for what another worker does.
                 Task::StartWorker if !self.plan.needs_workers() && self.chance(8) => self.port.scheduler.start_failed(),
                 Task::StartWorker => self.start_worker(),
+                Task::Completion(_) => unreachable!("nothing is associated here"),
                 Task::Call(number) => *lock(&self.calls_run).entry(number).or_default() += 1,
                 Task::Appointment(..) => {
                     *self.came.lock() += 1;

@@ -1,24 +1,6 @@
-//! Seeds: the numbers they give, and running a scenario over many of them.
+//! Running a scenario over many seeds.
 
 use super::*;
-
-/// splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % limit as u64) as usize
-    }
-
-    /// True once in `of` times.
-    pub fn chance(&mut self, of: usize) -> bool {
-        self.below(of) == 0
-    }
-}
 
 pub fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -47,10 +29,6 @@ pub fn execute(scenario: fn(u64), seed: u64) {
 /// A scenario takes some thousands.
 pub const MOST_STEPS: usize = 1_000_000;
 pub const MOST_TURNS: usize = 20_000;
-
-pub fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{variable} must be a number, not {value}")))
-}
 
 pub struct Named(u64);
 

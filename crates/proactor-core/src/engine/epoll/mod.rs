@@ -412,6 +412,10 @@ impl Engine for Epoll {
         handle.state::<Stream>().unsent.lock().as_ref().map_or(0, |unsent| unsent.sent)
     }
 
+    fn cancel_send(&self, handle: &Handle) -> Option<usize> {
+        handle.state::<Stream>().cancel_send()
+    }
+
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()> {
         // First the flag: it tells a hang-up that we asked for from one that we did not.
         let flags = handle.state::<Stream>().readiness.set(WRITE_SHUT);

@@ -78,6 +78,15 @@ impl Stream {
         })
     }
 
+    /// Gives up a blocked send; how much of it was sent, if it was there.
+    pub(super) fn cancel_send(&self) -> Option<usize> {
+        let mut unsent = self.unsent.lock();
+        let rest = unsent.take()?;
+        self.readiness.clear(WRITE_BLOCKED);
+        drop(unsent);
+        Some(rest.sent)
+    }
+
     /// The error of a failed send. The socket tells its error once, whoever asks, and says "broken pipe" afterwards: so it is kept for the receiver,
     /// and what somebody else was told before is preferred.
     pub(super) fn remember(&self, number: c_int) -> io::Error {

@@ -348,6 +348,12 @@ impl Engine for Simulated {
         self.network.state.lock().stream(number).unsent.as_ref().map_or(0, |unsent| unsent.sent)
     }
 
+    fn cancel_send(&self, handle: &Handle) -> Option<usize> {
+        let number = handle.state::<Held>().socket;
+        let unsent = self.network.state.lock().stream(number).unsent.take();
+        unsent.map(|unsent| unsent.sent)
+    }
+
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()> {
         let mut state = self.network.state.lock();
         state.attempt(Fault::ShutdownWrite)?;

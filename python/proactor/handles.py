@@ -1,0 +1,120 @@
+"""What `pool.associate` takes, and what an associated handle shows: completions, statistics.
+
+Knows the port; knows nothing of pools or workers.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proactor import _core
+from proactor._core import Handle, Operation
+
+__all__ = ["Completion", "ConnectedSocket", "Handle", "HandleStatistics", "Operation", "associate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What became of one operation."""
+
+    handle: Handle
+    operation: Operation
+    value: bytes | int | None
+    """Of a receive: the bytes, b"" when the peer has finished sending; None if it failed. Of a send: how many bytes the kernel has
+    taken; all of them unless it failed."""
+    error: OSError | None
+    """None if it succeeded; `errno.ECANCELED` where it was cancelled or its handle closed."""
+
+
+@dataclass(frozen=True)
+class HandleStatistics:
+    """A snapshot of a handle; all sizes in bytes."""
+
+    open: bool
+    receives: int
+    """Receives that are pending."""
+    sends: int
+    """Sends that are pending."""
+    unsent_bytes: int
+    """What the pending sends are to send."""
+    kept_bytes: int
+    """Received, and not asked for yet."""
+    untold: int
+    """Completions that wait for their call."""
+    completed: int
+    """Operations that are complete, with or without an error."""
+    failed: int
+    """Of those: with an error."""
+    cancelled: int
+    """Of those: with ECANCELED."""
+    received_bytes: int
+    """Given to receives."""
+    sent_bytes: int
+    """Taken by the kernel."""
+
+
+class ConnectedSocket:
+    """A connected socket that is none of this machine's: of a simulated network, in tests."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        """The network's number; -1 once a pool has taken it over."""
+        return self._descriptor
+
+    def detach(self) -> int:
+        """Gives the number away."""
+        descriptor, self._descriptor = self._descriptor, -1
+        return descriptor
+
+
+def associate(port: _core.Port, handle: socket.socket | ConnectedSocket, fn: Callable[[Completion], object]) -> Handle:
+    """As `ThreadPool.associate`, on a port."""
+    if not callable(fn):
+        raise TypeError(f"fn must be a callable that takes a completion, not {type(fn).__name__}")
+    if isinstance(handle, ConnectedSocket):
+        is_tcp = True
+    elif isinstance(handle, socket.socket):
+        is_tcp = _check(handle)
+    elif isinstance(handle, Handle):
+        raise ValueError("the handle is associated already: it belongs to one pool, and its operations to one function")
+    elif callable(getattr(handle, "fileno", None)) or isinstance(handle, int):
+        raise NotImplementedError(
+            f"{type(handle).__name__}: only connected stream sockets can be associated so far. "
+            "Files and other descriptors come with CompletionPort; call_when waits for a pipe"
+        )
+    else:
+        raise TypeError(f"{type(handle).__name__} is no handle: give a connected socket.socket (TCP or Unix, SOCK_STREAM)")
+    if handle.fileno() < 0:
+        raise ValueError("the socket is closed, or a pool has taken it over: a handle is associated once")
+    return port.associate(handle, is_tcp, fn, Completion)
+
+
+def _check(handle: socket.socket) -> bool:
+    """Whether the socket is TCP; raises for what cannot be associated."""
+    if handle.fileno() < 0:
+        return True  # told by the caller
+    if type(handle).__module__ == "ssl":
+        raise ValueError(
+            "the socket is an SSLSocket: its bytes would be sent past its encryption; associate the plain socket, before it is wrapped"
+        )
+    if handle.type != socket.SOCK_STREAM:
+        raise NotImplementedError(f"{handle!r} is no stream: datagrams come with CompletionPort")
+    families = {socket.AF_INET: True, socket.AF_INET6: True, getattr(socket, "AF_UNIX", None): False}
+    if handle.family not in families:
+        raise ValueError(f"{handle!r} is neither TCP nor a Unix socket")
+    if handle.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ValueError("the socket listens: give it to proactor.serve; accept operations come with CompletionPort")
+    try:
+        handle.getpeername()
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
+        raise OSError(
+            errno.ENOTCONN, "the socket is not connected, or was reset: connect it first; connect operations come with CompletionPort"
+        ) from None
+    return families[handle.family]
