@@ -262,7 +262,7 @@ fn runners_that_mostly_wait_earn_extra_runners_while_work_waits() {
 
 #[test]
 fn relieving_earns_extra_runners_where_most_items_block_and_none_where_few_do() {
-    for (finished_meanwhile, earned) in [(0, 0), (1, 1), (2, 1), (3, 0)] {
+    for (finished_meanwhile, earned) in [(0, 1), (1, 1), (2, 1), (3, 0)] {
         let mut rig = Rig::locked(1, 16);
         let [first, _spare] = rig.idle_workers();
         rig.post(1..=100);
