@@ -421,13 +421,6 @@ class Port:
         """From now on the group's connections close as soon as their handlers are through and their queues are sent."""
 
     def abort_all(self, group: Group) -> int: ...
-    def call(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-        """Has a worker call `function(*arguments)`.
-
-        Raises:
-            RuntimeError: the port is closed or finishing.
-        """
-
     def accept_calls(self, accepting: bool) -> None:
         """Whether `submit` may queue calls: workers have been started, and are not broken."""
 

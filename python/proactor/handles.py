@@ -76,28 +76,23 @@ def associate(port: _core.Port, handle: socket.socket | ConnectedSocket, fn: Cal
     """As `ThreadPool.associate`, on a port."""
     if not callable(fn):
         raise TypeError(f"fn must be a callable that takes a completion, not {type(fn).__name__}")
-    if isinstance(handle, ConnectedSocket):
-        is_tcp = True
-    elif isinstance(handle, socket.socket):
-        is_tcp = _check(handle)
-    elif isinstance(handle, Handle):
+    if isinstance(handle, ConnectedSocket | socket.socket):
+        if handle.fileno() < 0:
+            raise ValueError("the socket is closed, or a pool has taken it over: a handle is associated once")
+        is_tcp = isinstance(handle, ConnectedSocket) or _check(handle)
+        return port.associate(handle, is_tcp, fn, Completion)
+    if isinstance(handle, Handle):
         raise ValueError("the handle is associated already: it belongs to one pool, and its operations to one function")
-    elif callable(getattr(handle, "fileno", None)) or isinstance(handle, int):
+    if callable(getattr(handle, "fileno", None)) or isinstance(handle, int):
         raise NotImplementedError(
             f"{type(handle).__name__}: only connected stream sockets can be associated so far. "
             "Files and other descriptors come with CompletionPort; call_when waits for a pipe"
         )
-    else:
-        raise TypeError(f"{type(handle).__name__} is no handle: give a connected socket.socket (TCP or Unix, SOCK_STREAM)")
-    if handle.fileno() < 0:
-        raise ValueError("the socket is closed, or a pool has taken it over: a handle is associated once")
-    return port.associate(handle, is_tcp, fn, Completion)
+    raise TypeError(f"{type(handle).__name__} is no handle: give a connected socket.socket (TCP or Unix, SOCK_STREAM)")
 
 
 def _check(handle: socket.socket) -> bool:
     """Whether the socket is TCP; raises for what cannot be associated."""
-    if handle.fileno() < 0:
-        return True  # told by the caller
     if type(handle).__module__ == "ssl":
         raise ValueError(
             "the socket is an SSLSocket: its bytes would be sent past its encryption; associate the plain socket, before it is wrapped"

@@ -149,7 +149,7 @@ class Server:
         self._owns_pool = pool is None
         try:
             name: Any = listening.getsockname()
-            self.address: Any = f"unix:{_as_text(name)}" if listening.family == getattr(socket, "AF_UNIX", None) else name
+            self.address: Any = f"unix:{os.fsdecode(name)}" if listening.family == getattr(socket, "AF_UNIX", None) else name
             if isinstance(address, str) and address.startswith("unix:") and not address.startswith("unix:\0"):
                 path = os.path.abspath(address.removeprefix("unix:"))
                 self._unix_file = path, _identity(path)
@@ -456,10 +456,6 @@ def _ids(exclude: Iterable[Connection]) -> list[int]:
         pass
     hint = "put the one connection into a list" if isinstance(exclude, Connection) else "give the connections themselves"
     raise TypeError(f"exclude takes connections, as in exclude=[connection], not {exclude!r}: {hint}")
-
-
-def _as_text(path: str | bytes) -> str:
-    return os.fsdecode(path)
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -1,17 +1,16 @@
 //! `proactor._core.Timer`, `Wait` and `Event`: what `call_after`, `call_every` and `call_when` answer, and an event without a descriptor to wait for.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use proactor_core::engine::Interest;
 use proactor_core::port::{Appointment, ManualResetEvent, Port as CorePort, Refusal, Waitable};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::errors;
-use crate::layer::{Call, Layer, SIGNALS_EVERY, nanoseconds, seconds};
-use crate::worker::Blocking;
+use crate::layer::{Call, Layer, duration, nanoseconds};
+use crate::worker::wait;
 
 /// What `ThreadPool.call_after` and `call_every` answer. Safe from any thread; never blocks.
 #[pyclass(module = "proactor._core", frozen)]
@@ -52,7 +51,7 @@ pub fn call_after(
     };
     match port.call_after(delay, interval, Call::Plain { function, arguments }) {
         Ok(core) => Ok(Timer { port: port.clone(), core }),
-        Err(_call) => Err(shut_down()),
+        Err(_call) => Err(errors::shut_down()),
     }
 }
 
@@ -76,7 +75,7 @@ pub fn call_when(
     // The call comes back where it may be dropped.
     match py.detach(|| port.call_when(waitable, timeout, repeat, Call::Plain { function, arguments })) {
         Ok(core) => Ok(Wait { port: port.clone(), core }),
-        Err((Refusal::Closed, _call)) => Err(shut_down()),
+        Err((Refusal::Closed, _call)) => Err(errors::shut_down()),
         Err((Refusal::Engine(error), _call)) => Err(errors::from_io(&error)),
     }
 }
@@ -91,18 +90,9 @@ fn check_callable(function: &Bound<'_, PyAny>) -> PyResult<()> {
     )))
 }
 
-fn shut_down() -> PyErr {
-    PyRuntimeError::new_err("the pool is shut down: it takes no new work")
-}
-
-/// In the child of a fork no lock may be taken: a thread that is gone may hold it.
-fn check(port: &CorePort<Layer>) -> PyResult<()> {
-    if port.is_forked() { Err(errors::forked()) } else { Ok(()) }
-}
-
 /// The call is dropped with the interpreter held.
 fn cancel(port: &CorePort<Layer>, appointment: &Arc<Appointment<Layer>>) -> PyResult<bool> {
-    check(port)?;
+    errors::check_process(port)?;
     let (prevented, _call) = port.cancel(appointment);
     Ok(prevented)
 }
@@ -140,14 +130,14 @@ impl Timer {
     /// Whether the function will be called (again).
     #[getter]
     fn pending(&self) -> PyResult<bool> {
-        check(&self.port)?;
+        errors::check_process(&self.port)?;
         Ok(self.core.is_pending())
     }
 
     /// Whether it was cancelled before it was over, by `cancel` or by the end of its pool.
     #[getter]
     fn cancelled(&self) -> PyResult<bool> {
-        check(&self.port)?;
+        errors::check_process(&self.port)?;
         Ok(self.core.is_cancelled())
     }
 
@@ -160,7 +150,7 @@ impl Timer {
     /// Ticks that came while an earlier one waited for a worker or ran: each was left out.
     #[getter]
     fn missed(&self) -> PyResult<u64> {
-        check(&self.port)?;
+        errors::check_process(&self.port)?;
         Ok(self.core.ticks().missed)
     }
 
@@ -189,14 +179,14 @@ impl Wait {
     /// Whether the function will be called (again).
     #[getter]
     fn pending(&self) -> PyResult<bool> {
-        check(&self.port)?;
+        errors::check_process(&self.port)?;
         Ok(self.core.is_pending())
     }
 
     /// Whether it was cancelled before it was over, by `cancel` or by the end of its pool.
     #[getter]
     fn cancelled(&self) -> PyResult<bool> {
-        check(&self.port)?;
+        errors::check_process(&self.port)?;
         Ok(self.core.is_cancelled())
     }
 
@@ -247,23 +237,12 @@ impl Event {
     ///     ValueError: `timeout` is negative or not a number.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
+        let timeout = duration(timeout)?;
         if self.0.is_set() {
             return Ok(true);
         }
         let seen = self.0.times_set();
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let _blocking = py.detach(Blocking::enter);
-        loop {
-            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
-            if py.detach(|| self.0.wait(seen, left.min(SIGNALS_EVERY))) {
-                return Ok(true);
-            }
-            py.check_signals()?;
-            if left <= SIGNALS_EVERY {
-                return Ok(false);
-            }
-        }
+        wait(py, timeout, |a_while| self.0.wait(seen, a_while))
     }
 
     /// A snapshot.

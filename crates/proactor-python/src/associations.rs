@@ -9,7 +9,7 @@ use proactor_core::buffer::Outgoing;
 use proactor_core::engine::Kind;
 use proactor_core::port::{Association, Completed, Port as CorePort, Refusal};
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
@@ -55,7 +55,7 @@ pub fn associate(
 ) -> PyResult<Handle> {
     let py = socket.py();
     if port.scheduler.is_closing() {
-        return Err(shut_down());
+        return Err(errors::shut_down());
     }
     let descriptor: i64 = socket.call_method0("fileno")?.extract()?;
     let kind = if is_tcp { Kind::Tcp } else { Kind::Unix };
@@ -63,7 +63,7 @@ pub fn associate(
     socket.call_method0("detach")?;
     match py.detach(|| port.associate(handle)) {
         Ok(core) => Ok(Handle { port: port.clone(), core, pool: pool.clone(), function, completion }),
-        Err(Refusal::Closed) => Err(shut_down()),
+        Err(Refusal::Closed) => Err(errors::shut_down()),
         Err(Refusal::Engine(error)) => Err(errors::from_io(&error)),
     }
 }
@@ -89,10 +89,6 @@ pub fn told<'py>(py: Python<'py>, (operation, came): Completed<Layer>) -> PyResu
     Ok((handle.get().function.clone_ref(py), PyTuple::new(py, [completion])?))
 }
 
-fn shut_down() -> PyErr {
-    PyRuntimeError::new_err("the pool is shut down: it takes no new work")
-}
-
 fn closed() -> PyErr {
     PyOSError::new_err((EBADF, "the handle is closed: associate another socket"))
 }
@@ -101,9 +97,8 @@ fn closed() -> PyErr {
 const EBADF: i32 = 9;
 
 impl Handle {
-    /// In the child of a fork no lock may be taken: a thread that is gone may hold it.
     fn check(&self) -> PyResult<()> {
-        if self.port.is_forked() { Err(errors::forked()) } else { Ok(()) }
+        errors::check_process(&self.port)
     }
 
     fn submit(this: &Bound<'_, Self>, kind: &'static str, request: Request) -> PyResult<Py<Operation>> {

@@ -16,8 +16,8 @@ use pyo3::types::PyBytes;
 
 use crate::buffers::{Data, to_bytes};
 use crate::errors;
-use crate::layer::{Layer, SIGNALS_EVERY, seconds};
-use crate::worker::{Blocking, current};
+use crate::layer::{Layer, SIGNALS_EVERY, duration};
+use crate::worker::{Blocking, current_of};
 
 /// One peer. Made by `proactor.serve` and `proactor.connect`; `proactor.Connection` is what users see.
 #[pyclass(module = "proactor._core", subclass, weakref, frozen)]
@@ -59,9 +59,7 @@ enum Sent {
 
 impl Connection {
     fn queue(&self, py: Python<'_>, data: &Data<'_>) -> PyResult<Sent> {
-        if self.port.is_forked() {
-            return Err(errors::forked());
-        }
+        self.check()?;
         match self.port.queue(&self.core, data.bytes(), self.is_ours()) {
             Ok(false) => Ok(Sent::Taken),
             Ok(true) => {
@@ -75,7 +73,7 @@ impl Connection {
 
     /// Whether the calling thread is a worker of the connection's port, in a handler or call.
     fn is_ours(&self) -> bool {
-        current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.port)))
+        current_of(&self.port).is_some()
     }
 
     fn ended(&self, py: Python<'_>, failure: Option<&Failure>) -> PyErr {
@@ -83,7 +81,7 @@ impl Connection {
     }
 
     fn check(&self) -> PyResult<()> {
-        if self.port.is_forked() { Err(errors::forked()) } else { Ok(()) }
+        errors::check_process(&self.port)
     }
 }
 
@@ -214,8 +212,8 @@ impl Connection {
     #[pyo3(signature = (timeout=None))]
     fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyBytes>> {
         self.check()?;
-        let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
-        if !current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.port)) && current.connection == self.core.id) {
+        let timeout = duration(timeout)?;
+        if current_of(&self.port).is_none_or(|current| current.connection != self.core.id) {
             return Err(PyRuntimeError::new_err(
                 "receive reads on for the connection whose handler is running; elsewhere data come to the received handler",
             ));

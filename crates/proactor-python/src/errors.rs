@@ -1,9 +1,12 @@
 //! The one place where the core's failures become Python exceptions.
 
 use proactor_core::error::Failure;
+use proactor_core::port::Port;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use std::io;
+
+use crate::layer::Layer;
 
 /// `OSError(errno, text)` picks the right subclass by itself: a reset becomes `ConnectionResetError`.
 pub fn from_errno(number: i32) -> PyErr {
@@ -43,6 +46,15 @@ pub fn forked() -> PyErr {
     PyRuntimeError::new_err(
         "this object belongs to the parent process: a completion port does not survive fork(); make a new pool or server in the child, or start the child with subprocess or the spawn method",
     )
+}
+
+/// Before any lock of the core's is taken: in the child of a fork a thread that is gone may hold it.
+pub fn check_process(port: &Port<Layer>) -> PyResult<()> {
+    if port.is_forked() { Err(forked()) } else { Ok(()) }
+}
+
+pub fn shut_down() -> PyErr {
+    PyRuntimeError::new_err("the pool is shut down: it takes no new work")
 }
 
 fn ours(py: Python<'_>, name: &str, text: String) -> PyErr {

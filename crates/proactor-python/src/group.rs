@@ -1,13 +1,12 @@
 //! `proactor._core.Group`: what a server asks of its connections as a whole.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use crate::layer::{SIGNALS_EVERY, seconds};
+use crate::layer::duration;
 use crate::port::Group;
-use crate::worker::{Blocking, current};
+use crate::worker::{current, wait};
 
 #[pymethods]
 impl Group {
@@ -24,29 +23,12 @@ impl Group {
     /// Waits until at most `but` connections are left; false when the time ran out.
     #[pyo3(signature = (but=0, timeout=None))]
     fn wait_empty(&self, py: Python<'_>, but: usize, timeout: Option<f64>) -> PyResult<bool> {
-        wait(py, timeout, |a_while| self.0.wait_empty(but, a_while))
+        wait(py, duration(timeout)?, |a_while| self.0.wait_empty(but, Some(a_while)))
     }
 
     /// Waits until every connection is closed, whether or not its handlers have returned; false when the time ran out.
     #[pyo3(signature = (timeout=None))]
     fn wait_closed(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        wait(py, timeout, |a_while| self.0.wait_closed(a_while))
-    }
-}
-
-/// Repeats a wait that may take a while until it is over or `timeout` has passed, with the worker's slot free; signal handlers run meanwhile.
-fn wait(py: Python<'_>, timeout: Option<f64>, over: impl Fn(Option<Duration>) -> bool + Sync) -> PyResult<bool> {
-    let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let _blocking = py.detach(Blocking::enter);
-    loop {
-        let left = deadline.map_or(SIGNALS_EVERY, |deadline| deadline.saturating_duration_since(Instant::now()));
-        if py.detach(|| over(Some(left.min(SIGNALS_EVERY)))) {
-            return Ok(true);
-        }
-        py.check_signals()?;
-        if left.is_zero() {
-            return Ok(false);
-        }
+        wait(py, duration(timeout)?, |a_while| self.0.wait_closed(Some(a_while)))
     }
 }

@@ -94,6 +94,11 @@ pub fn seconds(value: f64, name: &str) -> PyResult<Duration> {
         .map_err(|_| PyValueError::new_err(format!("{name} must be a number of seconds, 0 or more; not {value}")))
 }
 
+/// The same, for a time-out: None is no limit.
+pub fn duration(timeout: Option<f64>) -> PyResult<Option<Duration>> {
+    timeout.map(|value| seconds(value, "timeout")).transpose()
+}
+
 pub fn nanoseconds(value: Option<f64>, name: &str) -> PyResult<Option<u64>> {
     let Some(value) = value else { return Ok(None) };
     let nanoseconds = u64::try_from(seconds(value, name)?.as_nanos());

@@ -13,7 +13,7 @@ use proactor_core::group::{Group as CoreGroup, Settings, Traffic, Wants};
 use proactor_core::notices::Notice;
 use proactor_core::port::{Item, Listener as CoreListener, Port as CorePort, Slow};
 use proactor_core::scheduler::Limits;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
@@ -23,9 +23,9 @@ use crate::buffers::{Data, Pool, Source};
 use crate::call::{self, Submissions};
 use crate::connection::public_object;
 use crate::errors;
-use crate::layer::{Call, Functions, Handlers, Layer, SIGNALS_EVERY, nanoseconds, seconds};
+use crate::layer::{Call, Functions, Handlers, Layer, SIGNALS_EVERY, duration, nanoseconds, seconds};
 use crate::simulated::Network;
-use crate::worker::{Blocking, Loop, Progress, Worker, current};
+use crate::worker::{Blocking, Loop, Progress, Worker, current_of};
 
 /// As the methods that answer them say.
 type GroupNumbers = (u64, u64, u64, usize, usize, u64, u64, u64, u64);
@@ -50,7 +50,7 @@ pub struct Listener(Arc<CoreListener<Layer>>);
 
 impl Port {
     fn check(&self) -> PyResult<()> {
-        if self.core.is_forked() { Err(errors::forked()) } else { Ok(()) }
+        errors::check_process(&self.core)
     }
 
     /// The descriptor is the core's from here on, whatever comes of it: with two owners after an error, both would close the number, and the second
@@ -259,15 +259,6 @@ impl Port {
         py.detach(|| self.core.abort_all(&group.0, &Failure::Os(engine::ABORTED)))
     }
 
-    fn call(&self, function: Py<PyAny>, arguments: Py<PyTuple>) -> PyResult<()> {
-        self.check()?;
-        if self.core.scheduler.is_closing() {
-            return Err(PyRuntimeError::new_err("the pool is shut down: it takes no new work"));
-        }
-        self.core.call(Call::Plain { function, arguments });
-        Ok(())
-    }
-
     /// Workers are there: calls may be submitted.
     fn accept_calls(&self, accepting: bool) {
         self.submissions.accepting.store(accepting, Ordering::SeqCst);
@@ -315,7 +306,7 @@ impl Port {
     /// Waits until the queue has room, a worker with its slot free. False: no worker is left that could make room, so the caller is to run the call itself.
     fn wait_for_room(&self, py: Python<'_>) -> PyResult<bool> {
         let submissions = &self.submissions;
-        let is_worker = current().is_some_and(|current| std::ptr::eq(current.port, Arc::as_ptr(&self.core)));
+        let is_worker = current_of(&self.core).is_some();
         let all = if is_worker { self.core.scheduler.limits().max_workers } else { usize::MAX };
         let _blocking = py.detach(Blocking::enter);
         loop {
@@ -418,7 +409,7 @@ impl Port {
         if self.core.is_forked() {
             return Ok(None);
         }
-        let timeout = timeout.map(|value| seconds(value, "timeout")).transpose()?;
+        let timeout = duration(timeout)?;
         let next = py.detach(|| self.core.notices.get(timeout));
         let Some(notice) = next else {
             return Ok((!self.core.notices.is_over()).then(|| ("", String::new(), 0)));

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use proactor_core::connection::Event;
 use proactor_core::error::Failure;
@@ -18,7 +19,7 @@ use crate::buffers::{Pool, to_bytes};
 use crate::call::{Submissions, Work};
 use crate::connection::public_object;
 use crate::errors;
-use crate::layer::{Call, Layer};
+use crate::layer::{Call, Layer, SIGNALS_EVERY};
 
 /// What the calling thread is, for calls that come from inside a handler.
 #[derive(Clone, Copy)]
@@ -40,6 +41,11 @@ thread_local! {
 
 pub fn current() -> Option<Current> {
     CURRENT.get()
+}
+
+/// The same, if it is a worker of that port.
+pub fn current_of(port: &Arc<CorePort<Layer>>) -> Option<Current> {
+    current().filter(|current| std::ptr::eq(current.port, Arc::as_ptr(port)))
 }
 
 /// Queues a call on the calling worker's port, even if that is closing: the caller itself will be there to take it.
@@ -78,6 +84,22 @@ impl Drop for Blocking {
             unsafe { &*current.submissions }.unblock();
             // SAFETY: the same.
             unsafe { &*current.port }.unblock(current.worker);
+        }
+    }
+}
+
+/// Repeats a wait that may take a while until it is over or `timeout` has passed, with the worker's slot free; signal handlers run meanwhile.
+pub fn wait(py: Python<'_>, timeout: Option<Duration>, over: impl Fn(Duration) -> bool + Sync) -> PyResult<bool> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let _blocking = py.detach(Blocking::enter);
+    loop {
+        let left = deadline.map_or(SIGNALS_EVERY, |deadline| deadline.saturating_duration_since(Instant::now()));
+        if py.detach(|| over(left.min(SIGNALS_EVERY))) {
+            return Ok(true);
+        }
+        py.check_signals()?;
+        if left.is_zero() {
+            return Ok(false);
         }
     }
 }
@@ -207,9 +229,7 @@ impl Worker {
     }
 
     fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
-        if self.port.is_forked() {
-            return Err(errors::forked());
-        }
+        errors::check_process(&self.port)?;
         let Worker { port, pool, submissions, core, functions, items, answer, exited, .. } = self;
         if DEPTH.replace(0) > 0 {
             submissions.unblock(); // a handler has forgotten to

@@ -272,8 +272,7 @@ impl<U: Upper> Port<U> {
             // With the interpreter held: where handlers block others want it, and to get it back would cost more than the send.
             self.flush_dirty();
         }
-        let (mut work, wakes) = self.scheduler.finish_and_pop(worker.id, again);
-        self.wake(wakes);
+        let mut work = self.finish_and_pop(worker.id, again);
         loop {
             match work {
                 Some(Work::StartWorker) => return Some(Task::StartWorker),
@@ -283,9 +282,7 @@ impl<U: Upper> Port<U> {
                         worker.appointment = Some(appointment);
                         return Some(Task::Appointment(told, call));
                     }
-                    let wakes;
-                    (work, wakes) = self.scheduler.finish_and_pop(worker.id, None);
-                    self.wake(wakes);
+                    work = self.finish_and_pop(worker.id, None);
                 }
                 Some(Work::Item(Item::Connection(connection))) => {
                     let (begun, after) = connection.begin(&*self.engine, &with);
@@ -295,9 +292,7 @@ impl<U: Upper> Port<U> {
                         return Some(Task::Event(event, made));
                     }
                     let again = self.end(connection);
-                    let wakes;
-                    (work, wakes) = self.scheduler.finish_and_pop(worker.id, again);
-                    self.wake(wakes);
+                    work = self.finish_and_pop(worker.id, again);
                 }
                 Some(Work::Item(Item::Association(association))) => {
                     let completed = association.begin();
@@ -306,9 +301,7 @@ impl<U: Upper> Port<U> {
                         return Some(Task::Completion(completed));
                     }
                     let again = association.finish().then_some(Item::Association(association));
-                    let wakes;
-                    (work, wakes) = self.scheduler.finish_and_pop(worker.id, again);
-                    self.wake(wakes);
+                    work = self.finish_and_pop(worker.id, again);
                 }
                 None => {
                     if interpreter.flush_first() && self.has_dirty.load(Ordering::Relaxed) {
@@ -325,6 +318,12 @@ impl<U: Upper> Port<U> {
                 }
             }
         }
+    }
+
+    fn finish_and_pop(&self, id: WorkerId, again: Option<Item<U>>) -> Option<Work<Item<U>>> {
+        let (work, wakes) = self.scheduler.finish_and_pop(id, again);
+        self.wake(wakes);
+        work
     }
 
     /// Leads or parks until there is something to take; false: exit.
