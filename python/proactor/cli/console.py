@@ -5,7 +5,6 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import proactor
@@ -33,12 +32,14 @@ class Console:
     With a handler of the user's own (`talks` is False) nothing is sent: its clients speak a protocol the console does not know.
     """
 
-    def __init__(self, server: proactor.Server, stop: StopRequests, writer: LogWriter, *, raw: bool, talks: bool) -> None:
-        self._server = server
+    def __init__(self, stop: StopRequests, writer: LogWriter, *, raw: bool, talks: bool) -> None:
+        self._server: proactor.Server
         self._stop = stop
         self._line_break = b"" if raw else b"\n"
         self._talks = talks
         self._writer = writer
+        # Made before the server is: once that runs, its clients may take every descriptor.
+        self._lines = LineReader(0, line=self._read_line, end=self._end_of_input)
         self._reader: Prompt | LineReader | None = None
         self._interactive = False
         self._in_line = False
@@ -46,14 +47,15 @@ class Console:
         self.skipped = 0
         """Broadcasts that single clients did not get, because they read too slowly."""
 
-    def start(self) -> None:
+    def start(self, server: proactor.Server) -> None:
+        self._server = server
         if at_terminal():
             self._interactive = True
             self._start_at_terminal()
         elif os.isatty(0):
             logger.info("in the background of a terminal: nothing is read from it; end with SIGTERM")
         elif self._talks:
-            self._start_reading(self._stopped_reading)
+            self._start_reading()
 
     def stop(self) -> None:
         """Stops reading and gives the terminal back. Not from the console's own thread."""
@@ -63,7 +65,7 @@ class Console:
     def _start_at_terminal(self) -> None:
         logger.info("%s", _WELCOME_TALKING if self._talks else _WELCOME)
         if not can_prompt():
-            self._start_reading(lambda: self._stop.put("end of input"))
+            self._start_reading()
             return
         from proactor.cli.prompt import Prompt  # Here, because it is slow, and a server without a person needs none.
 
@@ -71,19 +73,20 @@ class Console:
             prompt = Prompt(self._writer, line=self._typed, end=self._stop.put, commands=tuple(_COMMANDS))
         except (OSError, ValueError, RuntimeError) as error:
             logger.warning("this terminal cannot be drawn on (%r): reading plain lines", error)
-            self._start_reading(lambda: self._stop.put("end of input"))
+            self._start_reading()
             return
         self._stop.before_ending_at_once(prompt.restore)
         self._reader = prompt
         prompt.start()
 
-    def _start_reading(self, end: Callable[[], None]) -> None:
-        reader = LineReader(0, line=self._read_line, end=end)
-        self._reader = reader
-        reader.start()
+    def _start_reading(self) -> None:
+        self._reader = self._lines
+        self._lines.start()
 
-    def _stopped_reading(self) -> None:
-        if not self._exiting:
+    def _end_of_input(self) -> None:
+        if self._interactive:
+            self._stop.put("end of input")
+        elif not self._exiting:
             logger.info("end of input; serving until a signal comes")
 
     def _read_line(self, line: bytes, ended: bool) -> None:

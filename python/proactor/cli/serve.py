@@ -87,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
     with logging_to_standard_error(level) as writer:
         handler = load_handler(options.target) if options.target is not None else ConsoleServer()
         stop = StopRequests()
+        console = Console(stop, writer, raw=options.raw, talks=isinstance(handler, ConsoleServer))
         with stop.handling_signals():
             pool = proactor.ThreadPool(
                 options.max_workers, thread_name_prefix="worker", concurrency=options.concurrency, busy_poll=options.busy_poll
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
             except BaseException:
                 pool.shutdown(wait=False)
                 raise
-            return _serve(server, pool, handler, stop, writer, options)
+            return _serve(server, pool, handler, console, stop, writer, options)
 
 
 def _check_combination(options: argparse.Namespace) -> None:
@@ -125,11 +126,16 @@ def _start(handler: Any, options: argparse.Namespace, pool: proactor.ThreadPool)
 
 
 def _serve(
-    server: proactor.Server, pool: proactor.ThreadPool, handler: Any, stop: StopRequests, writer: LogWriter, options: argparse.Namespace
+    server: proactor.Server,
+    pool: proactor.ThreadPool,
+    handler: Any,
+    console: Console,
+    stop: StopRequests,
+    writer: LogWriter,
+    options: argparse.Namespace,
 ) -> int:
     logger.info("listening on %s", show_address(server.address))
-    console = Console(server, stop, writer, raw=options.raw, talks=isinstance(handler, ConsoleServer))
-    console.start()
+    console.start(server)
     reason = stop.wait()
     console.stop()
     logger.info("shutting down (%s), for at most %g seconds", reason, options.drain)
