@@ -177,7 +177,7 @@ class Server:
         self._report: ShutdownReport | None = None
         self._ended = False
         try:
-            self.pool.join_in(self)
+            self.pool.join_in(lambda: self)
         except RuntimeError:
             self.close()  # the pool was shut down meanwhile
             raise
