@@ -5,6 +5,7 @@ pub mod association;
 pub mod buffer;
 pub mod completion;
 pub mod connection;
+mod deadlines;
 pub mod engine;
 pub mod error;
 pub mod framing;
