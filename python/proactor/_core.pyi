@@ -430,7 +430,7 @@ class Port:
     def broadcast(self, group: Group, data: Any, exclude: list[int], close_slow: bool) -> tuple[int, int, int]:
         """Answers (queued for, skipped, closed)."""
 
-    def group_numbers(self, group: Group) -> tuple[int, int, int, int, int, int, int, int, int]: ...
+    def group_numbers(self, group: Group) -> tuple[int, int, int, int, int, int, int, int, int, int]: ...
     def drain(self, group: Group) -> None:
         """From now on the group's connections close as soon as their handlers are through and their queues are sent."""
 

@@ -17,4 +17,5 @@ pub mod scheduler;
 pub mod sync;
 mod table;
 pub mod timer;
+mod unfinished;
 pub mod waiter;

@@ -553,6 +553,10 @@ impl<U: Upper> Port<U> {
 
     #[cold]
     fn finish_rare(&self, connection: &Arc<Connection<U>>, mut rare: Rare<U>) {
+        for (place, other) in std::mem::take(&mut rare.crowded_out) {
+            let after = other.crowd_out(place, &*self.engine);
+            self.follow(&other, after);
+        }
         if rare.linger
             && let Some(limit) = connection.group.settings.send_timeout
         {
