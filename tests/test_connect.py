@@ -356,7 +356,7 @@ def exhausted(make_pool, monkeypatch):
     """A pool on which nothing can be attached or listened on any more, though it looks as if it could."""
     pool = make_pool()
     started = pool.start()
-    pool.shutdown()
+    pool._workers.close()
     monkeypatch.setattr(pool, "start", lambda: started)
     return pool
 
@@ -372,6 +372,27 @@ def test_a_connected_socket_stays_the_callers_where_it_cannot_be_attached(serve,
         assert connected.gettimeout() == TIMEOUT
         connected.sendall(b"mine")
         assert connected.recv(4) == b"mine", "neither closed nor reset"
+    assert handler.names() == [], "there was no connection to tell of"
+
+
+def test_a_connected_socket_stays_the_callers_where_the_pool_is_shut_down_meanwhile(serve, make_pool, monkeypatch) -> None:
+    handler, held, pool = Recorder(), threading.Event(), make_pool()
+    pool.submit(held.wait, TIMEOUT)  # so that the pool's engine still takes what it is given
+    start = pool.start
+
+    def started_and_shut_down():
+        started = start()
+        pool.shutdown(wait=False)
+        return started
+
+    monkeypatch.setattr(pool, "start", started_and_shut_down)
+    with socket.create_connection(serve().address) as connected:
+        with pytest.raises(RuntimeError, match="shut down"):
+            proactor.connect(connected, handler, pool=pool)
+        connected.sendall(b"mine")
+        assert connected.recv(4) == b"mine", "neither closed nor reset"
+    held.set()
+    pool.shutdown()
     assert handler.names() == [], "there was no connection to tell of"
 
 

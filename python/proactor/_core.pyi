@@ -32,6 +32,7 @@ __all__ = [
     "__version__",
     "block",
     "current_worker",
+    "forked",
     "unblock",
 ]
 
@@ -253,13 +254,25 @@ class Event:
 
     def __new__(cls) -> Event: ...
     def set(self) -> None:
-        """Everybody who waits goes on, and whoever waits from here on does not wait. Idempotent."""
+        """Everybody who waits goes on, and whoever waits from here on does not wait. Idempotent.
+
+        Raises:
+            RuntimeError: the event belongs to the parent process.
+        """
 
     def clear(self) -> None:
-        """Whoever waits from here on waits for the next `set`."""
+        """Whoever waits from here on waits for the next `set`.
+
+        Raises:
+            RuntimeError: the event belongs to the parent process.
+        """
 
     def is_set(self) -> bool:
-        """Whether it is set."""
+        """Whether it is set.
+
+        Raises:
+            RuntimeError: the event belongs to the parent process.
+        """
 
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks until it is set; in a worker with the worker's slot free. Signal handlers run in between.
@@ -269,6 +282,7 @@ class Event:
 
         Raises:
             ValueError: `timeout` is negative or not a number.
+            RuntimeError: the event belongs to the parent process.
         """
 
     def statistics(self) -> EventStatistics:
@@ -416,7 +430,7 @@ class Port:
     def broadcast(self, group: Group, data: Any, exclude: list[int], close_slow: bool) -> tuple[int, int, int]:
         """Answers (queued for, skipped, closed)."""
 
-    def group_numbers(self, group: Group) -> tuple[int, int, int, int, int, int, int, int, int]: ...
+    def group_numbers(self, group: Group) -> tuple[int, int, int, int, int, int, int, int, int, int]: ...
     def drain(self, group: Group) -> None:
         """From now on the group's connections close as soon as their handlers are through and their queues are sent."""
 
@@ -605,6 +619,9 @@ def block() -> None:
 
 def unblock() -> None:
     """Ends what `block` began."""
+
+def forked() -> None:
+    """Called in the child of a fork: objects of the parent's that belong to no port refuse from here on."""
 
 def current_worker() -> tuple[int, int] | None:
     """`(port.address, connection id or 0)` for a worker, None for other threads."""

@@ -59,9 +59,15 @@ def connect(
             methods["closed"] = partial(_closed, shared, methods["closed"])
         port, _workers = pool.start()
         group = checked.group(port, methods)
-        # `attach` keeps what it is given or closes it: of a socket that is to stay the caller's after an error it gets a copy.
-        descriptor = socket.dup(connected.fileno()) if connected is address else connected.detach()
-        connection: Connection = port.attach(descriptor, peer, group)
+
+        def attach() -> Connection:
+            # It keeps what it is given or closes it: of a socket that is to stay the caller's after an error it gets a copy.
+            descriptor = socket.dup(socket.socket.fileno(connected)) if connected is address else connected.detach()
+            attached: Connection = port.attach(descriptor, peer, group)
+            return attached
+
+        # A shutdown of the caller's pool that came in between would abort the copy, and the caller's socket with it. The shared one lasts.
+        connection = pool.join_in(attach) if shared is None else attach()
         if connected is address:
             socket.close(connected.detach())
     except BaseException:
@@ -72,12 +78,6 @@ def connect(
         if shared is not None:
             shared.leave()
         raise
-    if shared is None:
-        try:
-            pool.join_in(connection)
-        except RuntimeError:
-            connection.abort()  # the pool was shut down meanwhile
-            raise
     return connection
 
 

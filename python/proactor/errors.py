@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["ConnectionEnded", "HandlerFailed", "MessageTooLong", "MessageTruncated", "PoolHung", "ProactorError", "QueueFull"]
+__all__ = [
+    "ConnectionEnded",
+    "HandlerFailed",
+    "MessageCrowdedOut",
+    "MessageTooLong",
+    "MessageTruncated",
+    "PoolHung",
+    "ProactorError",
+    "QueueFull",
+]
 
 
 class ProactorError(Exception):
@@ -19,6 +28,11 @@ class MessageTooLong(ProactorError, ValueError):
 
 class MessageTruncated(ProactorError, EOFError):
     """The peer ended in the middle of a length-prefixed message."""
+
+
+class MessageCrowdedOut(ProactorError, ConnectionError):
+    """Messages that had come in part took more than half of the server's `total_limit`, and this connection's had to go for others: it had
+    begun later than they, or more than 30 seconds ago. The connection ends with this; its client may try again."""
 
 
 class HandlerFailed(ProactorError):

@@ -97,6 +97,9 @@ class Member(Protocol):
     def _end_with_pool(self) -> None: ...
 
 
+M = TypeVar("M", bound=Member)
+
+
 class ThreadPool(Executor):
     """Workers that run handlers and calls: at most `concurrency` at once, more while some are blocked, `max_workers` in all.
 
@@ -365,16 +368,21 @@ class ThreadPool(Executor):
         self._workers.ensure_started()
         return self._port, self._workers
 
-    def join_in(self, member: Member) -> None:
-        """A server or connection lives on the pool, and ends with it.
+    def join_in(self, make: Callable[[], M]) -> M:
+        """What `make` answers, a server or connection, lives on the pool, and ends with it.
+
+        A shutdown comes before `make` is called or after it has returned: it runs under the pool's lock, so it must be short and call
+        nothing of the user's.
 
         Raises:
-            RuntimeError: the pool is shut down.
+            RuntimeError: the pool is shut down; then nothing was made.
         """
         with self._lock:
             if self._shut:
                 raise RuntimeError("the pool is shut down: make a new one")
+            member = make()
             self._members.add(member)
+            return member
 
     # ---- timers and waits ----
 

@@ -73,6 +73,8 @@ class ServerStatistics:
     sent_bytes: int
     dropped_bytes: int
     messages: int
+    crowded_out: int
+    """Connections that ended with `MessageCrowdedOut`."""
 
 
 def serve(
@@ -115,7 +117,9 @@ def serve(
             that takes nothing.
         receive_limit: bytes of a connection that wait for its handler; at the limit receiving pauses, below half of it it goes on.
         send_limit: bytes of a connection that wait to be sent; above half of it its receiving pauses, at the limit `send` blocks.
-        total_limit: bytes that wait in all queues of the server.
+        total_limit: bytes that wait in all queues of the server. With framing, messages that have come in part take at most half of it:
+            beyond that the newest of them ends its connection, or the oldest once it began more than 30 seconds ago
+            (`proactor.errors.MessageCrowdedOut`). One alone may be as long as its framing lets it.
         keepalive, no_delay: SO_KEEPALIVE and TCP_NODELAY.
         reuse_port: SO_REUSEPORT, for several processes on one port.
 
@@ -177,7 +181,7 @@ class Server:
         self._report: ShutdownReport | None = None
         self._ended = False
         try:
-            self.pool.join_in(self)
+            self.pool.join_in(lambda: self)
         except RuntimeError:
             self.close()  # the pool was shut down meanwhile
             raise

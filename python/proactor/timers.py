@@ -136,3 +136,6 @@ def _reap(process: Popen[Any], fn: Callable[..., object], signalled: bool, *args
     if signalled and process.poll() is None:
         process.wait()  # another thread is just fetching it
     fn(signalled, *args)
+
+
+os.register_at_fork(after_in_child=_core.forked)  # events belong to no pool that would tell them

@@ -259,3 +259,52 @@ def test_forks_at_any_moment_leave_the_parent_alone(program) -> None:
     server.process.stdin.close()
     server.wait()
     assert server.errors() == ""
+
+
+EVENTS = (
+    HEAD
+    + """
+def attempt(call):
+    try:
+        return f"{call()!r}"
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+
+pool = proactor.ThreadPool()
+event, over = proactor.Event(), proactor.Event()
+wait = pool.call_when(event, print)
+pid = os.fork()
+if pid == 0:
+    own = proactor.ThreadPool()
+    calls = [
+        event.set, event.clear, event.is_set, event.wait, lambda: event.wait(0), event.statistics,
+        lambda: own.call_when(event, print), lambda: over.set(),
+    ]
+    for call in calls:
+        print("call", attempt(call))
+    print("repr", repr(event))
+    del event, over, calls, call  # harmless
+    one = proactor.Event()
+    came = threading.Event()
+    own.call_when(one, lambda signalled: came.set())
+    one.set()
+    print("own", came.wait(20))
+    own.shutdown()
+    os._exit(0)
+_, status = os.waitpid(pid, 0)
+print("child", os.waitstatus_to_exitcode(status), event.is_set(), wait.pending)
+wait.cancel()
+"""
+)
+
+
+def test_an_event_of_the_parents_says_so_in_the_child_and_a_new_one_works_there(program) -> None:
+    parent: Program = program(EVENTS)
+    for _ in range(8):
+        line = parent.line()
+        assert line.startswith("call RuntimeError: "), line
+        assert "parent process" in line
+    assert parent.line() == "repr <Event of the parent process>"
+    assert parent.line() == "own True", parent.errors()
+    assert parent.line() == "child 0 False True"
+    assert parent.wait() == 0, parent.errors()

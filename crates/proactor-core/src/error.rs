@@ -14,6 +14,8 @@ pub enum Failure {
     MessageTooLong { limit: usize },
     /// The handler raised; whoever called it keeps the exception.
     Handler,
+    /// Too many messages of the server had come in part, `limit` bytes of them, and this one had to go for others.
+    CrowdedOut { limit: usize },
     /// The peer ended in the middle of a length-prefixed message, so many bytes short.
     Truncated { missing: usize },
 }
@@ -36,6 +38,12 @@ impl fmt::Display for Failure {
             Failure::Os(number) => write!(formatter, "{}", io::Error::from_raw_os_error(*number)),
             Failure::Idle => write!(formatter, "nothing received for idle_timeout"),
             Failure::MessageTooLong { limit } => write!(formatter, "a message is longer than the limit of {limit} bytes"),
+            Failure::CrowdedOut { limit } => {
+                write!(
+                    formatter,
+                    "messages that have come in part take more than {limit} bytes, half of total_limit: this one had to go for others"
+                )
+            }
             Failure::Handler => write!(formatter, "the handler raised an exception"),
             Failure::Truncated { missing } => write!(formatter, "the peer ended {missing} bytes before the end of its message"),
         }

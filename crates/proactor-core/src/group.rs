@@ -8,6 +8,7 @@ use crate::engine::{AcceptWindow, SocketOptions};
 use crate::framing::Framing;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
+use crate::unfinished::Unfinished;
 
 /// What the layer above keeps with our objects.
 pub trait Upper: 'static {
@@ -70,6 +71,10 @@ pub struct Group<U: Upper> {
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
     pub accept_errors: AtomicU64,
+    /// Connections that ended because unfinished messages took too much.
+    pub crowded_out: AtomicU64,
+    // Guards the messages that have not come whole. Taken under a connection's lock; nothing is taken under it.
+    pub(crate) unfinished: Mutex<Unfinished<Connection<U>>>,
     // Guards the count of connections that are not gone, and the totals of those that are.
     census: Mutex<Census>,
     emptied: Condvar,
@@ -124,6 +129,8 @@ impl<U: Upper> Group<U> {
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
+            crowded_out: AtomicU64::new(0),
+            unfinished: Mutex::new(Unfinished::default()),
             census: Mutex::new(Census::default()),
             emptied: Condvar::new(),
             held: Mutex::new(Vec::new()),

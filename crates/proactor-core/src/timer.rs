@@ -1,23 +1,26 @@
 //! Deadlines and what to do at them, ordered. Knows no clock and no thread: the port gives it the time, and locks it.
 //!
-//! The values lie in a map by id, their deadlines in a heap. Cancelling removes the value and leaves its deadline in the heap, stale; stale
-//! deadlines are dropped when somebody looks at the top, and all at once when they are more than half of the heap.
+//! The values lie in a map by id, their deadlines apart, in order (`deadlines.rs`). Cancelling removes the value and leaves its deadline, stale; stale
+//! deadlines are dropped when somebody looks at the earliest, and all at once when they are more than half.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroU64;
+
+use crate::deadlines::{Deadlines, shrink};
 
 /// Names one timer for ever: ids are never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerId(NonZeroU64);
 
-/// Pending timers. Adding and popping cost O(log n), cancelling O(1) amortised; memory follows the number pending, down as well as up.
+/// Pending timers. Adding and taking cost O(log n), cancelling O(1) amortised; memory follows the number pending, down as well as up.
 #[derive(Debug)]
 pub struct Timers<T> {
     values: HashMap<TimerId, T, BuildHasherDefault<Spread>>,
     /// Every id in `values` is here exactly once, others at most once.
-    deadlines: BinaryHeap<Reverse<(u64, TimerId)>>,
+    deadlines: Deadlines,
+    /// Empty; the memory of a batch.
+    due: Vec<TimerId>,
     next: NonZeroU64,
 }
 
@@ -42,7 +45,7 @@ impl Hasher for Spread {
 impl<T> Timers<T> {
     #[expect(clippy::new_without_default, reason = "taking the timers and leaving new ones would use their ids again; see `clear`")]
     pub fn new() -> Self {
-        Timers { values: HashMap::default(), deadlines: BinaryHeap::new(), next: NonZeroU64::MIN }
+        Timers { values: HashMap::default(), deadlines: Deadlines::default(), due: Vec::new(), next: NonZeroU64::MIN }
     }
 
     /// Adds a timer that is due at `deadline`, in nanoseconds of the engine's clock.
@@ -50,56 +53,57 @@ impl<T> Timers<T> {
         let id = TimerId(self.next);
         self.next = self.next.checked_add(1).expect("2^64 timers take five hundred years");
         self.values.insert(id, value);
-        self.deadlines.push(Reverse((deadline, id)));
+        self.deadlines.push((deadline, id));
         id
     }
 
-    /// The value, exactly once, if the timer is still pending: never after it was popped or cancelled.
+    /// The value, exactly once, if the timer is still pending: never after it was taken or cancelled.
     pub fn cancel(&mut self, id: TimerId) -> Option<T> {
         let value = self.values.remove(&id)?;
         if self.deadlines.len() > 2 * self.values.len() {
-            self.deadlines.retain(|Reverse((_, id))| self.values.contains_key(id));
+            self.deadlines.retain(|id| self.values.contains_key(&id));
         }
-        // A stale top stays until somebody looks: popping it costs more than all the rest.
+        // A stale one that is the earliest stays until somebody looks: popping it costs more than all the rest.
         self.shrink();
         Some(value)
     }
 
     /// When the earliest pending timer is due.
     pub fn next_deadline(&mut self) -> Option<u64> {
-        while let Some(Reverse((deadline, id))) = self.deadlines.peek() {
-            if self.values.contains_key(id) {
-                return Some(*deadline);
+        while let Some((deadline, id)) = self.deadlines.peek() {
+            if self.values.contains_key(&id) {
+                return Some(deadline);
             }
             self.deadlines.pop();
         }
         None
     }
 
-    /// Removes the earliest timer that is due at `now`; those of one deadline come in the order in which they were added.
-    pub fn pop_due(&mut self, now: u64) -> Option<(TimerId, T)> {
-        while self.deadlines.peek().is_some_and(|Reverse((deadline, _))| *deadline <= now) {
-            let Reverse((_, id)) = self.deadlines.pop()?;
-            // Not there: cancelled.
-            if let Some(value) = self.values.remove(&id) {
-                self.shrink();
-                return Some((id, value));
-            }
+    /// Removes the timers that are due at `now`, in the order of their deadlines and, of one deadline, of their adding. Looks at so many deadlines at
+    /// most, stale ones included.
+    pub fn take_due(&mut self, now: u64, most: usize, taken: &mut Vec<T>) {
+        // First the deadlines, then the values: each value is a miss of the cache, and so the processor waits for several at a time.
+        while self.due.len() < most && self.deadlines.peek().is_some_and(|(deadline, _)| deadline <= now) {
+            let Some((_, id)) = self.deadlines.pop() else { break };
+            self.due.push(id);
         }
-        None
+        for id in self.due.drain(..) {
+            taken.extend(self.values.remove(&id)); // not there: cancelled
+        }
+        self.shrink();
     }
 
     /// Cancels those that `unwanted` picks. The values are the caller's to drop, outside its lock.
     pub fn take_those(&mut self, mut unwanted: impl FnMut(&T) -> bool) -> Vec<T> {
         let taken = self.values.extract_if(|_, value| unwanted(value)).map(|(_, value)| value).collect();
-        self.deadlines.retain(|Reverse((_, id))| self.values.contains_key(id));
+        self.deadlines.retain(|id| self.values.contains_key(&id));
         self.shrink();
         taken
     }
 
     /// Cancels everything. The values are the caller's to drop, outside its lock.
     pub fn clear(&mut self) -> Vec<T> {
-        self.deadlines = BinaryHeap::new();
+        self.deadlines = Deadlines::default();
         std::mem::take(&mut self.values).into_values().collect()
     }
 
@@ -111,25 +115,29 @@ impl<T> Timers<T> {
         self.values.is_empty()
     }
 
-    /// After a removal: no memory for four times what is pending. Halving keeps the cost of shrinking amortised.
+    /// After a removal.
     fn shrink(&mut self) {
-        if self.values.capacity() > SMALL && self.values.capacity() > 4 * self.values.len() {
-            self.values.shrink_to(2 * self.values.len());
-        }
-        if self.deadlines.capacity() > SMALL && self.deadlines.capacity() > 4 * self.deadlines.len() {
-            self.deadlines.shrink_to(2 * self.deadlines.len());
-        }
+        shrink(self.values.len(), self.values.capacity(), |least| self.values.shrink_to(least));
     }
 }
-
-/// Room for this many timers is kept.
-const SMALL: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
+
+    fn take_first<T>(timers: &mut Timers<T>, now: u64) -> Option<T> {
+        let mut taken = Vec::new();
+        timers.take_due(now, 1, &mut taken);
+        taken.pop()
+    }
+
+    fn take_all<T>(timers: &mut Timers<T>, now: u64) -> Vec<T> {
+        let mut taken = Vec::new();
+        timers.take_due(now, usize::MAX, &mut taken);
+        taken
+    }
 
     #[test]
     fn timers_come_in_the_order_of_deadlines_and_of_adding_among_equals() {
@@ -138,22 +146,22 @@ mod tests {
             timers.add(deadline, value);
         }
         assert_eq!(timers.next_deadline(), Some(10));
-        assert_eq!(timers.pop_due(9), None);
-        let due: Vec<_> = std::iter::from_fn(|| timers.pop_due(20)).map(|(_, value)| value).collect();
-        assert_eq!(due, ["a", "b1", "b2", "b3"]);
+        assert_eq!(take_first(&mut timers, 9), None);
+        assert_eq!(take_first(&mut timers, 20), Some("a"));
+        assert_eq!(take_all(&mut timers, 20), ["b1", "b2", "b3"]);
         assert_eq!(timers.next_deadline(), Some(30));
-        assert_eq!(timers.pop_due(u64::MAX).map(|(_, value)| value), Some("c"));
-        assert_eq!((timers.next_deadline(), timers.pop_due(u64::MAX)), (None, None));
+        assert_eq!(take_first(&mut timers, u64::MAX), Some("c"));
+        assert_eq!((timers.next_deadline(), take_first(&mut timers, u64::MAX)), (None, None));
     }
 
     #[test]
-    fn a_timer_is_cancelled_once_and_never_after_it_was_popped() {
+    fn a_timer_is_cancelled_once_and_never_after_it_was_taken() {
         let mut timers = Timers::new();
         let first = timers.add(1, "first");
         let second = timers.add(2, "second");
         assert_eq!(timers.cancel(second), Some("second"));
         assert_eq!(timers.cancel(second), None);
-        assert_eq!(timers.pop_due(5), Some((first, "first")));
+        assert_eq!(take_all(&mut timers, 5), ["first"]);
         assert_eq!(timers.cancel(first), None);
         let third = timers.add(1, "third");
         assert!(third != first && third != second);
@@ -193,8 +201,11 @@ mod tests {
         assert_eq!(timers.len(), 100);
         assert!(timers.deadlines.len() <= 200);
         assert!(timers.deadlines.capacity() <= 1000 && timers.values.capacity() <= 1000);
-        while timers.pop_due(u64::MAX).is_some() {}
-        assert!(timers.deadlines.capacity() <= SMALL && timers.values.capacity() <= SMALL);
+        while !timers.is_empty() {
+            take_first(&mut timers, u64::MAX);
+        }
+        let left = (timers.deadlines.capacity(), timers.values.capacity());
+        assert!(left.0 <= 256 && left.1 <= 64, "{left:?}");
     }
 
     #[test]
@@ -253,11 +264,11 @@ mod tests {
                     Step::Cancel(_) => {}
                     Step::Pop(now) => {
                         let earliest = model.first_key_value().map(|(key, ())| *key).filter(|(deadline, _)| *deadline <= now);
-                        let expected = earliest.map(|(_, number)| (added[number].1, number));
+                        let expected = earliest.map(|(_, number)| number);
                         if let Some(key) = earliest {
                             model.remove(&key);
                         }
-                        prop_assert_eq!(timers.pop_due(now), expected);
+                        prop_assert_eq!(take_first(&mut timers, now), expected);
                     }
                     Step::Clear => {
                         let mut values = timers.clear();

@@ -10,6 +10,7 @@ use pyo3::types::PyTuple;
 
 use crate::errors;
 use crate::layer::{Call, Layer, duration, nanoseconds};
+use crate::process::Origin;
 use crate::worker::wait;
 
 /// What `ThreadPool.call_after` and `call_every` answer. Safe from any thread; never blocks.
@@ -31,7 +32,18 @@ pub struct Wait {
 /// Safe from any thread; only `wait` blocks. (Win32's manual-reset event.)
 #[pyclass(module = "proactor._core", frozen)]
 #[derive(Default)]
-pub struct Event(Arc<ManualResetEvent<Layer>>);
+pub struct Event {
+    core: Arc<ManualResetEvent<Layer>>,
+    origin: Origin,
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if !self.origin.is_here() {
+            std::mem::forget(self.core.clone()); // a thread that is gone may have been changing the list of waits
+        }
+    }
+}
 
 /// `interval`: seconds between two ticks, as given, or None for a timer that comes once.
 pub fn call_after(
@@ -69,7 +81,10 @@ pub fn call_when(
     check_callable(function.bind(py))?;
     let timeout = nanoseconds(timeout, "timeout")?;
     let waitable = match handle.cast::<Event>() {
-        Ok(event) => Waitable::Event(event.get().0.clone()),
+        Ok(event) => {
+            event.get().origin.check()?;
+            Waitable::Event(event.get().core.clone())
+        }
         Err(_) => Waitable::Descriptor(handle.extract()?, if writable { Interest::Writable } else { Interest::Readable }),
     };
     // The call comes back where it may be dropped.
@@ -214,18 +229,32 @@ impl Event {
     }
 
     /// Everybody who waits goes on, and whoever waits from here on does not wait. Idempotent.
-    fn set(&self) {
-        self.0.set();
+    ///
+    /// Raises:
+    ///     RuntimeError: the event belongs to the parent process.
+    fn set(&self) -> PyResult<()> {
+        self.origin.check()?;
+        self.core.set();
+        Ok(())
     }
 
     /// Whoever waits from here on waits for the next `set`.
-    fn clear(&self) {
-        self.0.clear();
+    ///
+    /// Raises:
+    ///     RuntimeError: the event belongs to the parent process.
+    fn clear(&self) -> PyResult<()> {
+        self.origin.check()?;
+        self.core.clear();
+        Ok(())
     }
 
     /// Whether it is set.
-    fn is_set(&self) -> bool {
-        self.0.is_set()
+    ///
+    /// Raises:
+    ///     RuntimeError: the event belongs to the parent process.
+    fn is_set(&self) -> PyResult<bool> {
+        self.origin.check()?;
+        Ok(self.core.is_set())
     }
 
     /// Blocks until it is set; in a worker with the worker's slot free. Signal handlers run in between.
@@ -235,22 +264,27 @@ impl Event {
     ///
     /// Raises:
     ///     ValueError: `timeout` is negative or not a number.
+    ///     RuntimeError: the event belongs to the parent process.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let timeout = duration(timeout)?;
-        if self.0.is_set() {
+        if self.is_set()? {
             return Ok(true);
         }
-        let seen = self.0.times_set();
-        wait(py, timeout, |a_while| self.0.wait(seen, a_while))
+        let seen = self.core.times_set();
+        wait(py, timeout, |a_while| self.core.wait(seen, a_while))
     }
 
     /// A snapshot.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        statistics(py, "EventStatistics", (self.is_set(), self.0.waits()))
+        statistics(py, "EventStatistics", (self.is_set()?, self.core.waits()))
     }
 
-    fn __repr__(&self) -> String {
-        format!("<Event {}>", if self.is_set() { "set" } else { "not set" })
+    fn __repr__(&self) -> &'static str {
+        match self.is_set() {
+            Ok(true) => "<Event set>",
+            Ok(false) => "<Event not set>",
+            Err(_) => "<Event of the parent process>",
+        }
     }
 }

@@ -29,6 +29,7 @@ pub fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
         Failure::Os(number) => from_errno(*number),
         Failure::Idle => PyTimeoutError::new_err(failure.to_string()),
         Failure::MessageTooLong { .. } => ours(py, "MessageTooLong", failure.to_string()),
+        Failure::CrowdedOut { .. } => ours(py, "MessageCrowdedOut", failure.to_string()),
         Failure::Truncated { .. } => ours(py, "MessageTruncated", failure.to_string()),
         Failure::Handler => ours(py, "HandlerFailed", failure.to_string()),
     }

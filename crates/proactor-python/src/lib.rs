@@ -12,6 +12,7 @@ mod errors;
 mod group;
 mod layer;
 mod port;
+mod process;
 mod simulated;
 mod worker;
 
@@ -27,6 +28,8 @@ mod _core {
     use crate::connection::Connection;
     #[pymodule_export]
     use crate::port::{Group, Listener, Port};
+    #[pymodule_export]
+    use crate::process::forked;
     #[pymodule_export]
     use crate::simulated::{Network, Peer, Signal};
     #[pymodule_export]

@@ -28,7 +28,7 @@ use crate::simulated::Network;
 use crate::worker::{Blocking, Loop, Progress, Worker, current_of};
 
 /// As the methods that answer them say.
-type GroupNumbers = (u64, u64, u64, usize, usize, u64, u64, u64, u64);
+type GroupNumbers = (u64, u64, u64, usize, usize, u64, u64, u64, u64, u64);
 type PortNumbers = (usize, usize, usize, usize, usize, u64, u64, u64, u64, u64, u64);
 type CallNumbers = (f64, u64, u64, u64, u64);
 
@@ -227,7 +227,7 @@ impl Port {
         Ok((result.sent, result.skipped, result.closed))
     }
 
-    /// `(accepted, refused, accept_errors, live, queued, received, sent, dropped, messages)`
+    /// `(accepted, refused, accept_errors, live, queued, received, sent, dropped, messages, crowded_out)`
     fn group_numbers(&self, py: Python<'_>, group: &Group) -> PyResult<GroupNumbers> {
         self.check()?;
         use std::sync::atomic::Ordering::Relaxed;
@@ -243,6 +243,7 @@ impl Port {
             traffic.sent,
             traffic.dropped,
             traffic.messages,
+            group.crowded_out.load(Relaxed),
         ))
     }
 

@@ -1,6 +1,7 @@
 //! What a change of a connection leaves to be done once its lock is released.
 
 use super::*;
+use crate::unfinished::Place;
 
 /// What must follow a transition, once the lock is released. Small, because there are several a message; what is rare is apart.
 #[must_use]
@@ -27,6 +28,8 @@ pub(crate) struct Rare<U: Upper> {
     pub(super) events: Vec<Event>,
     pub(super) upper: Option<U::Connection>,
     pub handle: Option<Handle>,
+    /// Connections whose unfinished messages have to go for this one's.
+    pub crowded_out: Vec<(Place, Arc<Connection<U>>)>,
 }
 
 impl<U: Upper> Default for After<U> {
@@ -67,6 +70,7 @@ impl<U: Upper> After<U> {
                 events: Vec::new(),
                 upper: None,
                 handle: None,
+                crowded_out: Vec::new(),
             })
         })
     }

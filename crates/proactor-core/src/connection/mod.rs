@@ -33,6 +33,7 @@ pub enum Event {
 
 mod after;
 mod looking;
+mod messages;
 mod transitions;
 
 pub(crate) use after::{After, Rare};
@@ -100,6 +101,8 @@ struct State<U: Upper> {
     accounted: usize,
     failure: Option<Box<Failure>>,
     framer: Option<Box<Framer>>,
+    /// None: what has come of the message that is not whole yet is next to nothing.
+    unfinished: Option<messages::Part>,
     upper: Option<U::Connection>,
     waiter: Option<Arc<Waiter>>,
     traffic: Traffic,
@@ -175,6 +178,7 @@ impl<U: Upper> Connection<U> {
             accounted: 0,
             failure: None,
             framer,
+            unfinished: None,
             upper: None,
             waiter: None,
             traffic: Traffic::default(),
@@ -215,15 +219,15 @@ impl<U: Upper> Connection<U> {
         state.active_at = now;
         state.traffic.received += bytes.len() as u64;
         if let Some(mut framer) = state.framer.take() {
-            let mut framed = 0;
-            let result = framer.push(bytes.as_slice(), &mut |message: Box<[u8]>| {
-                framed += message.len() + MESSAGE_COST;
-                after.schedule |= state.mailbox.push(Event::Received(Received::Message(message)));
-            });
+            let (another, result) = self.frame(state, &mut framer, Some(bytes.as_slice()), &mut after);
+            let left = framer.buffered();
             state.framer = Some(framer);
-            self.count_inbox(state, framed);
-            if let Err(failure) = result {
-                self.stop_reading(state, failure, engine, &mut after);
+            match result {
+                Ok(()) => self.count_unfinished(state, left, another, now, engine, &mut after),
+                Err(failure) => {
+                    self.forget_unfinished(state);
+                    self.stop_reading(state, failure, engine, &mut after);
+                }
             }
         } else {
             self.count_inbox(state, bytes.len() + MESSAGE_COST);
@@ -232,7 +236,9 @@ impl<U: Upper> Connection<U> {
         if state.inbox_bytes >= self.settings().receive_limit {
             self.pause_for(state, pause::INBOX, engine);
         }
-        if self.group.queued.load(Ordering::Relaxed) > self.settings().total_limit && state.pauses & pause::TOTAL == 0 {
+        // One that holds nothing but a part of a message goes on: nothing would leave its queues, and so nobody would let it receive the rest.
+        let holds = state.inbox_bytes + state.outgoing.len() + state.in_flight > 0;
+        if holds && self.group.queued.load(Ordering::Relaxed) > self.settings().total_limit && state.pauses & pause::TOTAL == 0 {
             self.pause_for(state, pause::TOTAL, engine);
             if !std::mem::replace(&mut state.held, true) {
                 self.group.hold(self.clone());
@@ -251,12 +257,8 @@ impl<U: Upper> Connection<U> {
         }
         state.ended = true;
         if let Some(mut framer) = state.framer.take() {
-            let mut framed = 0;
-            let result = framer.finish(&mut |message: Box<[u8]>| {
-                framed += message.len() + MESSAGE_COST;
-                after.schedule |= state.mailbox.push(Event::Received(Received::Message(message)));
-            });
-            self.count_inbox(state, framed);
+            let (_, result) = self.frame(state, &mut framer, None, &mut after);
+            self.forget_unfinished(state);
             if let Err(failure) = result {
                 self.stop_reading(state, failure, engine, &mut after);
                 after.waiter = state.waiter.clone();

@@ -13,7 +13,8 @@ impl<U: Upper> Connection<U> {
 
     /// Tells the group how much is queued, in steps: small messages come and go without touching what all connections share.
     pub(super) fn settle(&self, state: &mut State<U>) {
-        let queued = state.inbox_bytes + state.outgoing.len() + state.in_flight;
+        let unfinished = state.unfinished.map_or(0, |part| part.bytes);
+        let queued = state.inbox_bytes + state.outgoing.len() + state.in_flight + unfinished;
         let step = self.group.accounting_step;
         if queued >= state.accounted + step {
             self.group.queued.fetch_add(queued - state.accounted, Ordering::SeqCst);
@@ -142,6 +143,8 @@ impl<U: Upper> Connection<U> {
         debug_assert!(state.life == Life::Open);
         self.pause_for(state, pause::CLOSING, engine);
         state.life = Life::Closing;
+        state.framer = None;
+        self.forget_unfinished(state);
         state.failure = failure.map(Box::new);
         after.flush = !state.outgoing.is_empty();
         if after.flush || state.sending {
@@ -199,6 +202,7 @@ impl<U: Upper> Connection<U> {
         self.settle(state);
         state.failure = failure.clone().map(Box::new);
         state.framer = None;
+        self.forget_unfinished(state);
         after.flush = false;
         after.rare().closed = Some(state.traffic);
         state.counted_messages = state.traffic.messages;

@@ -60,16 +60,16 @@ impl<U: Upper> Port<U> {
     }
 
     pub(super) fn fire_due(&self, now: u64, ready: &mut Vec<Item<U>>) {
-        let mut batch = Vec::new();
-        {
+        let mut batch = {
             let mut due = self.timers.lock();
-            while batch.len() < TIMERS_A_TURN
-                && let Some((_, timer)) = due.timers.pop_due(now)
-            {
-                batch.push(timer);
+            if due.timers.next_deadline().is_none_or(|deadline| deadline > now) {
+                return;
             }
-        }
-        for timer in batch {
+            let mut batch = std::mem::take(&mut due.batch);
+            due.timers.take_due(now, TIMERS_A_TURN, &mut batch);
+            batch
+        };
+        for timer in batch.drain(..) {
             match timer {
                 Timer::Call(appointment) => self.time_has_come(appointment, ready),
                 Timer::Idle(token) => {
@@ -90,6 +90,7 @@ impl<U: Upper> Port<U> {
                 }
             }
         }
+        self.timers.lock().batch = batch;
     }
 
     fn check_linger(&self, connection: &Arc<Connection<U>>, taken_before: u64, now: u64, ready: &mut Vec<Item<U>>) {

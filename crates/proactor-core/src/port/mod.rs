@@ -90,6 +90,8 @@ struct Turn<U: Upper> {
 
 struct Due<U: Upper> {
     timers: Timers<Timer<U>>,
+    /// The memory of a batch, used again: to ask for as much each turn would make the allocator tidy up what thousands of small timers have just let go.
+    batch: Vec<Timer<U>>,
     /// When the leader wakes by itself; an earlier deadline interrupts it.
     leader_until: u64,
 }
@@ -219,7 +221,7 @@ impl<U: Upper> Port<U> {
             interpreter: OnceLock::new(),
             turn: Mutex::new(Turn { ready: Vec::new(), completions: Vec::new(), found: Vec::new() }),
             table: Mutex::new(Table::default()),
-            timers: Mutex::new(Due { timers: Timers::new(), leader_until: u64::MAX }),
+            timers: Mutex::new(Due { timers: Timers::new(), batch: Vec::new(), leader_until: u64::MAX }),
             timers_pending: AtomicUsize::new(0),
             waits_pending: AtomicUsize::new(0),
             handles: AtomicUsize::new(0),
@@ -551,6 +553,10 @@ impl<U: Upper> Port<U> {
 
     #[cold]
     fn finish_rare(&self, connection: &Arc<Connection<U>>, mut rare: Rare<U>) {
+        for (place, other) in std::mem::take(&mut rare.crowded_out) {
+            let after = other.crowd_out(place, &*self.engine);
+            self.follow(&other, after);
+        }
         if rare.linger
             && let Some(limit) = connection.group.settings.send_timeout
         {

@@ -1,0 +1,94 @@
+//! From bytes to messages: framing, and what a message takes that has not come whole yet.
+
+use super::*;
+use crate::unfinished::{Excess, Place};
+
+/// What this connection's unfinished message is counted as in its group.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    place: Place,
+    pub bytes: usize,
+}
+
+impl<U: Upper> Connection<U> {
+    /// Messages out of further bytes, or, with None, out of what is left at the peer's end; true: there was one at least.
+    pub(super) fn frame(
+        &self,
+        state: &mut State<U>,
+        framer: &mut Framer,
+        bytes: Option<&[u8]>,
+        after: &mut After<U>,
+    ) -> (bool, Result<(), Failure>) {
+        let mut framed = 0;
+        let mut emit = |message: Box<[u8]>| {
+            framed += message.len() + MESSAGE_COST;
+            after.schedule |= state.mailbox.push(Event::Received(Received::Message(message)));
+        };
+        let result = match bytes {
+            Some(bytes) => framer.push(bytes, &mut emit),
+            None => framer.finish(&mut emit),
+        };
+        self.count_inbox(state, framed);
+        (framed > 0, result)
+    }
+
+    /// After a receive: `bytes` are left of a message that is not whole; `another`, than the one before. Small ones are not counted.
+    pub(super) fn count_unfinished(
+        self: &Arc<Self>,
+        state: &mut State<U>,
+        bytes: usize,
+        another: bool,
+        now: u64,
+        engine: &dyn Engine,
+        after: &mut After<U>,
+    ) {
+        if another || bytes < self.group.accounting_step {
+            self.forget_unfinished(state);
+        }
+        if bytes < self.group.accounting_step {
+            return;
+        }
+        let Excess { old, newest } = {
+            let mut unfinished = self.group.unfinished.lock();
+            let place = state.unfinished.map_or_else(|| unfinished.enter(Arc::downgrade(self), now), |part| part.place);
+            unfinished.count(place, bytes);
+            state.unfinished = Some(Part { place, bytes });
+            unfinished.excess(self.settings().total_limit / 2, place, now)
+        };
+        self.settle(state);
+        if !old.is_empty() {
+            after.rare().crowded_out = old;
+        }
+        if newest {
+            self.crowd_out_locked(state, engine, after);
+        }
+    }
+
+    /// Its unfinished message had to go, if it is still that one.
+    pub(crate) fn crowd_out(&self, place: Place, engine: &dyn Engine) -> After<U> {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.life == Life::Open && !state.ended && state.unfinished.is_some_and(|part| part.place == place) {
+            self.crowd_out_locked(state, engine, &mut after);
+            after.waiter = state.waiter.clone();
+        }
+        after
+    }
+
+    fn crowd_out_locked(&self, state: &mut State<U>, engine: &dyn Engine, after: &mut After<U>) {
+        self.group.crowded_out.fetch_add(1, Ordering::Relaxed);
+        state.framer = None;
+        self.forget_unfinished(state);
+        let limit = self.settings().total_limit / 2;
+        self.stop_reading(state, Failure::CrowdedOut { limit }, engine, after);
+    }
+
+    /// It is whole, or is none any more.
+    pub(super) fn forget_unfinished(&self, state: &mut State<U>) {
+        if let Some(part) = state.unfinished.take() {
+            self.group.unfinished.lock().leave(part.place);
+            self.settle(state);
+        }
+    }
+}
