@@ -384,10 +384,10 @@ impl Port {
         appointments::call_when(&self.core, handle, writable, timeout, repeat, function, arguments)
     }
 
-    /// Takes over a connected stream socket.
-    fn associate(&self, socket: &Bound<'_, PyAny>, is_tcp: bool, function: Py<PyAny>, completion: Py<PyType>) -> PyResult<Handle> {
+    /// Takes over a socket.
+    fn associate(&self, socket: &Bound<'_, PyAny>, kind: &str, function: Py<PyAny>, completion: Py<PyType>) -> PyResult<Handle> {
         self.check()?;
-        associations::associate(&self.core, &self.pool, socket, is_tcp, function, completion)
+        associations::associate(&self.core, &self.pool, socket, kind, function, completion)
     }
 
     /// `(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them.
