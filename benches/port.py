@@ -1,4 +1,5 @@
-"""Packets through a queue, in a process of its own; prints its figures as JSON. Without a kind: both, in interleaved rounds, and the ratios.
+"""Packets through a queue, in a process of its own; prints its figures as JSON. Without a kind: both, in interleaved rounds, and the
+ratios.
 
 `rate`: pairs of post and get a second in one thread. `threads_rate`: packets a second from two threads that post to two that get.
 """

@@ -123,7 +123,7 @@ def make_port() -> Iterator[Callable[..., proactor.CompletionPort]]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., threading.Thread]]:
-    """`start(function, *arguments)` starts a thread, which is joined at the end of the test: what it is to wait for must have come by then."""
+    """`start(function, *arguments)` starts a thread, which is joined at the end of the test: what it waits for must have come by then."""
     threads: list[threading.Thread] = []
 
     def begin(function: Callable[..., object], *arguments: Any, name: str | None = None) -> threading.Thread:

@@ -1,4 +1,4 @@
-"""A completion port on the simulated network, against a model: what is posted, submitted, cancelled and closed, and what the peers do, in any order."""
+"""A completion port on the simulated network, against a model: what is posted, submitted, cancelled, closed, and done by the peers."""
 
 import errno
 from collections import deque

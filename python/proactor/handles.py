@@ -80,7 +80,9 @@ def _kind_of(handle: socket.socket | ConnectedSocket) -> str:
             raise ValueError("the socket is closed, or a pool or port has taken it over: a handle is associated once")
         return handle.kind if isinstance(handle, ConnectedSocket) else _kind(handle)
     if isinstance(handle, Handle):
-        raise ValueError("the handle is associated already: it belongs to one pool and its operations to one function, or to one completion port")
+        raise ValueError(
+            "the handle is associated already: it belongs to one pool and its operations to one function, or to one completion port"
+        )
     if callable(getattr(handle, "fileno", None)) or isinstance(handle, int):
         raise NotImplementedError(
             f"{type(handle).__name__}: only sockets can be associated so far. "

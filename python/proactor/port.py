@@ -68,9 +68,9 @@ class CompletionPort(_core.CompletionPort):
         for completion in port:         # in any number of threads
             print(completion.key, completion.operation, completion.value or completion.error)
 
-    Sockets are associated, operations on them submitted, packets posted; any threads `get` what has come about, or iterate, which ends when
-    the port is closed. Each completion reaches exactly one thread, all in the order in which they came about, those of one handle to different
-    threads at the same time.
+    Sockets are associated, operations on them submitted, packets posted; any threads `get` what has come about, or iterate, which ends
+    when the port is closed. Each completion reaches exactly one thread, all in the order in which they came about, those of one handle to
+    different threads at the same time.
 
     Arguments:
         concurrency: how many threads may be at work at once; by default the processors this process may use (affinity and cgroup quota).
@@ -80,9 +80,9 @@ class CompletionPort(_core.CompletionPort):
         engine: "epoll" or "simulated"; by default what PROACTOR_ENGINE says, else the platform's best.
             `proactor.testing` gives its network here.
 
-    The threads that are in `get` do the I/O: while none is, what was submitted may stand still until the next `get`. (While threads are at work
-    and none waits, the monitor sees to it.) A context manager, which closes the port. The end of the main thread closes it, too, and so does the
-    end of its last reference. Safe from any thread.
+    The threads that are in `get` do the I/O: while none is, what was submitted may stand still until the next `get`. (While threads are at
+    work and none waits, the monitor sees to it.) A context manager, which closes the port. The end of the main thread closes it, too, and
+    so does the end of its last reference. Safe from any thread.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the text says which and how.
@@ -94,7 +94,7 @@ class CompletionPort(_core.CompletionPort):
         else:
             concurrency = whole_number("concurrency", concurrency, maximum=_MOST_THREADS, none="as many as there are processors")
         if engine is not None and not isinstance(engine, str | _core.Network):
-            raise TypeError(f"engine must be the name of one, as \"epoll\", or None for the platform's best; not {engine!r}")
+            raise TypeError(f'engine must be the name of one, as "epoll", or None for the platform\'s best; not {engine!r}')
         is_locked: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
         port = super().__new__(cls, concurrency=concurrency, interpreter_lock=is_locked(), engine=engine)
         port._concurrency = concurrency
@@ -116,7 +116,8 @@ class CompletionPort(_core.CompletionPort):
 
         Stream sockets (TCP or Unix), connected, not connected yet or listening, and datagram sockets; what each can do says `Handle`.
         The socket object is detached, as by `socket.detach`: the descriptor belongs to the port from here on, which makes it non-blocking
-        and closes it with the handle. A handle belongs to one port only. One that nobody holds, without a pending operation, closes by itself.
+        and closes it with the handle. A handle belongs to one port only. One that nobody holds, without a pending operation, closes by
+        itself.
 
         Raises:
             ValueError: the socket is closed, associated, or encrypted.

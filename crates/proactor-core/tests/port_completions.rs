@@ -67,7 +67,7 @@ fn each_of_very_many_completions_comes_exactly_once() {
             let port = port.clone();
             std::thread::spawn(move || {
                 for operation in (number..operations).step_by(HANDLES) {
-                    let receives = operation / HANDLES % 2 == 0;
+                    let receives = (operation / HANDLES).is_multiple_of(2);
                     let request = if receives {
                         Request::Receive { limit: 1 }
                     } else {
