@@ -103,7 +103,7 @@ fn play(seed: u64) {
     let port = Port::<Layer>::new(engine.clone(), limits, None, 0);
     let (descriptor, peer) = engine.pair();
     peer.set_window(1 + random.below(8));
-    let association = port.associate(engine.adopt(descriptor, Kind::Tcp).unwrap()).unwrap();
+    let association = port.associate(engine.adopt(descriptor, Kind::Tcp).unwrap(), true).unwrap();
     let faulty = finale != Finale::Drain && random.chance(4);
     if faulty {
         engine.fail_next(if random.chance(2) { Fault::Send } else { Fault::Receive }, 104); // ECONNRESET
@@ -237,6 +237,7 @@ impl Scenario {
                         Came::Ended => (id, Ok(Vec::new()), 0),
                         Came::Sent { bytes } => (id, Ok(Vec::new()), bytes),
                         Came::Failed { number, sent } => (id, Err(number), sent.unwrap_or(0)),
+                        other => unreachable!("not asked for: {other:?}"),
                     };
                     let mut story = self.lock(&self.story);
                     if let Some(Some(data)) = story.submitted.get(&id) {
