@@ -202,7 +202,7 @@ def test_receives_can_be_cancelled_and_a_close_completes_them(make_pool: MakePoo
 
 
 def test_a_thousand_senders_and_four_receives_outstanding(make_pool: MakePool) -> None:
-    """Fault 3, where buffers are few: what nobody has asked for yet waits, in the kernel as far as it has room, and nothing comes twice or in pieces."""
+    """Fault 3, where buffers are few: what nobody has asked for yet waits, and nothing comes twice or in pieces."""
     ours = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     name = b"\0proactor-" + os.urandom(8).hex().encode()
     ours.bind(name)

@@ -1,6 +1,5 @@
 """What can be associated, and how handles end: with their pool, its interpreter, in the child of a fork."""
 
-import errno
 import gc
 import io
 import os

@@ -17,6 +17,7 @@ __all__ = [
     "ENGINES",
     "Call",
     "Connection",
+    "Correspondent",
     "Event",
     "Group",
     "Handle",
