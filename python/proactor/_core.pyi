@@ -19,6 +19,7 @@ __all__ = [
     "Completion",
     "CompletionPort",
     "Connection",
+    "Correspondent",
     "Event",
     "Group",
     "Handle",

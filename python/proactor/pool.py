@@ -458,8 +458,8 @@ class ThreadPool(Executor):
     # ---- operations ----
 
     def associate(self, handle: socket.socket | ConnectedSocket, fn: Callable[[Completion], object], /) -> Handle:
-        """Takes a socket over and answers its handle, whose operations call `fn(completion)` when complete: a stream socket (TCP or Unix), connected,
-        to be connected, or listening; or a datagram socket (UDP or Unix). `Handle` says what each can do.
+        """Takes a socket over and answers its handle, whose operations call `fn(completion)` when complete: a stream socket (TCP or Unix),
+        connected, to be connected, or listening; or a datagram socket (UDP or Unix). `Handle` says what each can do.
 
         (Win32's CreateThreadpoolIo.) The socket object is detached, as by `socket.detach`: the descriptor belongs to the pool from here on,
         which makes it non-blocking and closes it with the handle. So no number is used again under an operation that is under way.

@@ -141,7 +141,10 @@ class Peer:
 
 
 class Correspondent:
-    """Everybody that a datagram socket writes to, and gets something from, made by `Network.datagrams`. Safe from any thread; never blocks."""
+    """Everybody that a datagram socket writes to, and gets something from, made by `Network.datagrams`.
+
+    Safe from any thread; never blocks.
+    """
 
     def __init__(self, core: _core.Correspondent) -> None:
         self._core = core
@@ -221,7 +224,7 @@ class Network:
         return ConnectedSocket(descriptor), Peer(peer)
 
     def socket(self) -> tuple[ConnectedSocket, Peer]:
-        """A stream socket for `pool.associate` that is not connected, and the peer that it will have: it answers whatever address is asked for."""
+        """A stream socket for `pool.associate` that is not connected, and the peer that it will have, which answers for every address."""
         descriptor, peer = self._core.socket()
         return ConnectedSocket(descriptor, "unconnected tcp"), Peer(peer)
 

@@ -51,11 +51,15 @@ pub(super) fn cancel(handle: &Handle) -> bool {
     if stream.readiness.clear(CONNECTING) & CONNECTING == 0 {
         return false;
     }
-    let descriptor = descriptor_of(handle);
-    disconnect(descriptor);
-    // Linux leaves a reset behind (tcp_disconnect), which is none of the next attempt's.
-    let _ = get_option(descriptor, libc::SO_ERROR);
+    begin_anew(descriptor_of(handle));
     true
+}
+
+/// Ends an attempt, and leaves nothing of it behind: Linux keeps a reset for whoever asks next (tcp_disconnect), and after a failure answers the next connect(2)
+/// with ECONNABORTED (__inet_stream_connect).
+fn begin_anew(descriptor: c_int) {
+    disconnect(descriptor);
+    let _ = get_option(descriptor, libc::SO_ERROR);
 }
 
 impl Stream {
@@ -78,6 +82,7 @@ impl Stream {
                 Some(Outcome::Connected)
             }
             Ok(number) => {
+                begin_anew(descriptor);
                 self.readiness.clear(CONNECTING);
                 Some(Outcome::ConnectFailed(io::Error::from_raw_os_error(number)))
             }

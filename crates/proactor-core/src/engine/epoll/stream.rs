@@ -192,7 +192,11 @@ impl Epoll {
         if flags & CLOSED != 0 {
             return;
         }
-        let unsent = stream.unsent.lock().take();
+        let unsent = {
+            let mut unsent = stream.unsent.lock();
+            stream.readiness.clear(CONNECTING);
+            unsent.take()
+        };
         let descriptor = descriptor_of(handle);
         if how == Closing::Abort && handle.kind() == Kind::Tcp {
             // The reset must not wait for the last reference to the handle, and dissolving the association sends it at once.

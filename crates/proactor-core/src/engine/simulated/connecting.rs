@@ -84,7 +84,7 @@ impl State {
 
     pub(super) fn cancel_connect(&mut self, socket: usize) -> bool {
         let Socket::Stream(stream) = &mut self.sockets[socket] else { return false };
-        let pending = stream.link == Link::Connecting;
+        let pending = stream.link == Link::Connecting && !stream.closed;
         if pending {
             stream.link = Link::Unconnected;
         }
