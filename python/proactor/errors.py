@@ -9,6 +9,7 @@ __all__ = [
     "MessageTooLong",
     "MessageTruncated",
     "PoolHung",
+    "PortClosed",
     "ProactorError",
     "QueueFull",
 ]
@@ -42,6 +43,10 @@ class HandlerFailed(ProactorError):
 class PoolHung(ProactorError, RuntimeError):
     """Every worker has been inside its handler or call for a second, and none has returned: I/O goes on, and new work is refused until one
     returns, instead of queued for ever."""
+
+
+class PortClosed(ProactorError, RuntimeError):
+    """The completion port was closed: nothing comes from it any more, and it takes nothing."""
 
 
 class QueueFull(ProactorError, RuntimeError):

@@ -1,6 +1,7 @@
 //! Associated handles on the simulated engine, over many schedules: several threads submit, cancel and close while the network brings bytes, ends and resets,
 //! and the pool may end in the middle of it. However they race: each operation is told exactly once, receives and sends in the order of their submission, one at
-//! a time for a handle, and no byte is lost, doubled or out of place.
+//! a time for a handle, and no byte is lost, doubled or out of place. Some receives are into memory, which nobody writes to once its operation is told; some
+//! handles are connected only in the middle of it.
 //!
 //! PROACTOR_SEED as in `shuttle_port`; of SHUTTLE_ITERATIONS ten times as many seeds, because a scenario is short.
 //!
@@ -15,9 +16,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use proactor_core::association::{Came, OperationId, Request};
-use proactor_core::buffer::Outgoing;
+use proactor_core::buffer::{Destination, Outgoing};
 use proactor_core::engine::simulated::{Fault, Peer, Simulated};
-use proactor_core::engine::{CANCELED, Engine, Kind};
+use proactor_core::engine::{Address, CANCELED, Engine, Kind, NOT_CONNECTED};
 use proactor_core::group::Upper;
 use proactor_core::port::{Association, Interpreter, Port, Task};
 use proactor_core::scheduler::Limits;
@@ -64,6 +65,10 @@ struct Scenario {
 struct Story {
     /// What each operation asks for: the bytes of a send, None for a receive.
     submitted: BTreeMap<OperationId, Option<Arc<Vec<u8>>>>,
+    /// What a receive into memory has got.
+    memory: BTreeMap<OperationId, Arc<std::sync::Mutex<Vec<u8>>>>,
+    /// Neither send nor receive.
+    others: BTreeSet<OperationId>,
     told: Vec<(OperationId, Result<Vec<u8>, i32>, usize)>,
 }
 
@@ -101,9 +106,10 @@ fn play(seed: u64) {
     let locked = random.chance(2);
     let limits = Limits { concurrency: 1 + random.below(2), max_workers: 3, interpreter_lock: locked };
     let port = Port::<Layer>::new(engine.clone(), limits, None, 0);
-    let (descriptor, peer) = engine.pair();
+    let connected = finale == Finale::Drain || random.chance(2);
+    let (descriptor, peer) = if connected { engine.pair() } else { engine.socket() };
     peer.set_window(1 + random.below(8));
-    let association = port.associate(engine.adopt(descriptor, Kind::Tcp).unwrap()).unwrap();
+    let association = port.associate(engine.adopt(descriptor, Kind::Tcp).unwrap(), connected).unwrap();
     let faulty = finale != Finale::Drain && random.chance(4);
     if faulty {
         engine.fail_next(if random.chance(2) { Fault::Send } else { Fault::Receive }, 104); // ECONNRESET
@@ -119,6 +125,9 @@ fn play(seed: u64) {
         busy: AtomicUsize::new(0),
     });
     scenario.start_worker();
+    if !connected {
+        scenario.submit(Wish::Connect);
+    }
     let users: Vec<_> = (0..2)
         .map(|_| {
             let (scenario, mut random) = (scenario.clone(), Random(random.next()));
@@ -127,6 +136,14 @@ fn play(seed: u64) {
         .collect();
     let incoming: Vec<u8> = (0..random.below(40) as u8).collect();
     let mut arrived = Vec::new();
+    if !connected {
+        thread::yield_now();
+        if random.chance(3) {
+            scenario.peer.refuse(NOT_CONNECTED);
+        } else {
+            scenario.peer.accept();
+        }
+    }
     for piece in incoming.chunks(1 + random.below(9)) {
         scenario.peer.send(piece);
         arrived.extend(scenario.peer.received());
@@ -167,7 +184,7 @@ fn play(seed: u64) {
     let (rest, _) = scenario.port.close();
     assert!(rest.is_empty(), "a drain tells everything");
     arrived.extend(scenario.peer.received());
-    scenario.check(&incoming, &arrived, finale, faulty || resets);
+    scenario.check(&incoming, &arrived, finale, faulty || resets || !connected);
 }
 
 impl Scenario {
@@ -175,8 +192,12 @@ impl Scenario {
         let mut mine = Vec::new();
         for _ in 0..random.below(8) {
             match random.below(8) {
-                0..=2 => mine.extend(self.submit(None, 1 + random.below(20))),
-                3..=5 => mine.extend(self.submit(Some(vec![0x40 + random.below(64) as u8; random.below(12)]), 0)),
+                0..=1 => mine.extend(self.submit(Wish::Receive(1 + random.below(20)))),
+                2 => mine.extend(self.submit(Wish::ReceiveInto(1 + random.below(20)))),
+                3..=4 => mine.extend(self.submit(Wish::Send(vec![0x40 + random.below(64) as u8; random.below(12)]))),
+                5 if random.chance(6) && finale != Finale::Drain => mine.extend(self.submit(Wish::Shutdown)),
+                5 if random.chance(3) => mine.extend(self.submit(Wish::Connect)),
+                5 => mine.extend(self.submit(Wish::Send(vec![0x40 + random.below(64) as u8; random.below(12)]))),
                 6 if !mine.is_empty() => {
                     self.port.cancel_operation(&self.association, mine[random.below(mine.len())]);
                 }
@@ -191,21 +212,40 @@ impl Scenario {
     }
 
     /// One submission at a time, so that the order is known.
-    fn submit(&self, data: Option<Vec<u8>>, limit: usize) -> Option<OperationId> {
+    fn submit(&self, wish: Wish) -> Option<OperationId> {
         while self.busy.swap(1, Ordering::SeqCst) == 1 {
             thread::yield_now();
         }
         let id = self.association.next_id();
-        let data = data.map(Arc::new);
-        self.lock(&self.story).submitted.insert(id, data.clone());
-        let request = match data {
-            None => Request::Receive { limit },
-            Some(bytes) => {
+        let mut story = self.lock(&self.story);
+        let request = match wish {
+            Wish::Receive(limit) => {
+                story.submitted.insert(id, None);
+                Request::Receive { limit }
+            }
+            Wish::ReceiveInto(size) => {
+                story.submitted.insert(id, None);
+                let memory = Arc::new(std::sync::Mutex::new(Vec::new()));
+                story.memory.insert(id, memory.clone());
+                Request::ReceiveInto(Box::new(Memory { size, written: memory }))
+            }
+            Wish::Send(bytes) => {
+                let bytes = Arc::new(bytes);
+                story.submitted.insert(id, Some(bytes.clone()));
                 let mut outgoing = Outgoing::new();
                 outgoing.push_shared(Arc::new(Held(bytes)));
                 Request::Send(outgoing)
             }
+            Wish::Connect | Wish::Shutdown => {
+                story.submitted.insert(id, None);
+                story.others.insert(id);
+                match wish {
+                    Wish::Connect => Request::Connect(Address::Unix(None)),
+                    _ => Request::Shutdown,
+                }
+            }
         };
+        drop(story);
         let submitted = self.port.submit(&self.association, id, request, id);
         self.busy.store(0, Ordering::SeqCst);
         if let Err((back, _)) = submitted {
@@ -237,8 +277,21 @@ impl Scenario {
                         Came::Ended => (id, Ok(Vec::new()), 0),
                         Came::Sent { bytes } => (id, Ok(Vec::new()), bytes),
                         Came::Failed { number, sent } => (id, Err(number), sent.unwrap_or(0)),
+                        Came::Filled { bytes } => {
+                            let memory = self.lock(&self.story).memory[&id].clone();
+                            let written = self.lock(&memory).clone();
+                            assert_eq!(written.len(), bytes);
+                            (id, Ok(written), 0)
+                        }
+                        Came::Done => (id, Ok(Vec::new()), 0),
+                        other => unreachable!("not asked for: {other:?}"),
                     };
                     let mut story = self.lock(&self.story);
+                    if let Some(memory) = story.memory.get(&id) {
+                        assert_eq!(Arc::strong_count(memory), 1, "its memory is let go before it is told");
+                        let got = told.1.as_ref().map_or(0, Vec::len);
+                        assert_eq!(self.lock(memory).len(), got, "written although it was cancelled");
+                    }
                     if let Some(Some(data)) = story.submitted.get(&id) {
                         assert_eq!(Arc::strong_count(data), 1, "its bytes are let go before it is told");
                     }
@@ -273,13 +326,15 @@ impl Scenario {
                 most += if outcome.is_err() { data.len() } else { *sent };
             }
             match outcome {
+                Ok(_) if story.others.contains(id) => {}
                 Ok(bytes) => {
                     let kind = &mut last[usize::from(data.is_some())];
                     assert!(*kind < *id, "out of order: {:?}", story.told);
                     *kind = *id;
                     received.extend(bytes);
                 }
-                Err(number) => assert!(dies || *number == CANCELED, "{number}"),
+                // A connection can connect no more: EISCONN.
+                Err(number) => assert!(dies || *number == CANCELED || (*number == 106 && story.others.contains(id)), "{number}"),
             }
         }
         assert!(incoming.starts_with(&received), "received {received:?} of {incoming:?}");
@@ -291,6 +346,34 @@ impl Scenario {
 
     fn lock<'a, T>(&self, mutex: &'a std::sync::Mutex<T>) -> std::sync::MutexGuard<'a, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a user asks for.
+enum Wish {
+    Receive(usize),
+    ReceiveInto(usize),
+    Send(Vec<u8>),
+    Connect,
+    Shutdown,
+}
+
+/// What is received into: keeps what is written.
+struct Memory {
+    size: usize,
+    written: Arc<std::sync::Mutex<Vec<u8>>>,
+}
+
+impl Destination for Memory {
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(written.len(), offset);
+        written.extend_from_slice(bytes);
+        assert!(written.len() <= self.size);
     }
 }
 

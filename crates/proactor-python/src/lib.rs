@@ -3,16 +3,20 @@
 
 use pyo3::prelude::*;
 
+mod addresses;
 mod appointments;
 mod associations;
 mod buffers;
 mod call;
+mod completion;
+mod completion_port;
 mod connection;
 mod errors;
 mod group;
 mod layer;
 mod port;
 mod process;
+mod seats;
 mod simulated;
 mod worker;
 
@@ -25,13 +29,17 @@ mod _core {
     #[pymodule_export]
     use crate::call::Call;
     #[pymodule_export]
+    use crate::completion::Completion;
+    #[pymodule_export]
+    use crate::completion_port::CompletionPort;
+    #[pymodule_export]
     use crate::connection::Connection;
     #[pymodule_export]
     use crate::port::{Group, Listener, Port};
     #[pymodule_export]
     use crate::process::forked;
     #[pymodule_export]
-    use crate::simulated::{Network, Peer, Signal};
+    use crate::simulated::{Correspondent, Network, Peer, Signal};
     #[pymodule_export]
     use crate::worker::{Worker, block, current_worker, unblock};
 

@@ -10,6 +10,9 @@ mod epoll;
 #[cfg(target_os = "linux")]
 mod epoll_races;
 mod simulated;
+mod sockets;
+#[cfg(target_os = "linux")]
+mod sockets_epoll;
 mod suite;
 mod waits;
 mod waking;
@@ -17,6 +20,7 @@ mod worlds;
 
 /// The whole suite.
 mod tests {
+    pub use crate::sockets::*;
     pub use crate::suite::*;
     pub use crate::waits::*;
     pub use crate::waking::*;
@@ -74,4 +78,17 @@ suite! {
     a_wait_outlives_its_owners_descriptor
     a_closed_wait_brings_nothing_although_its_object_becomes_ready
     each_of_five_hundred_waits_for_one_object_completes_once
+    an_attempt_to_connect_completes_once_and_the_stream_works
+    a_refused_attempt_says_so_and_may_be_repeated
+    what_the_peer_sends_at_once_is_received_after_the_connect
+    a_cancelled_attempt_does_not_complete_and_another_may_follow
+    a_closed_attempt_does_not_complete
+    a_connected_stream_refuses_to_connect_and_stays_as_it_is
+    as_many_clients_are_accepted_as_were_asked_for
+    counted_accepts_may_be_paused_and_asked_for_anew
+    a_surrendered_connection_outlives_its_handle
+    datagrams_come_whole_in_order_and_with_their_senders
+    paused_datagrams_wait_and_are_not_lost
+    a_datagram_of_many_pieces_is_sent_as_one
+    a_closed_datagram_socket_brings_nothing_and_sends_nothing
 }

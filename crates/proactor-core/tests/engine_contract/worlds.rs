@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use proactor_core::buffer::{BufferSource, NoLargeBuffers, Outgoing, Received};
-use proactor_core::completion::{Completion, Outcome, Token};
+use proactor_core::completion::{Completion, Datagram, Outcome, Token};
 use proactor_core::engine::simulated::{self, Simulated};
 use proactor_core::engine::{AcceptWindow, Address, Engine, Handle, Kind, SocketOptions};
 
@@ -92,6 +92,10 @@ pub struct Record {
     pub send_failures: Vec<(i32, usize, usize)>,
     /// Waits that have completed.
     pub signalled: usize,
+    pub datagrams: Vec<Datagram>,
+    /// Attempts to connect that have succeeded, and the errors of those that have not.
+    pub connected: usize,
+    pub refusals: Vec<i32>,
 }
 
 impl Record {
@@ -235,6 +239,9 @@ impl<W: World> Bench<W> {
             }
             Outcome::Sent { bytes } => record.sent.push(bytes),
             Outcome::Signalled => record.signalled += 1,
+            Outcome::ReceivedFrom(datagram) => record.datagrams.push(*datagram),
+            Outcome::Connected => record.connected += 1,
+            Outcome::ConnectFailed(error) => record.refusals.push(number(&error)),
             Outcome::SendFailed { error, sent, unsent } => record.send_failures.push((number(&error), sent, unsent)),
         }
     }
@@ -362,7 +369,7 @@ impl Peer for simulated::Peer {
 }
 
 /// The simulated network at its worst: other seeds than 0.
-pub struct DisorderedWorld(SimulatedWorld);
+pub struct DisorderedWorld(pub SimulatedWorld);
 
 impl World for DisorderedWorld {
     type Peer = simulated::Peer;
@@ -405,7 +412,7 @@ impl World for DisorderedWorld {
 }
 
 #[cfg(target_os = "linux")]
-pub use of_linux::EpollWorld;
+pub use of_linux::{EpollWorld, SocketPeer};
 
 #[cfg(target_os = "linux")]
 mod of_linux {
@@ -453,9 +460,7 @@ mod of_linux {
         fn connect(&self, place: &Place) -> io::Result<SocketPeer> {
             let Place::Internet(address) = place else { unreachable!() };
             let stream = TcpStream::connect(address)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            Ok(SocketPeer { stream, ended: false, reset: false })
+            SocketPeer::new(stream)
         }
 
         fn narrow(&self, handle: &Handle, peer: &SocketPeer) {
@@ -490,6 +495,14 @@ mod of_linux {
         pub stream: TcpStream,
         ended: bool,
         reset: bool,
+    }
+
+    impl SocketPeer {
+        pub fn new(stream: TcpStream) -> io::Result<Self> {
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            Ok(SocketPeer { stream, ended: false, reset: false })
+        }
     }
 
     impl Peer for SocketPeer {
