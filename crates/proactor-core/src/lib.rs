@@ -7,6 +7,7 @@ pub mod completion;
 pub mod connection;
 pub mod engine;
 pub mod error;
+pub mod files;
 pub mod framing;
 pub mod group;
 pub mod mailbox;

@@ -9,10 +9,13 @@ mod buffers;
 mod call;
 mod connection;
 mod errors;
+mod file_memory;
+mod files;
 mod group;
 mod layer;
 mod port;
 mod simulated;
+mod transfers;
 mod worker;
 
 #[pymodule(gil_used = false)]
@@ -26,9 +29,13 @@ mod _core {
     #[pymodule_export]
     use crate::connection::Connection;
     #[pymodule_export]
+    use crate::files::{File, files_finish, files_forked};
+    #[pymodule_export]
     use crate::port::{Group, Listener, Port};
     #[pymodule_export]
     use crate::simulated::{Network, Peer, Signal};
+    #[pymodule_export]
+    use crate::transfers::{Transfer, next_told, teller_missing, teller_wanted};
     #[pymodule_export]
     use crate::worker::{Worker, block, current_worker, unblock};
 
@@ -37,6 +44,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        module.add("ENGINES", proactor_core::engine::NAMES.to_vec())
+        module.add("ENGINES", proactor_core::engine::NAMES.to_vec())?;
+        module.add("FILE_ENGINES", proactor_core::files::NAMES.to_vec())
     }
 }
