@@ -57,15 +57,18 @@ def copy(
 ) -> CopyReport:
     """Copies a file's bytes into `target`, which is made, or emptied first. Blocks; in a worker with the worker's slot free.
 
-    Between regular files holes stay holes, and the kernel copies by itself where it can. Else `depth` reads and writes are outstanding, `block_size` bytes
+    Between regular files holes stay holes, and the kernel copies by itself where it can. Else `depth` reads and writes are
+    outstanding, `block_size` bytes
     each. Pipes and devices can be copied from and to. A new target has the source's permissions, less the umask.
 
     Args:
-        progress: called as `progress(copied, total)` on the calling thread, about every tenth of a second and at the end, with bytes; `total` is None where the source
+        progress: called as `progress(copied, total)` on the calling thread, about every tenth of a second and at the end, with
+        bytes; `total` is None where the source
             has no size. What it raises ends the copying.
 
     Raises:
-        OSError: with the file's name; what went wrong with reading or writing also says how much was copied before. The source is never changed.
+        OSError: with the file's name; what went wrong with reading or writing also says how much was copied before. The source is
+        never changed.
         shutil.SameFileError: both are the same file.
         ValueError, TypeError: a number is out of range; `progress` cannot be called.
     """

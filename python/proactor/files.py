@@ -59,7 +59,7 @@ class FileStatistics:
     written_bytes: int
 
 
-class FileRequest(_core.Transfer, NativeFuture):  # type: ignore[misc]
+class FileRequest(_core.Transfer, NativeFuture):  # type: ignore[override]
     """What `read_at`, `readinto_at` and `write_at` answer: a `concurrent.futures.Future` that completes without the interpreter.
 
     Safe from any thread. Functions that `add_done_callback` was given are called by a thread of the library's.
@@ -93,11 +93,11 @@ class FileRequest(_core.Transfer, NativeFuture):  # type: ignore[misc]
             return False
         raise RuntimeError("a file's request is begun by its file only")
 
-    def set_result(self, result: Any) -> None:
+    def set_result(self, result: Any) -> None:  # noqa: ARG002
         """Raises RuntimeError: the kernel says what a request has brought."""
         raise RuntimeError("a file's request is completed by the kernel only")
 
-    def set_exception(self, exception: BaseException | None) -> None:
+    def set_exception(self, exception: BaseException | None) -> None:  # noqa: ARG002
         """As `set_result`."""
         raise RuntimeError("a file's request is completed by the kernel only")
 
@@ -122,8 +122,10 @@ class File(_core.File):
     def blocks(self, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The file's bytes in order, in blocks of `block_size`, the last one shorter, from `offset` on: `length` bytes, or up to the end.
 
-        `depth` requests are outstanding meanwhile, so that memory is `depth` blocks, however large the file. Pipes and character devices are
-        read one block after the other, as much as there is at a time. Of a file that changes meanwhile the blocks are what was there when each was read; it
+        `depth` requests are outstanding meanwhile, so that memory is `depth` blocks, however large the file. Pipes and character
+        devices are
+        read one block after the other, as much as there is at a time. Of a file that changes meanwhile the blocks are what was
+        there when each was read; it
         ends with the first that is not whole.
 
         Raises:
@@ -135,7 +137,9 @@ class File(_core.File):
             whole_number("length", length, unit="bytes", minimum=0, none="up to the end of the file")
         if self._sequential:
             if offset:
-                raise ValueError(f"{self.name!r} is a pipe or a character device, which is read from where it is: leave offset 0, not {offset}")
+                raise ValueError(
+                    f"{self.name!r} is a pipe or a character device, which is read from where it is: leave offset 0, not {offset}"
+                )
             return self._in_turn(os.dup(self.fileno()), length)
         self.fileno()  # closed: say so now
         return self._side_by_side(offset, length)
@@ -166,9 +170,7 @@ class File(_core.File):
         try:
             while True:
                 while (
-                    len(window) < self._depth
-                    and (end is None or position < end)
-                    and (not window or position < known)  #
+                    len(window) < self._depth and (end is None or position < end) and (not window or position < known)  #
                 ):
                     wanted = self._block_size if end is None else min(self._block_size, end - position)
                     window.append((wanted, self.read_at(position, wanted)))
@@ -224,13 +226,15 @@ class File(_core.File):
     def __del__(self) -> None:
         # An attribute that is missing: making it failed.
         if not self.closed and hasattr(self, "_depth"):
-            warnings.warn(f"unclosed file {self!r}: use it in a with statement, or call close()", ResourceWarning, stacklevel=2, source=self)
+            warnings.warn(
+                f"unclosed file {self!r}: use it in a with statement, or call close()", ResourceWarning, stacklevel=2, source=self
+            )
 
     def __repr__(self) -> str:
         return f"<File {self.name!r}{' closed' if self.closed else ''}>"
 
 
-def open(
+def open(  # noqa: A001
     path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
     mode: str = "rb",
     *,
@@ -244,11 +248,13 @@ def open(
         mode: "rb", "r+b", "wb", "w+b", "xb", "x+b" or "ab", as the built-in `open` has them.
         depth: so many requests `blocks` and `read` keep outstanding.
         block_size: bytes a block of `blocks`.
-        direct: bypass the page cache (O_DIRECT). Reads may begin and end anywhere: what surrounds them is read too, and they are copied. Writes must
+        direct: bypass the page cache (O_DIRECT). Reads may begin and end anywhere: what surrounds them is read too, and they are
+        copied. Writes must
             begin and end at multiples of 512 bytes, or of what the device asks for.
 
     Raises:
-        OSError: it cannot be opened; `direct` where the file system has no such thing. Where the kernel refuses io_uring, threads read and write
+        OSError: it cannot be opened; `direct` where the file system has no such thing. Where the kernel refuses io_uring, threads
+        read and write
             instead, unless the environment's PROACTOR_FILES says "io_uring": then this raises.
         ValueError: an unknown mode, a number out of range, or another PROACTOR_FILES than "io_uring" and "threads".
         TypeError: an argument of another type.

@@ -18,8 +18,8 @@ pub const ALIGNMENT: usize = 4096;
 /// Writes that bypass it must be multiples of a sector.
 pub const SECTOR: usize = 512;
 
+// SAFETY: CPython's, part of its stable API; PyO3 has no declaration of it.
 unsafe extern "C" {
-    // SAFETY: CPython's, part of its stable API; PyO3 has no declaration of it.
     fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> std::ffi::c_int;
 }
 
