@@ -1,7 +1,7 @@
 //! `proactor._core.File`: an open file and its requests; and the engine of the process, which starts with the first request and ends with the last open file.
 
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub struct World {
     // Guards the engine and how many files are open.
     engine: Mutex<Engine>,
     pub teller: Teller,
+    /// The log says once why there is no ring, however often the engine starts.
+    told: AtomicBool,
 }
 
 #[derive(Default)]
@@ -110,7 +112,9 @@ impl World {
                 made.map_err(|error: std::io::Error| errors::from_io(&error))?.expect("made above")
             }
         };
-        if let Some(refusal) = files.refusal() {
+        if let Some(refusal) = files.refusal()
+            && !self.told.swap(true, Ordering::Relaxed)
+        {
             let log = py.import("logging")?.call_method1("getLogger", ("proactor",))?;
             log.call_method1("info", ("%s: reading and writing files with threads", refusal))?;
         }
