@@ -1,5 +1,6 @@
 """How files end: forks, the interpreter's exit, cancelling; what is left of them."""
 
+import concurrent.futures
 import os
 import threading
 
@@ -101,9 +102,8 @@ def test_after_a_cancel_that_says_true_nothing_happens(tmp_path, monkeypatch, en
                 cancelled.add(at)
                 assert request.cancelled()
                 assert request.cancel()
-                with pytest.raises(BaseException, match="") as caught:
+                with pytest.raises(concurrent.futures.CancelledError):
                     request.result()
-                assert type(caught.value).__name__ == "CancelledError"
         if watched:
             for _ in requests:
                 assert done.acquire(timeout=20)

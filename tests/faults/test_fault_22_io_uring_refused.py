@@ -1,4 +1,4 @@
-"""Fault 22: the kernel refuses io_uring (EPERM as under Docker's default profile, ENOSYS). Threads read and write instead; the log says so once."""
+"""Fault 22: the kernel refuses io_uring (EPERM as under Docker's default profile, ENOSYS): threads read and write; the log says so once."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""Fault 24: a kernel without newer features: it cannot be asked what it can do, and knows no flags. Files are read and written all the same."""
+"""Fault 24: a kernel without newer features, which cannot be asked what it can do. Files are read and written all the same."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""Fault 25: the ring is denied in mid-run. What the kernel has is waited for, what it has not goes to threads; nothing is lost, and the log says it once."""
+"""Fault 25: the ring is denied in mid-run. What the kernel has is waited for, the rest goes to threads; nothing is lost."""
 
 import errno
 

@@ -114,6 +114,7 @@ impl Shared {
         let memory = memory.into_any().downcast::<Held>().map_err(|_| PyTypeError::new_err("memory that is none of this layer's"))?;
         let made = match error {
             Some(number) => {
+                drop(memory);
                 let did = if self.kind == Kind::Write { "writing" } else { "reading" };
                 let after = if transferred > 0 { format!(" after {transferred} of them") } else { String::new() };
                 let text = format!("{did} {} bytes at {}{after}: {}", self.size, self.offset, errors::text_of(number));
