@@ -37,7 +37,11 @@ impl Lent {
     /// # Errors
     /// `TypeError` for anything that is not bytes-like, or is read-only where it is to be written to; `ValueError` for memory that is not contiguous.
     pub fn new(data: &Bound<'_, PyAny>, writable: bool) -> PyResult<Self> {
-        let what = if writable { "readinto_at fills a writable buffer (bytearray, memoryview, array)" } else { "write_at takes a bytes-like object" };
+        let what = if writable {
+            "readinto_at fills a writable buffer (bytearray, memoryview, array)"
+        } else {
+            "write_at takes a bytes-like object"
+        };
         if data.is_instance_of::<PyString>() {
             return Err(PyTypeError::new_err(format!("{what}, not str: encode the text first, as in text.encode()")));
         }
@@ -121,7 +125,12 @@ enum Owner {
         _lent: Lent,
     },
     /// What is wanted lies `skip` bytes into the block; it goes into the caller's buffer where there is one.
-    Block { block: Block, skip: usize, wanted: usize, into: Option<Lent> },
+    Block {
+        block: Block,
+        skip: usize,
+        wanted: usize,
+        into: Option<Lent>,
+    },
 }
 
 /// What a request reads into or writes from, and how much of it.
@@ -158,7 +167,8 @@ impl Held {
     /// A `bytes` object of that size, with any contents.
     pub fn bytes(py: Python<'_>, size: usize) -> PyResult<Self> {
         // SAFETY: the interpreter is held; the length is not negative, since the caller has checked it; a null pointer asks for uninitialised contents.
-        let object = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), size as ffi::Py_ssize_t))? };
+        let object =
+            unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), size as ffi::Py_ssize_t))? };
         // SAFETY: it is a bytes object.
         let object = unsafe { object.cast_into_unchecked::<PyBytes>() };
         let start = object.as_bytes().as_ptr().cast_mut();
@@ -224,9 +234,7 @@ impl Held {
                 // SAFETY: a bytes object, whose reference is ours.
                 Ok(Some(unsafe { Bound::from_owned_ptr(py, object).cast_into_unchecked::<PyBytes>() }.unbind()))
             }
-            Owner::Block { block, skip, into: None, .. } => {
-                Ok(Some(PyBytes::new(py, &block.bytes()[skip..skip + brought]).unbind()))
-            }
+            Owner::Block { block, skip, into: None, .. } => Ok(Some(PyBytes::new(py, &block.bytes()[skip..skip + brought]).unbind())),
             _ => Ok(None),
         }
     }

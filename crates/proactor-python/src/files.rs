@@ -1,7 +1,7 @@
 //! `proactor._core.File`: an open file and its requests; and the engine of the process, which starts with the first request and ends with the last open file.
 
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -160,7 +160,12 @@ pub struct Open {
     counts: Mutex<Counts>,
     /// Nothing is under way any more.
     idle: Condvar,
+    /// So many reads in a row were waited for at once, with no other under way. From `HABIT` on a read that is alone wakes nobody when it is submitted: whoever waits
+    /// for it reads it himself, and whoever looks at its future otherwise has it begun.
+    pub waited_at_once: AtomicU32,
 }
+
+const HABIT: u32 = 4;
 
 #[derive(Default, Clone, Copy)]
 struct Counts {
@@ -182,12 +187,18 @@ impl Open {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn began(&self) {
+    fn began(&self) -> usize {
         let mut counts = self.lock();
         counts.requests += 1;
         counts.outstanding += 1;
         counts.most_outstanding = counts.most_outstanding.max(counts.outstanding);
         counts.depths += counts.outstanding as u64;
+        counts.outstanding
+    }
+
+    /// A single request is under way.
+    pub fn is_alone(&self) -> bool {
+        self.lock().outstanding == 1
     }
 
     fn was_cached(&self, bytes: usize) {
@@ -225,6 +236,9 @@ impl Open {
     }
 
     fn wait_idle(&self, timeout: Duration) -> bool {
+        if let Some(files) = self.world.engine_if_any() {
+            files.rouse();
+        }
         let goes_on = |counts: &mut Counts| counts.outstanding > 0;
         let (counts, _) = self.idle.wait_timeout_while(self.lock(), timeout, goes_on).unwrap_or_else(PoisonError::into_inner);
         counts.outstanding == 0
@@ -277,7 +291,9 @@ impl File {
         } else {
             let offset = whole("offset", offset)?;
             if offset.checked_add(size as u64).is_none_or(|end| end > i64::MAX as u64) {
-                return Err(PyValueError::new_err(format!("offset + size must be below 2**63, which no file reaches; not {offset} + {size}")));
+                return Err(PyValueError::new_err(format!(
+                    "offset + size must be below 2**63, which no file reaches; not {offset} + {size}"
+                )));
             }
             return Ok(offset);
         };
@@ -297,8 +313,15 @@ impl File {
         let shared = Shared::new(files::next_id(), &self.open, kind, offset, size);
         let future = make(self.future.bind(py), &shared, &self.name)?;
         let action = if kind == Kind::Write { Action::Write } else { Action::Read };
-        self.open.began();
-        engine.submit(Request { id: shared.id, file, action, offset: at, memory: Box::new(memory), transferred, sink: shared });
+        let alone = self.open.began() == 1;
+        let quiet = alone && kind == Kind::Read && self.open.waited_at_once.load(Ordering::Relaxed) >= HABIT;
+        shared.quiet.store(quiet, Ordering::Relaxed);
+        let request = Request { id: shared.id, file, action, offset: at, memory: Box::new(memory), transferred, sink: shared };
+        if quiet {
+            engine.submit_quietly(request)
+        } else {
+            engine.submit(request)
+        }
         Ok(future)
     }
 
@@ -308,7 +331,14 @@ impl File {
         make(self.future.bind(py), &shared, &self.name)
     }
 
-    fn read<'py>(&self, py: Python<'py>, file: Arc<files::File>, offset: u64, size: usize, into: Option<Lent>) -> PyResult<Bound<'py, PyAny>> {
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        file: Arc<files::File>,
+        offset: u64,
+        size: usize,
+        into: Option<Lent>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let kind = if into.is_some() { Kind::ReadInto } else { Kind::Read };
         let what = (kind, offset, size);
         if self.access.direct && size > 0 {
@@ -369,7 +399,7 @@ impl File {
         // SAFETY: the caller has opened it and gives it away.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
         let world = world();
-        let open = Arc::new(Open { world, counts: Mutex::default(), idle: Condvar::new() });
+        let open = Arc::new(Open { world, counts: Mutex::default(), idle: Condvar::new(), waited_at_once: AtomicU32::new(0) });
         world.opened();
         let file = File {
             open,

@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,8 @@ pub struct Shared {
     /// As the caller gave them.
     pub offset: u64,
     pub size: usize,
+    /// Nobody was woken for it.
+    pub quiet: AtomicBool,
     // Guards everything that changes. Held for as long as it takes to move some references: nothing in Python is made, released or called under it.
     state: Mutex<State>,
     /// Notified when it has ended, if somebody sleeps on it.
@@ -77,8 +80,18 @@ struct Answer {
 
 impl Shared {
     pub fn new(id: u64, open: &Arc<Open>, kind: Kind, offset: u64, size: usize) -> Arc<Self> {
-        let state = State { phase: Phase::Pending, sleepers: 0, outcome: None, answer: None, waited: None, callbacks: Vec::new(), own: None };
-        Arc::new(Shared { id, open: open.clone(), kind, offset, size, state: Mutex::new(state), ended: Condvar::new() })
+        let state =
+            State { phase: Phase::Pending, sleepers: 0, outcome: None, answer: None, waited: None, callbacks: Vec::new(), own: None };
+        Arc::new(Shared {
+            id,
+            open: open.clone(),
+            kind,
+            offset,
+            size,
+            quiet: AtomicBool::new(false),
+            state: Mutex::new(state),
+            ended: Condvar::new(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -90,6 +103,16 @@ impl Shared {
         let mut state = self.lock();
         state.phase = Phase::Finished;
         state.answer = Some(Answer { object, failed: false });
+    }
+
+    /// Somebody looks at it: whatever was put off begins now.
+    fn rouse(&self) {
+        if self.quiet.swap(false, Ordering::Relaxed) {
+            self.open.waited_at_once.store(0, Ordering::Relaxed);
+            if let Some(files) = self.open.world.engine_if_any() {
+                files.rouse();
+            }
+        }
     }
 
     fn wait_ended(&self, timeout: Duration) -> bool {
@@ -209,17 +232,29 @@ impl Transfer {
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         self.check()?;
         if self.shared.lock().phase.is_end() {
+            self.shared.open.waited_at_once.store(0, Ordering::Relaxed);
             return Ok(());
+        }
+        if timeout.is_none() && self.shared.open.is_alone() {
+            self.shared.open.waited_at_once.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.shared.open.waited_at_once.store(0, Ordering::Relaxed);
         }
         // Nobody has begun it: to do it here saves waking, and waiting for, another thread. A time limit could not be kept then.
         if timeout.is_none()
             && let Some(files) = self.shared.open.world.engine_if_any()
             && let Some(request) = files.take_back(self.shared.id)
         {
+            self.shared.quiet.store(false, Ordering::Relaxed);
             py.detach(|| {
                 let _blocking = worker::Blocking::enter();
                 files.perform(request);
             });
+            if self.shared.lock().phase.is_end() {
+                return Ok(());
+            }
+        } else {
+            self.shared.rouse();
         }
         // Negative: no time at all. Beyond what a clock can tell: no limit.
         let duration = timeout.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)));
@@ -254,6 +289,7 @@ impl Transfer {
     /// Whether it is complete, or was cancelled.
     fn done(&self, py: Python<'_>) -> PyResult<bool> {
         self.check()?;
+        self.shared.rouse();
         let ended = self.shared.lock().phase.is_end();
         if ended {
             self.answer(py)?; // so that a lent buffer is its owner's again
@@ -270,6 +306,7 @@ impl Transfer {
     /// Whether it has neither ended nor was cancelled.
     fn running(&self) -> PyResult<bool> {
         self.check()?;
+        self.shared.rouse();
         Ok(!self.shared.lock().phase.is_end())
     }
 
@@ -303,6 +340,7 @@ impl Transfer {
     #[getter]
     fn _state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.check()?;
+        self.shared.rouse();
         let phase = self.shared.lock().phase;
         let name = match phase {
             Phase::Pending | Phase::Stored => intern!(py, "RUNNING"),
@@ -334,6 +372,7 @@ impl Transfer {
     fn _inflate(this: &Bound<'_, Self>, condition: Py<PyAny>, waiters: Py<PyList>) -> PyResult<(Py<PyAny>, Py<PyList>)> {
         let (py, own) = (this.py(), this.get());
         own.check()?;
+        own.shared.rouse();
         let offered = (condition, waiters);
         let mut state = own.shared.lock();
         if let Some((condition, waiters)) = &state.waited {
@@ -394,6 +433,7 @@ impl Transfer {
     fn _add_callback(this: &Bound<'_, Self>, function: Py<PyAny>) -> PyResult<bool> {
         let own = this.get();
         own.check()?;
+        own.shared.rouse();
         let mut state = own.shared.lock();
         if state.phase.is_end() {
             drop(state);
@@ -446,6 +486,14 @@ impl Transfer {
 
     fn no_answer(&self) -> PyErr {
         if self.shared.lock().phase == Phase::Cancelled { CancelledError::new_err(()) } else { PyTimeoutError::new_err(()) }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        if self.check().is_ok() {
+            self.shared.rouse();
+        }
     }
 }
 

@@ -71,7 +71,9 @@ pub enum Action {
     Read,
     Write,
     /// fsync(2), or fdatasync(2).
-    Sync { data_only: bool },
+    Sync {
+        data_only: bool,
+    },
 }
 
 /// What a request reads into or writes from.
@@ -259,7 +261,8 @@ impl Files {
         match name {
             #[cfg(target_os = "linux")]
             "io_uring" => Self::open_ring(limits).map_err(|error| {
-                let text = format!("{}, and PROACTOR_FILES=io_uring forbids anything else: unset it, or set it to threads", explained(&error));
+                let text =
+                    format!("{}, and PROACTOR_FILES=io_uring forbids anything else: unset it, or set it to threads", explained(&error));
                 io::Error::new(error.kind(), text)
             }),
             "threads" => Ok(Self::open_threads(limits, None)),
@@ -291,6 +294,35 @@ impl Files {
             return request.complete(Err(libc::ECANCELED));
         }
         queue.waiting.push_back(request);
+        if queue.on_ring {
+            let asleep = std::mem::take(&mut queue.asleep);
+            drop(queue);
+            if asleep {
+                self.shared.wake_ring();
+            }
+        } else {
+            threads::called(&self.shared, queue);
+        }
+    }
+
+    /// As `submit`, but wakes nobody: for a request that its submitter will most likely take back in a moment. `rouse` begins it after all, and so does the next
+    /// `submit`.
+    pub fn submit_quietly(&self, request: Request) {
+        let mut queue = self.shared.queue.lock();
+        if queue.closing || !queue.waiting.is_empty() {
+            drop(queue);
+            return self.submit(request);
+        }
+        self.shared.submitted.fetch_add(1, Ordering::Relaxed);
+        queue.waiting.push_back(request);
+    }
+
+    /// Has somebody take what was submitted quietly.
+    pub fn rouse(&self) {
+        let mut queue = self.shared.queue.lock();
+        if queue.waiting.is_empty() {
+            return;
+        }
         if queue.on_ring {
             let asleep = std::mem::take(&mut queue.asleep);
             drop(queue);
