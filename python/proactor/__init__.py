@@ -7,6 +7,8 @@ from proactor import errors
 from proactor._core import __version__
 from proactor.client import connect
 from proactor.connection import Connection, ConnectionStatistics, Handler, LengthPrefixed, Lines
+from proactor.copying import CopyReport, copy
+from proactor.files import File, FileRequest, FileStatistics, open  # noqa: A004
 from proactor.handles import Completion, Handle, HandleStatistics, Operation
 from proactor.pool import PoolShutdownReport, PoolStatistics, ThreadPool, blocking
 from proactor.port import CompletionPort, PortStatistics
@@ -19,8 +21,12 @@ __all__ = [
     "CompletionPort",
     "Connection",
     "ConnectionStatistics",
+    "CopyReport",
     "Event",
     "EventStatistics",
+    "File",
+    "FileRequest",
+    "FileStatistics",
     "Handle",
     "HandleStatistics",
     "Handler",
@@ -41,6 +47,8 @@ __all__ = [
     "__version__",
     "blocking",
     "connect",
+    "copy",
     "errors",
+    "open",
     "serve",
 ]

@@ -10,17 +10,20 @@ from typing import Any, Self, final
 
 from typing_extensions import disjoint_base
 
+from proactor.files import FileRequest
 from proactor.handles import ConnectedSocket, HandleStatistics
 from proactor.timers import EventStatistics, TimerStatistics, WaitStatistics
 
 __all__ = [
     "ENGINES",
+    "FILE_ENGINES",
     "Call",
     "Completion",
     "CompletionPort",
     "Connection",
     "Correspondent",
     "Event",
+    "File",
     "Group",
     "Handle",
     "Listener",
@@ -30,18 +33,26 @@ __all__ = [
     "Port",
     "Signal",
     "Timer",
+    "Transfer",
     "Wait",
     "Worker",
     "__version__",
     "block",
     "current_worker",
     "forked",
+    "files_finish",
+    "files_forked",
+    "next_told",
+    "teller_missing",
+    "teller_wanted",
     "unblock",
 ]
 
 __version__: str
 ENGINES: list[str]
 """The engines of this platform, the default first."""
+FILE_ENGINES: list[str]
+"""What PROACTOR_FILES may say, the default first."""
 
 @disjoint_base
 class Call:
@@ -826,3 +837,124 @@ def forked() -> None:
 
 def current_worker() -> tuple[int, int] | None:
     """`(port.address, connection id or 0)` for a worker, None for other threads."""
+
+@disjoint_base
+class File:
+    """An open file, native: `proactor.File` is what users see."""
+
+    def __new__(cls, descriptor: int, name: Any, future: type[FileRequest], access: tuple[bool, bool, bool, bool]) -> Self: ...
+    def read_at(self, offset: int, size: int) -> FileRequest:
+        """Starts reading `size` bytes at `offset`, both in bytes: the future's result is `bytes`, fewer at the end of the file. What is in memory is read at once, and
+        the future is done.
+
+        Raises:
+            ValueError: the file is closed; a number is negative or too large.
+            io.UnsupportedOperation: it is a pipe or a character device, or not open for reading.
+        """
+
+    def readinto_at(self, offset: int, buffer: Any) -> FileRequest:
+        """Starts reading into a writable buffer at `offset`, as much as it holds: the future's result is how many bytes, fewer at the end of the file. The buffer is
+        lent until the future is done.
+
+        Raises:
+            TypeError: it is no writable bytes-like object.
+            ValueError, io.UnsupportedOperation: as `read_at`.
+        """
+
+    def write_at(self, offset: int, data: Any) -> FileRequest:
+        """Starts writing a bytes-like object at `offset`: the future's result is how many bytes, which are all. Nothing is copied: the buffer is lent until the future is
+        done. In the mode "ab" everything goes to the end, whatever the offset.
+
+        Raises:
+            TypeError: it is no bytes-like object.
+            ValueError, io.UnsupportedOperation: as `read_at`. With `direct=True`: offset and length must be multiples of 512.
+        """
+
+    def sync(self, data_only: bool = False) -> None:
+        """Waits until what was submitted is complete, then until the device has it: fsync(2). `data_only`: fdatasync(2), without what is only of interest to `stat`.
+        Blocks; in a worker with the worker's slot free.
+
+        Raises:
+            OSError: the device failed.
+            ValueError: the file is closed.
+        """
+
+    def close(self) -> None:
+        """The end: waits for what is under way, then closes the descriptor. Idempotent. Blocks; in a worker with the worker's slot free."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+
+    @property
+    def name(self) -> Any:
+        """What it was opened as."""
+
+    def fileno(self) -> int:
+        """The descriptor, which stays the file's.
+
+        Raises:
+            ValueError: the file is closed.
+        """
+
+    def _forked(self) -> None: ...
+    def _cancel(self, future: Transfer) -> None: ...
+    def _numbers(self) -> tuple[str | None, int, int, int, int, float, int, int, int, int]: ...
+
+@disjoint_base
+class Transfer:
+    """The state of a file's request, native: `proactor.files` makes a `concurrent.futures.Future` of it.
+
+    Until `_inflate` has been called it ends natively, under its own lock. From then on a Python thread ends it, under the condition that was kept."""
+
+    def __new__(cls) -> Self: ...
+    def done(self) -> bool:
+        """Whether it is complete, or was cancelled."""
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+
+    def running(self) -> bool:
+        """Whether it has neither ended nor was cancelled."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What the request has brought. Blocks until it is complete; in a worker with the worker's slot free. Signal handlers run in between.
+
+        Raises:
+            OSError: it failed; the text says what was done at which offset, and `filename` is the file's.
+            CancelledError: it was cancelled.
+            TimeoutError: it is not complete after `timeout` seconds.
+        """
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The error of the request, None if there is none; else as `result`."""
+
+    @property
+    def _state(self) -> str: ...
+    @property
+    def _result(self) -> Any: ...
+    @property
+    def _exception(self) -> Any: ...
+    def _inflated(self) -> tuple[Condition, list[Any]] | None: ...
+    def _inflate(self, condition: Condition, waiters: list[Any]) -> tuple[Condition, list[Any]]: ...
+    def _settle(self) -> bool | None: ...
+    def _cancel(self, under_condition: bool) -> bool | None:
+        """Cancels it if the kernel does not have it. None: it is inflated, and `_cancel(True)` is to be called under the condition."""
+
+    def _add_callback(self, function: Callable[[Any], object]) -> bool: ...
+    def _take_callbacks(self) -> list[Callable[[Any], object]]: ...
+
+def teller_wanted() -> bool:
+    """Whether a thread has to be started that calls `next_told` until that says None: from then on one is said to be there."""
+
+def teller_missing() -> None:
+    """The thread could not be started."""
+
+def next_told() -> FileRequest | None:
+    """Waits for the next future that is complete and has somebody to tell; None: nothing more is to be told."""
+
+def files_forked() -> None:
+    """In the child of a fork, before anything else."""
+
+def files_finish() -> None:
+    """At the end of the interpreter: waits for what is under way, and ends the native threads. Whoever reads on starts them again."""

@@ -1,7 +1,7 @@
-"""The future of a submitted call, and how a worker runs the call.
+"""Futures whose state is native, that of a submitted call among them, and how a worker runs the call.
 
-A real `concurrent.futures.Future`, whose state is native (`_core.Call`) and whose condition is made when somebody waits. Knows nothing
-of pools.
+Real `concurrent.futures.Future`s, whose state is native (`_core.Call`, `_core.Transfer`) and whose condition is made when somebody waits.
+Knows nothing of pools and files.
 """
 
 from __future__ import annotations
@@ -14,22 +14,73 @@ from typing import Any
 
 from proactor import _core
 
-__all__ = ["SubmittedCall"]
+__all__ = ["NativeFuture", "SubmittedCall"]
 
 # The standard library's: whoever silences or collects its messages means these too.
 log = logging.getLogger("concurrent.futures")
 
 
-class SubmittedCall(_core.Call, Future):  # type: ignore[type-arg, override]
+class NativeFuture(Future):  # type: ignore[type-arg]
+    """What `concurrent.futures` asks of its futures, over a state that is native: a class of `_core` comes before this one."""
+
+    # Of the native class.
+    _add_callback: Callable[[Callable[[Any], object]], bool]
+    _inflate: Callable[[threading.Condition, list[Any]], tuple[threading.Condition, list[Any]]]
+    _inflated: Callable[[], tuple[threading.Condition, list[Any]] | None]
+    _take_callbacks: Callable[[], list[Callable[[Any], object]]]
+
+    # The state is native: the standard library's would make a condition and two lists here.
+    __init__ = object.__init__
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """As in the standard library: called once the call has ended or was cancelled, at once if it has already."""
+        if not self._add_callback(fn):
+            self._invoke(fn)
+
+    def __repr__(self) -> str:
+        state = self._state
+        outcome = ""
+        if state == "FINISHED":
+            error = self._exception
+            outcome = f" returned {type(self._result).__name__}" if error is None else f" raised {type(error).__name__}"
+        return f"<{type(self).__name__} at {id(self):#x} state={_NAMES.get(state, state.lower())}{outcome}>"
+
+    # ---- what `concurrent.futures` asks of its futures ----
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        return self._waited()[0]
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        return self._waited()[1]
+
+    def _waited(self) -> tuple[threading.Condition, list[Any]]:
+        return self._inflated() or self._inflate(threading.Condition(), [])
+
+    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
+        """`(done, cancelled, result, exception)`, as asyncio asks for it from Python 3.14 on."""
+        done = self.done()
+        return done, self.cancelled(), self._result, self._exception
+
+    def _invoke_callbacks(self) -> None:
+        for callback in self._take_callbacks():
+            self._invoke(callback)
+
+    def _invoke(self, callback: Callable[[Any], object]) -> None:
+        try:
+            callback(self)
+        except Exception:
+            log.exception("exception calling callback for %r", self)
+
+
+class SubmittedCall(_core.Call, NativeFuture):  # type: ignore[override]
     """What `submit` answers. As in the standard library, and safe from any thread.
 
     `result` and `exception` inside a call of the same pool never wait for a call that is still queued: they run it in place, unless their
     `timeout` is 0. Once begun it is not interrupted at the timeout; its result counts, even if it is late. Waiting for a call that runs
     elsewhere frees the worker's slot, as `proactor.blocking()` does.
     """
-
-    # The state is native: the standard library's would make a condition and two lists here.
-    __init__ = object.__init__
 
     def result(self, timeout: float | None = None) -> Any:
         """As in the standard library.
@@ -68,11 +119,6 @@ class SubmittedCall(_core.Call, Future):  # type: ignore[type-arg, override]
         self._invoke_callbacks()
         return True
 
-    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
-        """As in the standard library: called once the call has ended or was cancelled, at once if it has already."""
-        if not self._add_callback(fn):
-            self._invoke(fn)
-
     def set_running_or_notify_cancel(self) -> bool:
         """For executors, and the pool is its own: raises RuntimeError unless the call was cancelled, then answers False."""
         if self.cancelled():
@@ -86,32 +132,6 @@ class SubmittedCall(_core.Call, Future):  # type: ignore[type-arg, override]
     def set_exception(self, exception: BaseException | None) -> None:
         """As `set_result`."""
         self._end_from_outside(exception, failed=True)
-
-    def __repr__(self) -> str:
-        state = self._state
-        outcome = ""
-        if state == "FINISHED":
-            error = self._exception
-            outcome = f" returned {type(self._result).__name__}" if error is None else f" raised {type(error).__name__}"
-        return f"<{type(self).__name__} at {id(self):#x} state={_NAMES.get(state, state.lower())}{outcome}>"
-
-    # ---- what `concurrent.futures` asks of its futures ----
-
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        return self._waited()[0]
-
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
-        return self._waited()[1]
-
-    def _waited(self) -> tuple[threading.Condition, list[Any]]:
-        return self._inflated() or self._inflate(threading.Condition(), [])
-
-    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
-        """`(done, cancelled, result, exception)`, as asyncio asks for it from Python 3.14 on."""
-        done = self.done()
-        return done, self.cancelled(), self._result, self._exception
 
     # ---- waiting and ending ----
 
@@ -162,16 +182,6 @@ class SubmittedCall(_core.Call, Future):  # type: ignore[type-arg, override]
             condition.notify_all()
         self._invoke_callbacks()
 
-    def _invoke_callbacks(self) -> None:
-        for callback in self._take_callbacks():
-            self._invoke(callback)
-
-    def _invoke(self, callback: Callable[[Any], object]) -> None:
-        try:
-            callback(self)
-        except Exception:
-            log.exception("exception calling callback for %r", self)
-
 
 def run(future: SubmittedCall, function: Callable[[], Any]) -> None:
     """A worker runs a call without arguments. The result is in no variable: nobody but the future holds it once it is told."""
@@ -196,8 +206,8 @@ def run_with(future: SubmittedCall, call: tuple[Callable[..., Any], tuple[Any, .
     del future, call, function, arguments, keywords
 
 
-def publish(future: SubmittedCall) -> None:
-    """The call has ended: tells those who wait, and calls the callbacks."""
+def publish(future: Any) -> None:
+    """It has ended: tells those who wait, and calls the callbacks."""
     waited = future._inflated()
     if waited is not None:
         condition, waiters = waited
@@ -215,7 +225,7 @@ def _need_frames(count: int) -> None:
         _need_frames(count - 1)
 
 
-def _tell(future: SubmittedCall, waiters: list[Any], *, failed: bool) -> None:
+def _tell(future: Any, waiters: list[Any], *, failed: bool) -> None:
     """Under the future's condition."""
     for waiter in waiters:
         if failed:

@@ -13,6 +13,7 @@ CRATES = ROOT / "crates"
 # Where `unsafe` may stand: what talks to the kernel, owns raw memory, or talks to the interpreter.
 UNSAFE_ALLOWED = (
     "crates/proactor-core/src/engine/",
+    "crates/proactor-core/src/files/",
     "crates/proactor-core/src/buffer.rs",
     "crates/proactor-core/tests/",
     "crates/proactor-python/",
@@ -21,6 +22,8 @@ UNSAFE_ALLOWED = (
 # Where the platform may be named: where an engine is chosen, and where the contract suite makes peers for it.
 PLATFORM_ALLOWED = (
     "crates/proactor-core/src/engine/mod.rs",
+    "crates/proactor-core/src/files/mod.rs",
+    "crates/proactor-core/tests/files_contract/",
     "crates/proactor-core/tests/engine_contract/",
     "crates/proactor-core/tests/loom_epoll.rs",
 )

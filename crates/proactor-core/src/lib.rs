@@ -8,6 +8,7 @@ pub mod connection;
 mod deadlines;
 pub mod engine;
 pub mod error;
+pub mod files;
 pub mod framing;
 pub mod group;
 pub mod mailbox;

@@ -293,7 +293,7 @@ struct Exported {
 }
 
 /// An export. It is released by an attached thread, because that may run Python. Boxed, because some owners take its address for its name.
-struct Buried(Box<ffi::Py_buffer>);
+pub struct Buried(pub Box<ffi::Py_buffer>);
 
 // SAFETY: the memory is read through `Exported` or written by `Writable`, which has it alone, and stays where it is until the release, which is made with the interpreter held.
 unsafe impl Send for Buried {}
@@ -434,28 +434,33 @@ impl Drop for Exported {
 
 /// Where native threads leave exports. What is left at the end, when nobody comes by any more, is never released.
 #[derive(Default)]
-struct Graveyard {
+pub struct Graveyard {
     // Guards the exports that are to be released. Never held while Python is entered.
     buried: Mutex<Vec<Buried>>,
     any: AtomicBool,
 }
 
 impl Graveyard {
-    fn bury(&self, view: Buried) {
+    pub fn bury(&self, view: Buried) {
         self.buried.lock().unwrap_or_else(PoisonError::into_inner).push(view);
         self.any.store(true, Ordering::Release);
     }
-}
 
-impl Pool {
-    /// Releases what no operation needs any more. May run Python.
-    pub fn release_buried(&self, _py: Python<'_>) {
-        if self.graveyard.any.swap(false, Ordering::AcqRel) {
-            let buried = std::mem::take(&mut *self.graveyard.buried.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Releases what lies here. May run Python.
+    pub fn release(&self, _py: Python<'_>) {
+        if self.any.swap(false, Ordering::AcqRel) {
+            let buried = std::mem::take(&mut *self.buried.lock().unwrap_or_else(PoisonError::into_inner));
             for mut view in buried {
                 // SAFETY: the interpreter is held (`_py`); PyObject_GetBuffer has filled the view, and it is released once.
                 unsafe { ffi::PyBuffer_Release(&mut *view.0) };
             }
         }
+    }
+}
+
+impl Pool {
+    /// Releases what no operation needs any more. May run Python.
+    pub fn release_buried(&self, py: Python<'_>) {
+        self.graveyard.release(py);
     }
 }

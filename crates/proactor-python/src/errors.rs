@@ -10,9 +10,13 @@ use crate::layer::Layer;
 
 /// `OSError(errno, text)` picks the right subclass by itself: a reset becomes `ConnectionResetError`.
 pub fn from_errno(number: i32) -> PyErr {
+    PyOSError::new_err((number, text_of(number)))
+}
+
+/// As `os.strerror` says it.
+pub fn text_of(number: i32) -> String {
     let text = io::Error::from_raw_os_error(number).to_string();
-    let text = text.split(" (os error").next().unwrap_or_default().to_owned();
-    PyOSError::new_err((number, text))
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 pub fn from_io(error: &io::Error) -> PyErr {

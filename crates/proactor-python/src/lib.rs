@@ -12,12 +12,15 @@ mod completion;
 mod completion_port;
 mod connection;
 mod errors;
+mod file_memory;
+mod files;
 mod group;
 mod layer;
 mod port;
 mod process;
 mod seats;
 mod simulated;
+mod transfers;
 mod worker;
 
 #[pymodule(gil_used = false)]
@@ -35,11 +38,15 @@ mod _core {
     #[pymodule_export]
     use crate::connection::Connection;
     #[pymodule_export]
+    use crate::files::{File, files_finish, files_forked};
+    #[pymodule_export]
     use crate::port::{Group, Listener, Port};
     #[pymodule_export]
     use crate::process::forked;
     #[pymodule_export]
     use crate::simulated::{Correspondent, Network, Peer, Signal};
+    #[pymodule_export]
+    use crate::transfers::{Transfer, next_told, teller_missing, teller_wanted};
     #[pymodule_export]
     use crate::worker::{Worker, block, current_worker, unblock};
 
@@ -48,6 +55,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        module.add("ENGINES", proactor_core::engine::NAMES.to_vec())
+        module.add("ENGINES", proactor_core::engine::NAMES.to_vec())?;
+        module.add("FILE_ENGINES", proactor_core::files::NAMES.to_vec())
     }
 }

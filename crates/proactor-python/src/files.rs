@@ -1,0 +1,573 @@
+//! `proactor._core.File`: an open file and its requests; and the engine of the process, which starts with the first request and ends with the last open file.
+
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proactor_core::files::{self, Action, Cached, Files, Limits, Memory, Outcome, Request};
+use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::file_memory::{Held, Lent, SECTOR, release_buried};
+use crate::transfers::{Kind, Shared, Teller, make};
+use crate::{errors, worker};
+
+/// What all files of a process share. A child that is forked begins with a new one, and finds its parent's files in the old one.
+#[derive(Default)]
+pub struct World {
+    // Guards the engine and how many files are open.
+    engine: Mutex<Engine>,
+    pub teller: Teller,
+    /// The log says once why there is no ring, however often the engine starts.
+    told: AtomicBool,
+}
+
+#[derive(Default)]
+struct Engine {
+    files: Option<Arc<Files>>,
+    open: usize,
+}
+
+static WORLD: AtomicPtr<World> = AtomicPtr::new(std::ptr::null_mut());
+
+pub fn world() -> &'static World {
+    let world = WORLD.load(Ordering::Acquire);
+    if !world.is_null() {
+        // SAFETY: worlds are never freed.
+        return unsafe { &*world };
+    }
+    let fresh = Box::into_raw(Box::<World>::default());
+    match WORLD.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
+        // SAFETY: as above.
+        Ok(_) => unsafe { &*fresh },
+        Err(world) => {
+            // SAFETY: made above, and nobody has seen it.
+            drop(unsafe { Box::from_raw(fresh) });
+            // SAFETY: as above.
+            unsafe { &*world }
+        }
+    }
+}
+
+/// In the child of a fork, before anything else.
+#[pyfunction]
+pub fn files_forked() {
+    let old = world();
+    WORLD.store(Box::into_raw(Box::<World>::default()), Ordering::Release);
+    // Held by a thread that is not here: then its ring's descriptor stays open in the child, unused.
+    if let Ok(engine) = old.engine.try_lock()
+        && let Some(files) = &engine.files
+    {
+        files.forked();
+    }
+}
+
+/// At the end of the interpreter: waits for what is under way, and ends the native threads. Whoever reads on starts them again.
+#[pyfunction]
+pub fn files_finish(py: Python<'_>) {
+    let world = world();
+    world.teller.hurry(true);
+    let files = world.lock().files.take();
+    if let Some(files) = files {
+        py.detach(|| files.close());
+    }
+}
+
+/// What PROACTOR_FILES says, checked; None: it says nothing.
+fn forced() -> PyResult<Option<String>> {
+    let Some(name) = std::env::var_os("PROACTOR_FILES").filter(|name| !name.is_empty()) else { return Ok(None) };
+    let name = name.to_string_lossy().into_owned();
+    files::check_name(&name).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    Ok(Some(name))
+}
+
+impl World {
+    fn lock(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn engine_if_any(&self) -> Option<Arc<Files>> {
+        self.lock().files.clone()
+    }
+
+    /// The engine, started if there is none.
+    fn engine(&self, py: Python<'_>) -> PyResult<Arc<Files>> {
+        let files = match self.engine_if_any() {
+            Some(files) => files,
+            None => {
+                let name = forced()?;
+                let made = py.detach(|| {
+                    let mut engine = self.lock();
+                    if engine.files.is_none() {
+                        let files = match &name {
+                            Some(name) => Files::open_named(name, Limits::default()),
+                            None => Files::open(Limits::default()),
+                        };
+                        engine.files = Some(Arc::new(files?));
+                    }
+                    Ok(engine.files.clone())
+                });
+                made.map_err(|error: std::io::Error| errors::from_io(&error))?.expect("made above")
+            }
+        };
+        if let Some(refusal) = files.refusal()
+            && !self.told.swap(true, Ordering::Relaxed)
+        {
+            let log = py.import("logging")?.call_method1("getLogger", ("proactor",))?;
+            log.call_method1("info", ("%s: reading and writing files with threads", refusal))?;
+        }
+        Ok(files)
+    }
+
+    /// Gives back what was taken back.
+    pub fn resubmit(&self, request: Request) {
+        match self.engine_if_any() {
+            Some(files) => files.submit(request),
+            None => files::end(request),
+        }
+    }
+
+    fn opened(&self) {
+        let mut engine = self.lock();
+        engine.open += 1;
+        if engine.open == 1 {
+            self.teller.hurry(false);
+        }
+    }
+
+    /// Answers the engine, if that was the last file.
+    fn closed(&self) -> Option<Arc<Files>> {
+        let mut engine = self.lock();
+        engine.open -= 1;
+        if engine.open > 0 {
+            return None;
+        }
+        self.teller.hurry(true);
+        engine.files.take()
+    }
+}
+
+pub fn held(outcome: &mut Outcome) -> Option<&mut Held> {
+    outcome.memory.as_any_mut().downcast_mut::<Held>()
+}
+
+/// An open file, as its requests see it.
+pub struct Open {
+    pub world: &'static World,
+    // Guards the counters, and who is under way. Held for a few instructions.
+    counts: Mutex<Counts>,
+    /// Nothing is under way any more.
+    idle: Condvar,
+    /// So many reads in a row were waited for at once, with no other under way. From `HABIT` on a read that is alone wakes nobody when it is submitted: whoever waits
+    /// for it reads it himself, and whoever looks at its future otherwise has it begun.
+    pub waited_at_once: AtomicU32,
+}
+
+const HABIT: u32 = 4;
+
+#[derive(Default, Clone, Copy)]
+struct Counts {
+    requests: u64,
+    /// Answered from memory, in the caller.
+    cached: u64,
+    outstanding: usize,
+    most_outstanding: usize,
+    /// For each request, how many were outstanding with it.
+    depths: u64,
+    failed: u64,
+    cancelled: u64,
+    read_bytes: u64,
+    written_bytes: u64,
+}
+
+impl Open {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn began(&self) -> usize {
+        let mut counts = self.lock();
+        counts.requests += 1;
+        counts.outstanding += 1;
+        counts.most_outstanding = counts.most_outstanding.max(counts.outstanding);
+        counts.depths += counts.outstanding as u64;
+        counts.outstanding
+    }
+
+    /// A single request is under way.
+    pub fn is_alone(&self) -> bool {
+        self.lock().outstanding == 1
+    }
+
+    fn was_cached(&self, bytes: usize) {
+        let mut counts = self.lock();
+        counts.requests += 1;
+        counts.cached += 1;
+        counts.read_bytes += bytes as u64;
+        counts.depths += counts.outstanding as u64 + 1;
+        counts.most_outstanding = counts.most_outstanding.max(counts.outstanding + 1);
+    }
+
+    pub fn ended(&self, kind: Kind, bytes: usize, failed: bool) {
+        let mut counts = self.lock();
+        match kind {
+            Kind::Write => counts.written_bytes += bytes as u64,
+            Kind::Read | Kind::ReadInto => counts.read_bytes += bytes as u64,
+        }
+        counts.failed += u64::from(failed);
+        self.left(counts);
+    }
+
+    pub fn cancelled(&self) {
+        let mut counts = self.lock();
+        counts.cancelled += 1;
+        self.left(counts);
+    }
+
+    fn left(&self, mut counts: MutexGuard<'_, Counts>) {
+        counts.outstanding -= 1;
+        let idle = counts.outstanding == 0;
+        drop(counts);
+        if idle {
+            self.idle.notify_all();
+        }
+    }
+
+    fn wait_idle(&self, timeout: Duration) -> bool {
+        if let Some(files) = self.world.engine_if_any() {
+            files.rouse();
+        }
+        let goes_on = |counts: &mut Counts| counts.outstanding > 0;
+        let (counts, _) = self.idle.wait_timeout_while(self.lock(), timeout, goes_on).unwrap_or_else(PoisonError::into_inner);
+        counts.outstanding == 0
+    }
+}
+
+/// Reads up to so many bytes do not let go of the interpreter: it costs more than they do.
+const BRIEF: usize = 64 * 1024;
+
+#[pyclass(module = "proactor._core", subclass, frozen)]
+pub struct File {
+    open: Arc<Open>,
+    // Guards the file, None once it is closed. Held for as long as it takes to count a reference.
+    file: Mutex<Option<Arc<files::File>>>,
+    /// What errors call it.
+    name: Py<PyAny>,
+    future: Py<PyAny>,
+    access: Access,
+}
+
+#[derive(Clone, Copy)]
+struct Access {
+    readable: bool,
+    writable: bool,
+    /// A file or a disk: it has offsets.
+    positional: bool,
+    direct: bool,
+}
+
+impl File {
+    /// # Errors
+    /// `ValueError` where it is closed, `RuntimeError` in the child of a fork.
+    fn opened(&self) -> PyResult<Arc<files::File>> {
+        if !std::ptr::eq(self.open.world, world()) {
+            return Err(errors::forked());
+        }
+        let file = self.lock().clone();
+        file.ok_or_else(|| PyValueError::new_err("the file is closed: open it again, or close it later"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<files::File>>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, py: Python<'_>, offset: &Bound<'_, PyAny>, size: usize, allowed: bool, what: &str) -> PyResult<u64> {
+        let why = if !self.access.positional {
+            "a pipe or a character device has no offsets: use blocks() or read()".to_owned()
+        } else if !allowed {
+            format!("the file is not open for {what}: see the modes of proactor.open")
+        } else {
+            let offset = whole("offset", offset)?;
+            if offset.checked_add(size as u64).is_none_or(|end| end > i64::MAX as u64) {
+                return Err(PyValueError::new_err(format!(
+                    "offset + size must be below 2**63, which no file reaches; not {offset} + {size}"
+                )));
+            }
+            return Ok(offset);
+        };
+        let class = py.import("io")?.getattr("UnsupportedOperation")?;
+        Err(PyErr::from_value(class.call1((why,))?))
+    }
+
+    fn submit<'py>(
+        &self,
+        py: Python<'py>,
+        file: Arc<files::File>,
+        memory: Held,
+        (kind, offset, size): (Kind, u64, usize),
+        (at, transferred): (u64, usize),
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let engine = self.open.world.engine(py)?;
+        let shared = Shared::new(files::next_id(), &self.open, kind, offset, size);
+        let future = make(self.future.bind(py), &shared, &self.name)?;
+        let action = if kind == Kind::Write { Action::Write } else { Action::Read };
+        let alone = self.open.began() == 1;
+        let quiet = alone && kind == Kind::Read && self.open.waited_at_once.load(Ordering::Relaxed) >= HABIT;
+        shared.quiet.store(quiet, Ordering::Relaxed);
+        let request = Request { id: shared.id, file, action, offset: at, memory: Box::new(memory), transferred, sink: shared };
+        if quiet {
+            engine.submit_quietly(request)
+        } else {
+            engine.submit(request)
+        }
+        Ok(future)
+    }
+
+    fn at_once<'py>(&self, py: Python<'py>, (kind, offset, size): (Kind, u64, usize), object: Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let shared = Shared::new(0, &self.open, kind, offset, size);
+        shared.finish_at_once(object);
+        make(self.future.bind(py), &shared, &self.name)
+    }
+
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        file: Arc<files::File>,
+        offset: u64,
+        size: usize,
+        into: Option<Lent>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let kind = if into.is_some() { Kind::ReadInto } else { Kind::Read };
+        let what = (kind, offset, size);
+        if self.access.direct && size > 0 {
+            let (at, memory) = Held::block_to_read(offset, size, into)?;
+            return self.submit(py, file, memory, what, (at, 0));
+        }
+        let memory = match into {
+            Some(lent) => Held::lent(lent),
+            None => Held::bytes(py, size)?,
+        };
+        let start = Start(memory.start());
+        let read = || {
+            let start = start;
+            // SAFETY: `memory` is writable for `size` bytes, and nobody else looks at it.
+            unsafe { file.read_cached(start.0, size, offset) }
+        };
+        match if size <= BRIEF { read() } else { py.detach(read) } {
+            Cached::Whole(count) => {
+                self.open.was_cached(count);
+                let object = match memory.into_bytes(py, count)? {
+                    Some(bytes) => bytes.into_any(),
+                    None => count.into_pyobject(py)?.into_any().unbind(),
+                };
+                release_buried(py);
+                self.at_once(py, what, object)
+            }
+            Cached::Part(count) => self.submit(py, file, memory, what, (offset, count)),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Start(*mut u8);
+
+// SAFETY: only the thread that reads uses it, while the other waits for it.
+unsafe impl Send for Start {}
+// SAFETY: as above.
+unsafe impl Sync for Start {}
+
+/// A number from Python that is 0 or more.
+fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    match value.extract::<i64>() {
+        Ok(number @ 0..) => Ok(number as u64),
+        Ok(number) => Err(PyValueError::new_err(format!("{name} must be a whole number of bytes, 0 or more; not {number}"))),
+        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
+            Err(PyValueError::new_err(format!("{name} must be a whole number of bytes, 0 or more and below 2**63; not {value}")))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[pymethods]
+impl File {
+    /// `descriptor` becomes the file's. `future`: the class of its futures.
+    #[new]
+    fn new(py: Python<'_>, descriptor: i32, name: Py<PyAny>, future: Py<PyAny>, access: (bool, bool, bool, bool)) -> PyResult<Self> {
+        let (readable, writable, positional, direct) = access;
+        // SAFETY: the caller has opened it and gives it away.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        let world = world();
+        let open = Arc::new(Open { world, counts: Mutex::default(), idle: Condvar::new(), waited_at_once: AtomicU32::new(0) });
+        world.opened();
+        let file = File {
+            open,
+            file: Mutex::new(Some(files::File::new(descriptor, direct))),
+            name,
+            future,
+            access: Access { readable, writable, positional, direct },
+        };
+        if forced()?.is_some() {
+            world.engine(py)?; // what is forced is refused at once, or never
+        }
+        Ok(file)
+    }
+
+    /// Starts reading `size` bytes at `offset`, both in bytes: the future's result is `bytes`, fewer at the end of the file. What is in memory is read at once, and
+    /// the future is done.
+    ///
+    /// Raises:
+    ///     ValueError: the file is closed; a number is negative or too large.
+    ///     io.UnsupportedOperation: it is a pipe or a character device, or not open for reading.
+    fn read_at<'py>(&self, py: Python<'py>, offset: &Bound<'py, PyAny>, size: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let file = self.opened()?;
+        let size = usize::try_from(whole("size", size)?).unwrap_or(usize::MAX);
+        let offset = self.check(py, offset, size, self.access.readable, "reading")?;
+        self.read(py, file, offset, size, None)
+    }
+
+    /// Starts reading into a writable buffer at `offset`, as much as it holds: the future's result is how many bytes, fewer at the end of the file. The buffer is
+    /// lent until the future is done.
+    ///
+    /// Raises:
+    ///     TypeError: it is no writable bytes-like object.
+    ///     ValueError, io.UnsupportedOperation: as `read_at`.
+    fn readinto_at<'py>(&self, py: Python<'py>, offset: &Bound<'py, PyAny>, buffer: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let file = self.opened()?;
+        let lent = Lent::new(buffer, true)?;
+        let size = lent.length();
+        let offset = self.check(py, offset, size, self.access.readable, "reading")?;
+        self.read(py, file, offset, size, Some(lent))
+    }
+
+    /// Starts writing a bytes-like object at `offset`: the future's result is how many bytes, which are all. Nothing is copied: the buffer is lent until the future is
+    /// done. In the mode "ab" everything goes to the end, whatever the offset.
+    ///
+    /// Raises:
+    ///     TypeError: it is no bytes-like object.
+    ///     ValueError, io.UnsupportedOperation: as `read_at`. With `direct=True`: offset and length must be multiples of 512.
+    fn write_at<'py>(&self, py: Python<'py>, offset: &Bound<'py, PyAny>, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let file = self.opened()?;
+        let memory = match data.cast_exact::<PyBytes>() {
+            Ok(bytes) if !self.access.direct => Held::constant(bytes),
+            _ => {
+                let lent = Lent::new(data, false)?;
+                if self.access.direct { Held::block_to_write(&lent)? } else { Held::lent(lent) }
+            }
+        };
+        let size = memory.asked();
+        let offset = self.check(py, offset, size, self.access.writable, "writing")?;
+        if self.access.direct && (offset % SECTOR as u64 != 0 || size % SECTOR != 0) {
+            return Err(PyValueError::new_err(format!(
+                "direct=True writes whole sectors, so offset and length must be multiples of {SECTOR}; not {offset} and {size}"
+            )));
+        }
+        if size == 0 {
+            let zero = 0usize.into_pyobject(py)?.into_any().unbind();
+            return self.at_once(py, (Kind::Write, offset, 0), zero);
+        }
+        self.submit(py, file, memory, (Kind::Write, offset, size), (offset, 0))
+    }
+
+    /// Waits until what was submitted is complete, then until the device has it: fsync(2). `data_only`: fdatasync(2), without what is only of interest to `stat`.
+    /// Blocks; in a worker with the worker's slot free.
+    ///
+    /// Raises:
+    ///     OSError: the device failed.
+    ///     ValueError: the file is closed.
+    #[pyo3(signature = (data_only=false))]
+    fn sync(&self, py: Python<'_>, data_only: bool) -> PyResult<()> {
+        let file = self.opened()?;
+        worker::wait(py, None, |a_while| self.open.wait_idle(a_while))?;
+        let synced = py.detach(|| {
+            let _blocking = worker::Blocking::enter();
+            file.sync(data_only)
+        });
+        synced.map_err(|number| {
+            let text = format!("syncing: {}", errors::text_of(number));
+            pyo3::exceptions::PyOSError::new_err((number, text, self.name.clone_ref(py)))
+        })
+    }
+
+    /// The end: waits for what is under way, then closes the descriptor. Idempotent. Blocks; in a worker with the worker's slot free.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(file) = self.lock().take() else { return Ok(()) };
+        if !std::ptr::eq(self.open.world, world()) {
+            file.forked();
+            return Ok(());
+        }
+        let waited = worker::wait(py, None, |a_while| self.open.wait_idle(a_while));
+        let last = self.open.world.closed();
+        py.detach(|| {
+            drop(file);
+            if let Some(files) = last
+                && waited.is_ok()
+            {
+                let _blocking = worker::Blocking::enter();
+                files.close();
+            }
+        });
+        release_buried(py);
+        waited.map(drop)
+    }
+
+    /// Whether it was closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.lock().is_none()
+    }
+
+    /// What it was opened as.
+    #[getter]
+    fn name(&self, py: Python<'_>) -> Py<PyAny> {
+        self.name.clone_ref(py)
+    }
+
+    /// The descriptor, which stays the file's.
+    ///
+    /// Raises:
+    ///     ValueError: the file is closed.
+    fn fileno(&self) -> PyResult<i32> {
+        Ok(self.opened()?.descriptor())
+    }
+
+    fn _forked(&self) {
+        if let Ok(mut file) = self.file.try_lock()
+            && let Some(file) = file.take()
+        {
+            file.forked();
+        }
+    }
+
+    fn _cancel(&self, future: &Bound<'_, crate::transfers::Transfer>) {
+        if let Some(files) = self.open.world.engine_if_any() {
+            let id = future.get().id();
+            future.py().detach(|| files.cancel(id));
+        }
+    }
+
+    #[allow(clippy::type_complexity, reason = "the order is that of FileStatistics")]
+    fn _numbers(&self) -> PyResult<(Option<&'static str>, u64, u64, usize, usize, f64, u64, u64, u64, u64)> {
+        if !std::ptr::eq(self.open.world, world()) {
+            return Err(errors::forked());
+        }
+        let counts = *self.open.lock();
+        let mechanism = self.open.world.engine_if_any().map(|files| files.statistics().mechanism);
+        let mean = if counts.requests == 0 { 0.0 } else { counts.depths as f64 / counts.requests as f64 };
+        let Counts { requests, cached, outstanding, most_outstanding, failed, cancelled, read_bytes, written_bytes, .. } = counts;
+        Ok((mechanism, requests, cached, outstanding, most_outstanding, mean, failed, cancelled, read_bytes, written_bytes))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let file = self.lock().take();
+        let Some(file) = file else { return };
+        if !std::ptr::eq(self.open.world, world()) {
+            return file.forked();
+        }
+        // Nobody waits: what is under way keeps the descriptor, and the engine ends with it.
+        drop(self.open.world.closed());
+    }
+}

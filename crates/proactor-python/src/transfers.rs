@@ -1,0 +1,596 @@
+//! `proactor._core.Transfer`: the state of a file's request, under the `concurrent.futures.Future` that `python/proactor/files.py` makes of it.
+//!
+//! ```text
+//!   Pending ──complete──▶ Finished                    (not inflated: natively, without the interpreter)
+//!      │        └──────── Stored ──settle──▶ Finished (inflated: a Python thread tells, under the future's condition)
+//!      └──cancel──▶ Cancelled                         (only while the kernel does not have it)
+//! ```
+//! Inflated is what `call.rs` calls so. The Python object of the outcome is made by the first attached thread that looks.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use proactor_core::files::{Complete, Outcome};
+use pyo3::exceptions::{PyOSError, PyTimeoutError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use pyo3::{PyTraverseError, PyVisit, intern};
+
+use crate::call::CancelledError;
+use crate::file_memory::{Held, release_buried};
+use crate::files::{Open, World, world};
+use crate::{errors, worker};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Pending,
+    Stored,
+    Cancelled,
+    Finished,
+}
+
+impl Phase {
+    fn is_end(self) -> bool {
+        matches!(self, Phase::Finished | Phase::Cancelled)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Read,
+    ReadInto,
+    Write,
+}
+
+/// One request: shared by its future and the engine.
+pub struct Shared {
+    pub id: u64,
+    pub open: Arc<Open>,
+    pub kind: Kind,
+    /// As the caller gave them.
+    pub offset: u64,
+    pub size: usize,
+    /// Nobody was woken for it.
+    pub quiet: AtomicBool,
+    // Guards everything that changes. Held for as long as it takes to move some references: nothing in Python is made, released or called under it.
+    state: Mutex<State>,
+    /// Notified when it has ended, if somebody sleeps on it.
+    ended: Condvar,
+}
+
+struct State {
+    phase: Phase,
+    sleepers: usize,
+    /// What the engine has answered, until somebody has made a Python object of it.
+    outcome: Option<Outcome>,
+    answer: Option<Answer>,
+    waited: Option<(Py<PyAny>, Py<PyList>)>,
+    callbacks: Vec<Py<PyAny>>,
+    /// The future itself, while a Python thread has to tell of its end.
+    own: Option<Py<PyAny>>,
+}
+
+struct Answer {
+    object: Py<PyAny>,
+    failed: bool,
+}
+
+impl Shared {
+    pub fn new(id: u64, open: &Arc<Open>, kind: Kind, offset: u64, size: usize) -> Arc<Self> {
+        let state =
+            State { phase: Phase::Pending, sleepers: 0, outcome: None, answer: None, waited: None, callbacks: Vec::new(), own: None };
+        Arc::new(Shared {
+            id,
+            open: open.clone(),
+            kind,
+            offset,
+            size,
+            quiet: AtomicBool::new(false),
+            state: Mutex::new(state),
+            ended: Condvar::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It was complete before anybody could see it.
+    pub fn finish_at_once(&self, object: Py<PyAny>) {
+        let mut state = self.lock();
+        state.phase = Phase::Finished;
+        state.answer = Some(Answer { object, failed: false });
+    }
+
+    /// Somebody looks at it: whatever was put off begins now.
+    fn rouse(&self) {
+        if self.quiet.swap(false, Ordering::Relaxed) {
+            self.open.waited_at_once.store(0, Ordering::Relaxed);
+            if let Some(files) = self.open.world.engine_if_any() {
+                files.rouse();
+            }
+        }
+    }
+
+    fn wait_ended(&self, timeout: Duration) -> bool {
+        let mut state = self.lock();
+        state.sleepers += 1;
+        let goes_on = |state: &mut State| !state.phase.is_end();
+        let (mut state, _) = self.ended.wait_timeout_while(state, timeout, goes_on).unwrap_or_else(PoisonError::into_inner);
+        state.sleepers -= 1;
+        state.phase.is_end()
+    }
+
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let sleepers = state.sleepers;
+        drop(state);
+        if sleepers > 0 {
+            self.ended.notify_all();
+        }
+    }
+
+    fn into_object(&self, py: Python<'_>, name: &Py<PyAny>, outcome: Outcome) -> PyResult<Py<PyAny>> {
+        let Outcome { memory, transferred, error } = outcome;
+        let memory = memory.into_any().downcast::<Held>().map_err(|_| PyTypeError::new_err("memory that is none of this layer's"))?;
+        let made = match error {
+            Some(number) => {
+                drop(memory);
+                let did = if self.kind == Kind::Write { "writing" } else { "reading" };
+                let after = if transferred > 0 { format!(" after {transferred} of them") } else { String::new() };
+                let text = format!("{did} {} bytes at {}{after}: {}", self.size, self.offset, errors::text_of(number));
+                Err(PyOSError::new_err((number, text, name.clone_ref(py))))
+            }
+            None => match memory.into_bytes(py, transferred)? {
+                Some(bytes) if self.kind == Kind::Read => Ok(bytes.into_any()),
+                _ => Ok(transferred.into_pyobject(py)?.into_any().unbind()),
+            },
+        };
+        release_buried(py); // the caller may use his buffer as soon as he sees the result
+        made
+    }
+}
+
+impl Complete for Shared {
+    fn complete(&self, _id: u64, mut outcome: Outcome) {
+        let transferred = outcome.transferred;
+        if let Some(held) = crate::files::held(&mut outcome) {
+            outcome.transferred = held.settle(transferred);
+        }
+        let (transferred, failed) = (outcome.transferred, outcome.error.is_some());
+        let mut state = self.lock();
+        debug_assert!(state.phase == Phase::Pending, "a request completes once");
+        state.outcome = Some(outcome);
+        let own = state.own.take();
+        if state.waited.is_some() {
+            state.phase = Phase::Stored;
+            drop(state);
+        } else {
+            state.phase = Phase::Finished;
+            self.wake(state);
+        }
+        self.open.ended(self.kind, transferred, failed);
+        if let Some(own) = own {
+            self.open.world.teller.tell(own);
+        }
+    }
+}
+
+thread_local! {
+    /// What the future being made is of.
+    static FRESH: RefCell<Option<(Arc<Shared>, Py<PyAny>)>> = const { RefCell::new(None) };
+}
+
+/// Makes the future of a request.
+pub fn make<'py>(class: &Bound<'py, PyAny>, shared: &Arc<Shared>, name: &Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    FRESH.set(Some((shared.clone(), name.clone_ref(class.py()))));
+    class.call0()
+}
+
+#[pyclass(module = "proactor._core", subclass, frozen)]
+pub struct Transfer {
+    shared: Arc<Shared>,
+    /// The file's, for errors.
+    name: Py<PyAny>,
+}
+
+impl Transfer {
+    /// The answer; None if it has not ended, or was cancelled.
+    fn answer(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>, bool)>> {
+        loop {
+            let mut state = self.shared.lock();
+            if state.phase != Phase::Finished {
+                return Ok(None);
+            }
+            if let Some(answer) = &state.answer {
+                return Ok(Some((answer.object.clone_ref(py), answer.failed)));
+            }
+            let Some(outcome) = state.outcome.take() else {
+                // Somebody makes the object just now.
+                drop(state);
+                py.detach(|| {
+                    let state = self.shared.lock();
+                    let goes_on = |state: &mut State| state.answer.is_none();
+                    drop(self.shared.ended.wait_timeout_while(state, Duration::from_millis(10), goes_on));
+                });
+                continue;
+            };
+            drop(state);
+            let (object, failed) = match self.shared.into_object(py, &self.name, outcome) {
+                Ok(object) => (object, false),
+                Err(error) => (error.into_value(py).into_any(), true),
+            };
+            let kept = object.clone_ref(py);
+            self.shared.lock().answer = Some(Answer { object: kept, failed });
+            self.shared.ended.notify_all();
+            return Ok(Some((object, failed)));
+        }
+    }
+
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        self.check()?;
+        if self.shared.lock().phase.is_end() {
+            self.shared.open.waited_at_once.store(0, Ordering::Relaxed);
+            return Ok(());
+        }
+        if timeout.is_none() && self.shared.open.is_alone() {
+            self.shared.open.waited_at_once.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.shared.open.waited_at_once.store(0, Ordering::Relaxed);
+        }
+        // Nobody has begun it: to do it here saves waking, and waiting for, another thread. A time limit could not be kept then.
+        if timeout.is_none()
+            && let Some(files) = self.shared.open.world.engine_if_any()
+            && let Some(request) = files.take_back(self.shared.id)
+        {
+            self.shared.quiet.store(false, Ordering::Relaxed);
+            py.detach(|| {
+                let _blocking = worker::Blocking::enter();
+                files.perform(request);
+            });
+            if self.shared.lock().phase.is_end() {
+                return Ok(());
+            }
+        } else {
+            self.shared.rouse();
+        }
+        // Negative: no time at all. Beyond what a clock can tell: no limit.
+        let duration = timeout.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)));
+        let timeout = duration.and_then(Result::ok).filter(|duration| Instant::now().checked_add(*duration).is_some());
+        worker::wait(py, timeout, |a_while| self.shared.wait_ended(a_while)).map(drop)
+    }
+
+    fn check(&self) -> PyResult<()> {
+        if std::ptr::eq(self.shared.open.world, world()) { Ok(()) } else { Err(errors::forked()) }
+    }
+
+    /// Someone has to be told of the end: from here on the future keeps itself alive, and a Python thread is expected to be there.
+    fn expect(this: &Bound<'_, Self>, state: &mut State) -> bool {
+        if state.phase != Phase::Pending || state.own.is_some() {
+            return false;
+        }
+        state.own = Some(this.clone().into_any().unbind());
+        true
+    }
+}
+
+#[pymethods]
+impl Transfer {
+    #[new]
+    fn new() -> PyResult<Self> {
+        match FRESH.take() {
+            Some((shared, name)) => Ok(Transfer { shared, name }),
+            None => Err(PyTypeError::new_err("a file's futures are made by its read_at, readinto_at and write_at, not by hand")),
+        }
+    }
+
+    /// Whether it is complete, or was cancelled.
+    fn done(&self, py: Python<'_>) -> PyResult<bool> {
+        self.check()?;
+        self.shared.rouse();
+        let ended = self.shared.lock().phase.is_end();
+        if ended {
+            self.answer(py)?; // so that a lent buffer is its owner's again
+        }
+        Ok(ended)
+    }
+
+    /// Whether it was cancelled.
+    fn cancelled(&self) -> PyResult<bool> {
+        self.check()?;
+        Ok(self.shared.lock().phase == Phase::Cancelled)
+    }
+
+    /// Whether it has neither ended nor was cancelled.
+    fn running(&self) -> PyResult<bool> {
+        self.check()?;
+        self.shared.rouse();
+        Ok(!self.shared.lock().phase.is_end())
+    }
+
+    /// What the request has brought. Blocks until it is complete; in a worker with the worker's slot free. Signal handlers run in between.
+    ///
+    /// Raises:
+    ///     OSError: it failed; the text says what was done at which offset, and `filename` is the file's.
+    ///     CancelledError: it was cancelled.
+    ///     TimeoutError: it is not complete after `timeout` seconds.
+    #[pyo3(signature = (timeout=None))]
+    fn result(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        self.wait(py, timeout)?;
+        match self.answer(py)? {
+            Some((object, false)) => Ok(object),
+            Some((error, true)) => Err(PyErr::from_value(error.into_bound(py))),
+            None => Err(self.no_answer()),
+        }
+    }
+
+    /// The error of the request, None if there is none; else as `result`.
+    #[pyo3(signature = (timeout=None))]
+    fn exception(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
+        self.wait(py, timeout)?;
+        match self.answer(py)? {
+            Some((object, failed)) => Ok(failed.then_some(object)),
+            None => Err(self.no_answer()),
+        }
+    }
+
+    /// As the standard library's futures call it.
+    #[getter]
+    fn _state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.check()?;
+        self.shared.rouse();
+        let phase = self.shared.lock().phase;
+        let name = match phase {
+            Phase::Pending | Phase::Stored => intern!(py, "RUNNING"),
+            Phase::Cancelled => intern!(py, "CANCELLED_AND_NOTIFIED"),
+            Phase::Finished => intern!(py, "FINISHED"),
+        };
+        Ok(name.clone().into_any())
+    }
+
+    #[getter]
+    fn _result(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.check()?;
+        Ok(self.answer(py)?.and_then(|(object, failed)| (!failed).then_some(object)))
+    }
+
+    #[getter]
+    fn _exception(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.check()?;
+        Ok(self.answer(py)?.and_then(|(object, failed)| failed.then_some(object)))
+    }
+
+    // ---- inflating, as in `call.rs` ----
+
+    fn _inflated(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>, Py<PyList>)>> {
+        self.check()?;
+        Ok(self.shared.lock().waited.as_ref().map(|(condition, waiters)| (condition.clone_ref(py), waiters.clone_ref(py))))
+    }
+
+    fn _inflate(this: &Bound<'_, Self>, condition: Py<PyAny>, waiters: Py<PyList>) -> PyResult<(Py<PyAny>, Py<PyList>)> {
+        let (py, own) = (this.py(), this.get());
+        own.check()?;
+        own.shared.rouse();
+        let offered = (condition, waiters);
+        let mut state = own.shared.lock();
+        if let Some((condition, waiters)) = &state.waited {
+            let kept = (condition.clone_ref(py), waiters.clone_ref(py));
+            drop(state);
+            drop(offered);
+            return Ok(kept);
+        }
+        let kept = (offered.0.clone_ref(py), offered.1.clone_ref(py));
+        state.waited = Some(offered);
+        if Self::expect(this, &mut state) {
+            own.shared.open.world.teller.expect();
+        }
+        Ok(kept)
+    }
+
+    /// Under the condition, once it is complete: ends it. Whether it failed; None: it had ended before, or is not complete.
+    fn _settle(&self) -> Option<bool> {
+        let mut state = self.shared.lock();
+        if state.phase != Phase::Stored {
+            return None;
+        }
+        state.phase = Phase::Finished;
+        let failed = state.outcome.as_ref().is_some_and(|outcome| outcome.error.is_some());
+        self.shared.wake(state);
+        Some(failed)
+    }
+
+    /// Cancels it if the kernel does not have it. None: it is inflated, and `_cancel(True)` is to be called under the condition.
+    fn _cancel(&self, py: Python<'_>, under_condition: bool) -> PyResult<Option<bool>> {
+        self.check()?;
+        if !under_condition && self.shared.lock().waited.is_some() {
+            return Ok(None);
+        }
+        let request = self.shared.open.world.engine_if_any().and_then(|files| files.take_back(self.shared.id));
+        let Some(request) = request else { return Ok(Some(false)) };
+        let mut state = self.shared.lock();
+        if state.waited.is_some() && !under_condition {
+            // It was inflated in between. Whoever did that may be waiting already: the request goes its way, as one that came too late.
+            drop(state);
+            py.detach(|| self.shared.open.world.resubmit(request));
+            return Ok(None);
+        }
+        state.phase = Phase::Cancelled;
+        let own = state.own.take();
+        self.shared.wake(state);
+        self.shared.open.cancelled();
+        if own.is_some() {
+            self.shared.open.world.teller.unexpect();
+        }
+        drop(own);
+        drop(request);
+        release_buried(py);
+        Ok(Some(true))
+    }
+
+    /// False if it has ended: then the caller calls `function` itself.
+    fn _add_callback(this: &Bound<'_, Self>, function: Py<PyAny>) -> PyResult<bool> {
+        let own = this.get();
+        own.check()?;
+        own.shared.rouse();
+        let mut state = own.shared.lock();
+        if state.phase.is_end() {
+            drop(state);
+            drop(function);
+            return Ok(false);
+        }
+        state.callbacks.push(function);
+        if Self::expect(this, &mut state) {
+            own.shared.open.world.teller.expect();
+        }
+        Ok(true)
+    }
+
+    fn _take_callbacks(&self) -> Vec<Py<PyAny>> {
+        std::mem::take(&mut self.shared.lock().callbacks)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.name)?;
+        let state = match self.shared.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
+        if let Some(answer) = &state.answer {
+            visit.call(&answer.object)?;
+        }
+        if let Some((condition, waiters)) = &state.waited {
+            visit.call(condition)?;
+            visit.call(waiters)?;
+        }
+        for callback in &state.callbacks {
+            visit.call(callback)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let mut state = self.shared.lock();
+        let held = (state.answer.take(), state.waited.take(), std::mem::take(&mut state.callbacks));
+        drop(state);
+        drop(held);
+    }
+}
+
+impl Transfer {
+    pub fn id(&self) -> u64 {
+        self.shared.id
+    }
+
+    fn no_answer(&self) -> PyErr {
+        if self.shared.lock().phase == Phase::Cancelled { CancelledError::new_err(()) } else { PyTimeoutError::new_err(()) }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        if self.check().is_ok() {
+            self.shared.rouse();
+        }
+    }
+}
+
+/// Hands complete futures to the Python thread that tells of them.
+#[derive(Default)]
+pub struct Teller {
+    // Guards what is to be told, and whether somebody tells. Never held while Python is entered.
+    telling: Mutex<Telling>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Telling {
+    complete: VecDeque<Py<PyAny>>,
+    /// Futures that are, or will be, in `complete`.
+    expected: usize,
+    /// A thread waits in `next`, or will.
+    manned: bool,
+    /// It goes as soon as nothing is expected, instead of after a while.
+    hurried: bool,
+}
+
+/// The thread that tells stays for so long without anything to tell, while files are open.
+const LINGERS: Duration = Duration::from_millis(500);
+
+impl Teller {
+    fn lock(&self) -> MutexGuard<'_, Telling> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expect(&self) {
+        self.lock().expected += 1;
+    }
+
+    fn unexpect(&self) {
+        self.lock().expected -= 1;
+        self.changed.notify_all();
+    }
+
+    fn tell(&self, future: Py<PyAny>) {
+        self.lock().complete.push_back(future);
+        self.changed.notify_all();
+    }
+
+    pub fn hurry(&self, hurried: bool) {
+        self.lock().hurried = hurried;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the next future to tell of; None: the thread is to end.
+    fn next(&self) -> Option<Py<PyAny>> {
+        let mut telling = self.lock();
+        loop {
+            if let Some(future) = telling.complete.pop_front() {
+                telling.expected -= 1;
+                return Some(future);
+            }
+            if telling.expected > 0 {
+                telling = self.changed.wait(telling).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let goes_on = |telling: &mut Telling| telling.expected == 0 && telling.complete.is_empty() && !telling.hurried;
+            let timed_out;
+            (telling, timed_out) = match self.changed.wait_timeout_while(telling, LINGERS, goes_on) {
+                Ok((telling, result)) => (telling, result.timed_out()),
+                Err(poisoned) => (poisoned.into_inner().0, false),
+            };
+            if telling.expected == 0 && telling.complete.is_empty() && (timed_out || telling.hurried) {
+                telling.manned = false;
+                return None;
+            }
+        }
+    }
+}
+
+fn teller() -> &'static Teller {
+    let world: &'static World = world();
+    &world.teller
+}
+
+/// Whether a thread has to be started that calls `next_told` until that says None: from then on one is said to be there.
+#[pyfunction]
+pub fn teller_wanted() -> bool {
+    let mut telling = teller().lock();
+    let wanted = telling.expected > 0 && !telling.manned;
+    telling.manned |= wanted;
+    wanted
+}
+
+/// The thread could not be started.
+#[pyfunction]
+pub fn teller_missing() {
+    teller().lock().manned = false;
+}
+
+/// Waits for the next future that is complete and has somebody to tell; None: nothing more is to be told.
+#[pyfunction]
+pub fn next_told(py: Python<'_>) -> Option<Py<PyAny>> {
+    py.detach(|| teller().next())
+}

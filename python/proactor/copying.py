@@ -1,0 +1,257 @@
+"""`copy`: one file's bytes into another, by the kernel where it can, else with requests side by side.
+
+Knows files; knows nothing of pools.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from proactor import _core, files
+from proactor.arguments import whole_number
+
+__all__ = ["CopyReport", "copy"]
+
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+# Seconds between two calls of `progress`.
+_PROGRESS_EVERY = 0.1
+# The kernel copies so many bytes at a time: some ten calls a second on a slow disk.
+_CHUNK = 16 << 20
+# Errors that say that the kernel cannot copy between these two, and not that copying failed.
+_CANNOT = frozenset({errno.EINVAL, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ETXTBSY})
+_FICLONE = 0x40049409
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What was copied."""
+
+    copied: int
+    """Bytes that the target has of the source, holes included."""
+    holes: int
+    """Of those: bytes in holes, which take no space in the target either."""
+    seconds: float
+    method: str
+    """"reflink" (the target shares the source's blocks), "kernel" (copy_file_range), or "requests" (reads and writes side by side)."""
+    source: files.FileStatistics
+    """Of the reading side; it has no requests where the kernel has copied by itself."""
+    target: files.FileStatistics
+
+
+def copy(
+    source: Path,
+    target: Path,
+    *,
+    depth: int = 4,
+    block_size: int = files.BLOCK_SIZE,
+    progress: Callable[[int, int | None], object] | None = None,
+) -> CopyReport:
+    """Copies a file's bytes into `target`, which is made, or emptied first. Blocks; in a worker with the worker's slot free.
+
+    Between regular files holes stay holes, and the kernel copies by itself where it can. Else `depth` reads and writes are
+    outstanding, `block_size` bytes
+    each. Pipes and devices can be copied from and to. A new target has the source's permissions, less the umask.
+
+    Args:
+        progress: called as `progress(copied, total)` on the calling thread, about every tenth of a second and at the end, with
+        bytes; `total` is None where the source
+            has no size. What it raises ends the copying.
+
+    Raises:
+        OSError: with the file's name; what went wrong with reading or writing also says how much was copied before. The source is
+        never changed.
+        shutil.SameFileError: both are the same file.
+        ValueError, TypeError: a number is out of range; `progress` cannot be called.
+    """
+    whole_number("depth", depth, unit="requests", maximum=65536)
+    whole_number("block_size", block_size, unit="bytes")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function of two numbers, as in progress=lambda copied, total: ..., not {progress!r}")
+    began = time.monotonic()
+    with files.open(source, "rb", depth=depth, block_size=block_size) as reader:
+        status = os.fstat(reader.fileno())
+        refuse_same(source, target, status)
+        with _target(target, status, depth, block_size) as writer:
+            copying = _Copying(reader, writer, progress)
+            method = copying.run()
+            reading, writing = reader.statistics(), writer.statistics()
+    return CopyReport(copying.copied, copying.holes, time.monotonic() - began, method, reading, writing)
+
+
+def refuse_same(source: Path, target: Path, status: os.stat_result) -> None:
+    try:
+        other = os.stat(target)
+    except OSError:
+        return  # it is not there yet, or opening it says why not
+    if os.path.samestat(status, other) and stat.S_ISREG(other.st_mode):
+        raise shutil.SameFileError(f"{os.fspath(source)!r} and {os.fspath(target)!r} are the same file: copy to another name")
+
+
+def _target(target: Path, status: os.stat_result, depth: int, block_size: int) -> files.File:
+    try:
+        existing = os.stat(target)
+    except FileNotFoundError:
+        mode = status.st_mode & 0o777 if stat.S_ISREG(status.st_mode) else 0o666
+        # Made here for its permissions; opened like any other file then.
+        os.close(os.open(os.fspath(target), os.O_WRONLY | os.O_CREAT, mode | stat.S_IWUSR))
+        existing = None
+    if existing is not None and stat.S_ISBLK(existing.st_mode):
+        return files.open(target, "r+b", depth=depth, block_size=block_size)
+    return files.open(target, "wb", depth=depth, block_size=block_size)
+
+
+class _Copying:
+    def __init__(self, reader: files.File, writer: files.File, progress: Callable[[int, int | None], object] | None) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.progress = progress
+        self.copied = 0
+        self.holes = 0
+        self.total = None if reader._sequential else reader.size
+        self._told_at = time.monotonic()
+
+    def run(self) -> str:
+        regular = not self.writer._sequential and not self.reader._sequential
+        method = "requests"
+        try:
+            if regular and self.total:
+                method = self._by_kernel()
+            # What the kernel has not copied; and whatever the file has grown by meanwhile, or, as those in /proc, had without a size.
+            if self.writer._sequential:
+                self._in_turn()
+            else:
+                self._side_by_side()
+            self._cut()
+        except OSError as error:
+            raise self._told(error) from error.__cause__
+        if self.progress is not None:
+            self.progress(self.copied, self.total)
+        return method
+
+    def _told(self, error: OSError) -> OSError:
+        said = f"{error.strerror}; {self.copied} bytes were copied before"
+        return OSError(error.errno, said, error.filename if error.filename is not None else self.writer.name)
+
+    def advance(self, count: int) -> None:
+        self.copied += count
+        if self.progress is not None:
+            now = time.monotonic()
+            if now - self._told_at >= _PROGRESS_EVERY:
+                self._told_at = now
+                self.progress(self.copied, self.total)
+
+    # ---- the kernel copies ----
+
+    def _by_kernel(self) -> str:
+        source, target = self.reader.fileno(), self.writer.fileno()
+        if self._clone(source, target):
+            self.advance(self.total or 0)
+            return "reflink"
+        for begin, end in self._data(source):
+            self._skip_to(begin)
+            while self.copied < end:
+                try:
+                    count = self._range(source, target, min(_CHUNK, end - self.copied))
+                except OSError as error:
+                    if error.errno in _CANNOT:
+                        return "requests"
+                    raise files.named(error, f"copying at {self.copied}", self.writer.name) from None
+                if count == 0:
+                    return "kernel" if self.copied else "requests"  # it has shrunk, or the file system only claims to be able to
+                self.advance(count)
+        self._skip_to(self.total or 0)
+        return "kernel"
+
+    def _clone(self, source: int, target: int) -> bool:
+        import fcntl
+
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError:
+            return False  # whatever it is, copying will say
+        return True
+
+    def _range(self, source: int, target: int, count: int) -> int:
+        _core.block()
+        try:
+            return os.copy_file_range(source, target, count, self.copied, self.copied)
+        finally:
+            _core.unblock()
+
+    def _data(self, source: int) -> Iterator[tuple[int, int]]:
+        """Where there is data, from the beginning to the end as they were at first."""
+        total, position = self.total or 0, 0
+        while position < total:
+            try:
+                begin = os.lseek(source, position, os.SEEK_DATA)
+                end = min(os.lseek(source, begin, os.SEEK_HOLE), total)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return  # nothing but a hole follows
+                begin, end = position, total
+            if begin >= total:
+                return
+            yield begin, end
+            position = end
+
+    def _skip_to(self, position: int) -> None:
+        hole = position - self.copied
+        if hole > 0:
+            self.holes += hole
+            self.advance(hole)
+
+    def _cut(self) -> None:
+        """Holes at the end are made by the length alone."""
+        if not self.writer._sequential and self.holes and self.writer.size < self.copied:
+            os.ftruncate(self.writer.fileno(), self.copied)
+
+    # ---- requests ----
+
+    def _blocks(self) -> Iterator[bytes]:
+        return self.reader.blocks(offset=0 if self.reader._sequential else self.copied)
+
+    def _side_by_side(self) -> None:
+        window: deque[tuple[int, Any]] = deque()
+        position = self.copied
+        try:
+            for block in self._blocks():
+                window.append((len(block), self.writer.write_at(position, block)))
+                position += len(block)
+                if len(window) >= self.writer._depth:
+                    self._written(window)
+            while window:
+                self._written(window)
+        finally:
+            for _, request in window:
+                request.exception()
+
+    def _written(self, window: deque[tuple[int, Any]]) -> None:
+        size, request = window[0]
+        request.result()
+        window.popleft()
+        self.advance(size)
+
+    def _in_turn(self) -> None:
+        """To a pipe or a character device."""
+        descriptor = self.writer.fileno()
+        for block in self._blocks():
+            rest = memoryview(block)
+            while rest:
+                _core.block()
+                try:
+                    count = os.write(descriptor, rest)
+                except OSError as error:
+                    raise files.named(error, f"writing {len(rest)} bytes", self.writer.name) from None
+                finally:
+                    _core.unblock()
+                rest = rest[count:]
+                self.advance(count)

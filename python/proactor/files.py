@@ -1,0 +1,339 @@
+"""Files whose requests are under way while the program goes on: `open`, `File`.
+
+Knows the native requests and their futures; knows nothing of pools.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import threading
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from proactor import _core
+from proactor.arguments import flag, whole_number
+from proactor.futures import NativeFuture, log, publish
+
+__all__ = ["File", "FileRequest", "FileStatistics", "open"]
+
+BLOCK_SIZE = 256 * 1024
+_LARGEST_BLOCK = 1 << 30
+
+_MODES = {
+    "rb": os.O_RDONLY,
+    "r+b": os.O_RDWR,
+    "wb": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+    "w+b": os.O_RDWR | os.O_CREAT | os.O_TRUNC,
+    "xb": os.O_WRONLY | os.O_CREAT | os.O_EXCL,
+    "x+b": os.O_RDWR | os.O_CREAT | os.O_EXCL,
+    "ab": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+}
+
+
+@dataclass(frozen=True)
+class FileStatistics:
+    """A snapshot of a file; sizes in bytes."""
+
+    engine: str | None
+    """What does the requests that are not answered from memory: "io_uring" or "threads"; None while no file of the process has had any."""
+    requests: int
+    """Submitted so far."""
+    cached: int
+    """Of those: answered from memory at once, by the thread that asked."""
+    outstanding: int
+    """Of those: not complete yet."""
+    most_outstanding: int
+    mean_depth: float
+    """How many were outstanding when one was submitted, itself included, in the mean."""
+    failed: int
+    cancelled: int
+    read_bytes: int
+    written_bytes: int
+
+
+class FileRequest(_core.Transfer, NativeFuture):  # type: ignore[override]
+    """What `read_at`, `readinto_at` and `write_at` answer: a `concurrent.futures.Future` that completes without the interpreter.
+
+    Safe from any thread. Functions that `add_done_callback` was given are called by a thread of the library's.
+    """
+
+    def cancel(self) -> bool:
+        """Cancels the request if the kernel does not have it yet. After True it never begins, and its buffer is its owner's again."""
+        if self.done():
+            return self.cancelled()
+        cancelled = self._cancel(False)
+        if cancelled is None:
+            condition, waiters = self._waited()
+            with condition:
+                cancelled = self._cancel(True)
+                if cancelled:
+                    for waiter in waiters:
+                        waiter.add_cancelled(self)
+                    condition.notify_all()
+        if cancelled:
+            self._invoke_callbacks()
+        return cancelled or self.cancelled()
+
+    def add_done_callback(self, fn: Any) -> None:
+        """As in the standard library: called once the request is complete or was cancelled, at once if it is already."""
+        super().add_done_callback(fn)
+        _start_teller()
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """For executors, and the kernel is none: raises RuntimeError unless the request was cancelled, then answers False."""
+        if self.cancelled():
+            return False
+        raise RuntimeError("a file's request is begun by its file only")
+
+    def set_result(self, result: Any) -> None:  # noqa: ARG002
+        """Raises RuntimeError: the kernel says what a request has brought."""
+        raise RuntimeError("a file's request is completed by the kernel only")
+
+    def set_exception(self, exception: BaseException | None) -> None:  # noqa: ARG002
+        """As `set_result`."""
+        raise RuntimeError("a file's request is completed by the kernel only")
+
+    def _waited(self) -> tuple[threading.Condition, list[Any]]:
+        waited = self._inflated()
+        if waited is None:
+            waited = self._inflate(threading.Condition(), [])
+            _start_teller()
+        return waited
+
+
+class File(_core.File):
+    """An open file. `proactor.open` makes it; a context manager, which closes it. Safe from any thread.
+
+    Requests are independent of each other: those that overlap, one of them a write, have no order unless one waits for the other.
+    """
+
+    _depth: int
+    _block_size: int
+    _sequential: bool
+
+    def blocks(self, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The file's bytes in order, in blocks of `block_size`, the last one shorter, from `offset` on: `length` bytes, or up to the end.
+
+        `depth` requests are outstanding meanwhile, so that memory is `depth` blocks, however large the file. Pipes and character
+        devices are
+        read one block after the other, as much as there is at a time. Of a file that changes meanwhile the blocks are what was
+        there when each was read; it
+        ends with the first that is not whole.
+
+        Raises:
+            OSError: from the iterator: a read failed.
+            ValueError: the file is closed; a number is negative. With a pipe or a character device: `offset` is not 0.
+        """
+        whole_number("offset", offset, unit="bytes", minimum=0)
+        if length is not None:
+            whole_number("length", length, unit="bytes", minimum=0, none="up to the end of the file")
+        if self._sequential:
+            if offset:
+                raise ValueError(
+                    f"{self.name!r} is a pipe or a character device, which is read from where it is: leave offset 0, not {offset}"
+                )
+            return self._in_turn(os.dup(self.fileno()), length)
+        self.fileno()  # closed: say so now
+        return self._side_by_side(offset, length)
+
+    def _in_turn(self, descriptor: int, length: int | None) -> Iterator[bytes]:
+        try:
+            while length is None or length > 0:
+                _core.block()
+                try:
+                    block = os.read(descriptor, self._block_size if length is None else min(self._block_size, length))
+                except OSError as error:
+                    raise named(error, "reading", self.name) from None
+                finally:
+                    _core.unblock()
+                if not block:
+                    return
+                if length is not None:
+                    length -= len(block)
+                yield block
+        finally:
+            os.close(descriptor)
+
+    def _side_by_side(self, position: int, length: int | None) -> Iterator[bytes]:
+        window: deque[tuple[int, FileRequest]] = deque()
+        end = None if length is None else position + length
+        # Beyond what is known of the file one request at a time looks whether there is more.
+        known = self.size
+        try:
+            while True:
+                while (
+                    len(window) < self._depth and (end is None or position < end) and (not window or position < known)  #
+                ):
+                    wanted = self._block_size if end is None else min(self._block_size, end - position)
+                    window.append((wanted, self.read_at(position, wanted)))
+                    position += wanted
+                if not window:
+                    return
+                wanted, request = window.popleft()
+                block = request.result()
+                del request
+                if block:
+                    yield block
+                if len(block) < wanted:
+                    return
+                del block
+        finally:
+            for _, request in window:
+                self._cancel(request)
+            for _, request in window:
+                request.exception()
+
+    def read(self, *, offset: int = 0, length: int | None = None) -> bytes:
+        """All of it, or `length` bytes from `offset` on, fewer at the end of the file. Blocks; in a worker with the worker's slot free.
+
+        Raises:
+            OSError, ValueError: as `blocks`.
+        """
+        return b"".join(self.blocks(offset=offset, length=length))
+
+    @property
+    def size(self) -> int:
+        """Bytes, as of now.
+
+        Raises:
+            io.UnsupportedOperation: a pipe or a character device has no size.
+            ValueError: the file is closed.
+        """
+        descriptor = self.fileno()
+        if self._sequential:
+            raise io.UnsupportedOperation(f"{self.name!r} is a pipe or a character device, which has no size")
+        status = os.fstat(descriptor)
+        return os.lseek(descriptor, 0, os.SEEK_END) if stat.S_ISBLK(status.st_mode) else status.st_size
+
+    def statistics(self) -> FileStatistics:
+        """A snapshot; also after `close`."""
+        return FileStatistics(*self._numbers())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # An attribute that is missing: making it failed.
+        if not self.closed and hasattr(self, "_depth"):
+            warnings.warn(
+                f"unclosed file {self!r}: use it in a with statement, or call close()", ResourceWarning, stacklevel=2, source=self
+            )
+
+    def __repr__(self) -> str:
+        return f"<File {self.name!r}{' closed' if self.closed else ''}>"
+
+
+def open(  # noqa: A001
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    mode: str = "rb",
+    *,
+    depth: int = 4,
+    block_size: int = BLOCK_SIZE,
+    direct: bool = False,
+) -> File:
+    """Opens a file whose reads and writes are requests: each answers a future at once, and many may be under way.
+
+    Args:
+        mode: "rb", "r+b", "wb", "w+b", "xb", "x+b" or "ab", as the built-in `open` has them.
+        depth: so many requests `blocks` and `read` keep outstanding.
+        block_size: bytes a block of `blocks`.
+        direct: bypass the page cache (O_DIRECT). Reads may begin and end anywhere: what surrounds them is read too, and they are
+        copied. Writes must
+            begin and end at multiples of 512 bytes, or of what the device asks for.
+
+    Raises:
+        OSError: it cannot be opened; `direct` where the file system has no such thing. Where the kernel refuses io_uring, threads
+        read and write
+            instead, unless the environment's PROACTOR_FILES says "io_uring": then this raises.
+        ValueError: an unknown mode, a number out of range, or another PROACTOR_FILES than "io_uring" and "threads".
+        TypeError: an argument of another type.
+    """
+    whole_number("depth", depth, unit="requests", maximum=65536)
+    whole_number("block_size", block_size, unit="bytes", maximum=_LARGEST_BLOCK)
+    flags = _flags(mode)
+    if flag("direct", direct):
+        flags |= os.O_DIRECT
+    name = os.fspath(path)
+    _core.block()
+    try:
+        descriptor = os.open(name, flags, 0o666)
+    except OSError as error:
+        if direct and error.errno == errno.EINVAL:
+            raise OSError(errno.EINVAL, "the file system does not support direct=True (O_DIRECT): leave it out", name) from None
+        raise
+    finally:
+        _core.unblock()
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+        positional = stat.S_ISREG(kind) or stat.S_ISBLK(kind)
+        access = flags & os.O_ACCMODE
+    except BaseException:
+        os.close(descriptor)
+        raise
+    rights = (access != os.O_WRONLY, access != os.O_RDONLY, positional, direct and positional)
+    file = File(descriptor, name, FileRequest, rights)
+    file._depth, file._block_size, file._sequential = depth, block_size, not positional
+    _open_files.add(file)
+    return file
+
+
+def _flags(mode: str) -> int:
+    if not isinstance(mode, str):
+        raise TypeError(f"mode must be a string such as 'rb', not {mode!r}")
+    usual = mode.replace("b+", "+b")
+    if usual in _MODES:
+        return _MODES[usual]
+    hint = f": did you mean {usual}b? Files are read and written as bytes" if f"{usual}b" in _MODES else ""
+    raise ValueError(f"mode must be one of {', '.join(_MODES)}; not {mode!r}{hint}")
+
+
+def named(error: OSError, doing: str, name: Any) -> OSError:
+    """The same error with what was done, and to which file."""
+    return OSError(error.errno, f"{doing}: {error.strerror}", name)
+
+
+def _start_teller() -> None:
+    """Somebody waits for a request in the standard library's ways, and has to be told by a Python thread."""
+    if _core.teller_wanted():
+        try:
+            threading.Thread(target=_tell, name="proactor-files").start()
+        except BaseException:
+            _core.teller_missing()
+            raise
+
+
+def _tell() -> None:
+    while (request := _core.next_told()) is not None:
+        try:
+            publish(request)
+        except BaseException:
+            log.exception("exception telling that %r is complete", request)
+        del request
+
+
+_open_files: weakref.WeakSet[File] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """In the child: closes what it shares with its parent."""
+    _core.files_forked()
+    for file in list(_open_files):
+        file._forked()
+    _open_files.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
+threading._register_atexit(_core.files_finish)  # type: ignore[attr-defined]

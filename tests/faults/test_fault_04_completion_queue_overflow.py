@@ -1,0 +1,21 @@
+"""Fault 4: more completions than the queue holds. They are never asked for: requests wait outside of the kernel, each completes once."""
+
+import pytest
+
+import proactor
+
+
+@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+def test_many_more_requests_than_the_ring_holds(tmp_path, monkeypatch, engine) -> None:
+    monkeypatch.setenv("PROACTOR_FILES", engine)
+    count = 20_000
+    path = tmp_path / "file"
+    path.write_bytes(b"".join(number.to_bytes(4, "little") * 128 for number in range(count)))
+    with proactor.open(path, direct=True) as file:
+        # Nobody looks at any of them until all are submitted.
+        requests = [file.read_at(number * 512, 4) for number in range(count)]
+        assert [int.from_bytes(request.result(), "little") for request in requests] == list(range(count))
+        statistics = file.statistics()
+    assert statistics.requests == count
+    assert statistics.outstanding == statistics.failed == 0
+    assert statistics.most_outstanding > 128

@@ -1,0 +1,74 @@
+"""Fault 34: the disk fails, or the file is shorter than it was. The error says where; the other requests go on."""
+
+import errno
+import os
+
+import pytest
+
+import proactor
+from peers import Program, run_python
+
+PROGRAM = """
+import sys
+import proactor
+with proactor.open(sys.argv[1], "r+b", direct=True) as file:
+    requests = [file.read_at(at, 4096) for at in range(0, 40960, 4096)] + [file.write_at(40960, bytes(4096))]
+    for request in requests:
+        error = request.exception()
+        print("whole" if error is None else f"{type(error).__name__} {error.errno} {error}")
+    assert file.read_at(0, 4096).exception() is not None
+"""
+
+
+def test_a_disk_error_is_told_with_its_place(tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(65536))
+    # In the ring the disk cannot be made to fail from outside, in the threads' system calls it can; what follows is the same.
+    inject = ["-e", "trace=pread64,pwrite64", "-e", "inject=pread64:error=EIO", "-e", "inject=pwrite64:error=ENOSPC"]
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(path), *inject]
+    program = Program(PROGRAM, str(path), command=command, env={**os.environ, "PROACTOR_FILES": "threads"})
+    try:
+        assert program.wait() == 0, program.errors()
+        lines = program.lines()
+    finally:
+        program.end()
+    for number, line in enumerate(lines[:10]):
+        assert line.startswith(f"OSError {errno.EIO} ")
+        assert f"reading 4096 bytes at {number * 4096}: Input/output error" in line
+        assert str(path) in line
+    assert f"OSError {errno.ENOSPC} " in lines[-1]
+    assert "writing 4096 bytes at 40960: No space left on device" in lines[-1]
+
+
+@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_file_that_is_shorter_than_it_was_is_read_to_its_end(tmp_path, monkeypatch, engine, direct) -> None:
+    monkeypatch.setenv("PROACTOR_FILES", engine)
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1_000_000)
+    with proactor.open(path, direct=direct, block_size=10_000) as file:
+        os.truncate(path, 12_345)
+        assert file.read_at(12_000, 1000).result() == b"x" * 345
+        assert file.read_at(20_000, 1000).result() == b""
+        assert file.read() == b"x" * 12_345
+
+
+def test_a_failed_copy_says_how_much_was_copied(tmp_path) -> None:
+    """A limit on the size of files stands in for a disk that fills up."""
+    path = tmp_path / "source"
+    path.write_bytes(bytes(range(256)) * 4096)
+    program = """
+import resource, signal, sys
+import proactor
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+try:
+    proactor.copy(sys.argv[1], sys.argv[2])
+except OSError as error:
+    print(error)
+"""
+    run = run_python(program, str(path), str(tmp_path / "target"))
+    assert run.stderr == ""
+    assert "500000 bytes were copied before" in run.stdout
+    assert "target" in run.stdout
+    assert path.read_bytes() == bytes(range(256)) * 4096

@@ -1,0 +1,131 @@
+"""`proactor.copy`: what arrives, holes, progress, what is refused; by the kernel and by requests."""
+
+import errno
+import os
+import shutil
+import threading
+
+import pytest
+
+import proactor
+from peers import TIMEOUT
+from proactor import copying
+
+
+@pytest.fixture(params=["kernel", "requests"])
+def method(request, monkeypatch):
+    if request.param == "requests":
+
+        def refuse(*arguments) -> int:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+        monkeypatch.setattr(os, "copy_file_range", refuse)
+    monkeypatch.setattr(copying._Copying, "_clone", lambda *arguments: False)
+    return request.param
+
+
+def content(size: int) -> bytes:
+    return (b"".join(number.to_bytes(4, "little") for number in range(size // 4 + 1)))[:size]
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 1000, 1024, 100_000, 1_000_003])
+def test_the_target_is_the_source(tmp_path, method, size) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(content(size))
+    source.chmod(0o640)
+    target.write_bytes(b"something older, and longer than some of the sources")
+    report = proactor.copy(source, target, block_size=1000, depth=3)
+    assert target.read_bytes() == content(size)
+    assert report.copied == size
+    assert report.method == (method if size else "requests")
+    made = tmp_path / "made"
+    proactor.copy(os.fsencode(source), str(made))
+    assert made.stat().st_mode & 0o777 == 0o640
+    assert source.read_bytes() == content(size)
+
+
+def test_holes_stay_holes(tmp_path, method) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    with open(source, "wb") as file:
+        file.write(b"begin")
+        file.seek(1 << 30)
+        file.write(b"middle")
+        file.truncate(3 << 30)
+    report = proactor.copy(source, target) if method == "kernel" else None
+    if report is not None:
+        assert report.holes > 2 << 30
+        assert target.stat().st_blocks * 512 < 1 << 20
+        assert target.stat().st_size == report.copied == 3 << 30
+        with open(target, "rb") as file:
+            assert file.read(5) == b"begin"
+            file.seek(1 << 30)
+            assert file.read(7) == b"middle\0"
+
+
+def test_progress_is_told_now_and_then_and_at_the_end(tmp_path, method, monkeypatch) -> None:
+    monkeypatch.setattr(copying, "_PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr(copying, "_CHUNK", 100_000)
+    source = tmp_path / "source"
+    source.write_bytes(content(1_000_000))
+    told = []
+    proactor.copy(source, tmp_path / "target", block_size=100_000, progress=lambda *numbers: told.append((*numbers, threading.get_ident())))
+    assert [copied for copied, *_ in told] == [*range(100_000, 1_000_001, 100_000), 1_000_000]
+    assert {total for _, total, _ in told} == {1_000_000}
+    assert {thread for *_, thread in told} == {threading.get_ident()}
+
+
+def test_what_progress_raises_ends_the_copying(tmp_path, method, monkeypatch) -> None:
+    monkeypatch.setattr(copying, "_PROGRESS_EVERY", 0.0)
+    source = tmp_path / "source"
+    source.write_bytes(content(1_000_000))
+    with pytest.raises(ZeroDivisionError):
+        proactor.copy(source, tmp_path / "target", block_size=1000, progress=lambda copied, total: 1 / 0)
+
+
+def test_the_same_file_is_refused_whatever_its_name(tmp_path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"precious")
+    os.link(source, tmp_path / "hard")
+    os.symlink(source, tmp_path / "soft")
+    for target in ("source", "hard", "soft"):
+        with pytest.raises(shutil.SameFileError, match="are the same file"):
+            proactor.copy(source, tmp_path / target)
+    assert source.read_bytes() == b"precious"
+
+
+def test_what_cannot_be_opened_is_named_and_nothing_is_touched(tmp_path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    target.write_bytes(b"older")
+    with pytest.raises(FileNotFoundError) as caught:
+        proactor.copy(source, target)
+    assert caught.value.filename == str(source)
+    assert target.read_bytes() == b"older"
+    source.write_bytes(b"new")
+    for bad in (tmp_path, tmp_path / "nowhere" / "target"):
+        with pytest.raises(OSError) as caught:
+            proactor.copy(source, bad)
+        assert caught.value.filename == str(bad)
+    assert source.read_bytes() == b"new"
+    with pytest.raises(TypeError, match="progress must be a function"):
+        proactor.copy(source, target, progress=5)
+    assert target.read_bytes() == b"older"
+
+
+def test_from_a_pipe_and_to_a_pipe(tmp_path) -> None:
+    data, path = content(500_000), tmp_path / "fifo"
+    source, target = tmp_path / "source", tmp_path / "target"
+    os.mkfifo(path)
+    source.write_bytes(data)
+    into = threading.Thread(target=proactor.copy, args=(source, path))
+    into.start()
+    totals = []
+    report = proactor.copy(path, target, progress=lambda copied, total: totals.append(total))
+    into.join(TIMEOUT)
+    assert target.read_bytes() == data
+    assert report.copied == 500_000
+    assert set(totals) == {None}
+
+
+def test_a_file_without_a_size_is_copied_whole(tmp_path) -> None:
+    report = proactor.copy("/proc/self/mounts", tmp_path / "target")
+    assert report.copied == (tmp_path / "target").stat().st_size > 0

@@ -1,0 +1,161 @@
+"""How files end: forks, the interpreter's exit, cancelling; what is left of them."""
+
+import concurrent.futures
+import os
+import threading
+
+import pytest
+
+import proactor
+from peers import run_python
+
+PREPARE = """
+import os, sys, threading
+import proactor
+path = sys.argv[1]
+with open(path, "wb") as file:
+    file.write(bytes(1 << 22))
+"""
+
+
+@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+def test_a_child_of_a_fork_shares_nothing_and_may_begin_anew(tmp_path, engine) -> None:
+    program = (
+        PREPARE
+        + """
+file = proactor.open(path, direct=True)
+requests = [file.read_at(at, 4096) for at in range(0, 1 << 20, 4096)]
+requests[0].add_done_callback(lambda request: None)
+requests[0].result()
+before = set(os.listdir("/proc/self/fd"))
+child = os.fork()
+if child == 0:
+    status = 1
+    try:
+        left = [os.readlink(f"/proc/self/fd/{name}") for name in before if os.path.exists(f"/proc/self/fd/{name}")]
+        assert not any("io_uring" in what or "eventfd" in what or what == path for what in left), left
+        for call in (lambda: file.read_at(0, 1), requests[-1].result, requests[-1].done, requests[-1].cancel, file.statistics, file.sync):
+            try:
+                call()
+            except RuntimeError as error:
+                assert "fork" in str(error)
+            else:
+                raise AssertionError(call)
+        file.close()
+        with proactor.open(path, direct=True) as own:
+            assert own.read() == bytes(1 << 22)
+        status = 0
+    finally:
+        os._exit(status)
+assert os.waitpid(child, 0)[1] == 0
+assert all(request.result() == bytes(4096) for request in requests)
+file.close()
+print("over")
+"""
+    )
+    run = run_python(program, str(tmp_path / "file"), env={"PROACTOR_FILES": engine})
+    assert (run.stdout, run.stderr) == ("over\n", "")
+
+
+@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+def test_the_end_of_the_program_waits_for_writes_and_for_nothing_else(tmp_path, engine) -> None:
+    program = (
+        PREPARE
+        + """
+file = proactor.open(path, "r+b")
+for at in range(0, 1 << 22, 4096):
+    request = file.write_at(at, b"x" * 4096)
+request.add_done_callback(lambda request: print("told"))
+del file.__class__.__del__  # unclosed on purpose
+"""
+    )
+    path = tmp_path / "file"
+    run = run_python(program, str(path), env={"PROACTOR_FILES": engine})
+    assert (run.stdout, run.stderr, run.returncode) == ("told\n", "", 0)
+    assert path.read_bytes() == b"x" * (1 << 22)
+
+
+def test_requests_without_anybody_leave_nothing(tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    for _ in range(20):
+        with proactor.open(path, direct=True) as file:
+            for at in range(0, 1 << 20, 4096):
+                file.read_at(at, 4096)
+                file.readinto_at(at, bytearray(4096))
+
+
+@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+@pytest.mark.parametrize("watched", [False, True])
+def test_after_a_cancel_that_says_true_nothing_happens(tmp_path, monkeypatch, engine, watched) -> None:
+    monkeypatch.setenv("PROACTOR_FILES", engine)
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * (1 << 20))
+    with proactor.open(path, "r+b") as file:
+        done = threading.Semaphore(0)
+        requests = [(at, file.write_at(at, b"y" * 4096)) for at in range(0, 1 << 20, 4096)]
+        cancelled = set()
+        for at, request in reversed(requests):
+            if watched:
+                request.add_done_callback(lambda request: done.release())
+            if request.cancel():
+                cancelled.add(at)
+                assert request.cancelled()
+                assert request.cancel()
+                with pytest.raises(concurrent.futures.CancelledError):
+                    request.result()
+        if watched:
+            for _ in requests:
+                assert done.acquire(timeout=20)
+        assert file.statistics().cancelled == len(cancelled)
+    data = path.read_bytes()
+    for at, request in requests:
+        assert data[at : at + 4096] == (b"x" if at in cancelled else b"y") * 4096
+        assert request.done()
+
+
+@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+def test_a_cancel_that_races_the_completion_touches_no_memory_of_others(tmp_path, monkeypatch, engine) -> None:
+    """Fault 31: ten thousand rounds, canaries around the buffers."""
+    monkeypatch.setenv("PROACTOR_FILES", engine)
+    path = tmp_path / "file"
+    path.write_bytes(b"d" * 65536)
+    canary = b"canary!!"
+    cancelled = 0
+    with proactor.open(path, direct=True) as file:
+        for round_number in range(10_000):
+            memory = bytearray(canary + bytes(512) + canary)
+            request = file.readinto_at(512 * (round_number % 100), memoryview(memory)[8:520])
+            if round_number % 2:
+                file._cancel(request)  # as an abandoned iterator does
+                assert request.exception() is None or isinstance(request.exception(), OSError)
+                brought = request.exception() is None
+            else:
+                brought = not request.cancel()
+                if brought:
+                    assert request.result() == 512
+            assert memory[:8] == memory[520:] == canary
+            assert memory[8:520] == (b"d" if brought else b"\0") * 512
+            cancelled += not brought
+            del memory[:]  # nobody has it any more
+    assert os.path.getsize(path) == 65536
+    assert 0 < cancelled <= 10_000
+
+
+def test_the_threads_end_with_the_last_file(tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(8192))
+
+    def native() -> list[str]:
+        names = []
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/comm") as comm:
+                names.append(comm.read().strip())
+        return [name for name in names if name.startswith(("proactor-ring", "proactor-file"))]
+
+    with proactor.open(path, direct=True) as first:
+        with proactor.open(path, direct=True) as second:
+            second.read()
+        first.read()
+        assert native()
+    assert not native()
