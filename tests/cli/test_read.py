@@ -1,6 +1,7 @@
 """`proactor read` as a process: exact bytes wherever they go, how it ends, and what it says when it cannot."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -109,12 +110,16 @@ def test_offsets_beyond_four_gigabytes(run, tmp_path):
 def test_ten_gigabytes_arrive_whole(start, tmp_path):
     path = make_sparse_file(tmp_path / "sparse")
     process = start("read", str(path), "--block", "1M")
-    value = count = 0
+    fcntl.fcntl(process.stdout.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
+    value = count = peak = 0
     while data := os.read(process.stdout.fileno(), 1 << 20):
         value = zlib.crc32(data, value)
         count += len(data)
+        if peak == 0 and count > SPARSE_SIZE // 2:
+            peak = peak_kilobytes(process)
     assert (process.wait(TIMEOUT), process.stderr.read()) == (0, b"")
     assert (count, value) == (SPARSE_SIZE, checksum_of_sparse_file())
+    assert 0 < peak < 80_000
 
 
 def test_it_works_in_a_shell_pipe(tmp_path):
@@ -405,6 +410,12 @@ def write_all(writer, data):
     with contextlib.suppress(BrokenPipeError):
         while rest:
             rest = rest[writer.write(rest) :]
+
+
+def peak_kilobytes(process):
+    """The most memory it has had so far, by proc_pid_status(5)."""
+    with open(f"/proc/{process.pid}/status") as status:
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1])
 
 
 def wait_until_at_rest(process):
