@@ -11,11 +11,11 @@ from proactor.cli.exit_codes import CommandError, ExitCode
 from proactor.cli.file_transfer import (
     add_transfer_options,
     check_report_options,
-    end_interrupted,
     failure,
     report_of,
     so_far,
 )
+from proactor.cli.interruption import ending_at_once
 from proactor.cli.options import Options
 from proactor.cli.output import write_result
 from proactor.cli.progress import ProgressBar, can_show_progress
@@ -46,17 +46,20 @@ def run(options: argparse.Namespace) -> int:
     progress = Progress(options.source, shown=not options.quiet and can_show_progress(None))
     started = time.monotonic()
     try:
-        copied = proactor.copy(options.source, options.target, depth=options.depth, block_size=options.block, progress=progress.update)
-    except KeyboardInterrupt:
-        progress.end()
-        end_interrupted(f"interrupted: {progress.amount()} had been copied; {options.target} is not complete")
+        with ending_at_once(lambda: progress.interrupted(options.target)) as interruption:
+
+            def update(copied: int, total: int | None) -> None:
+                progress.update(copied, total)
+                interruption.settle()
+
+            done = proactor.copy(options.source, options.target, depth=options.depth, block_size=options.block, progress=update)
     except OSError as error:
         progress.end()
         raise failure(what_failed(options, error), error, so_far(progress.copied)) from error
     except ValueError as error:
         raise CommandError(f"cannot copy {options.source}: {error}", ExitCode.USAGE) from error
     progress.end()
-    report = report_of(options.source, options.target, copied.copied, time.monotonic() - started, copied)
+    report = report_of(options.source, options.target, done.copied, time.monotonic() - started, done)
     if options.json or options.stats:
         write_result(report.as_json() if options.json else report.as_text("copied"))
     return ExitCode.OK
@@ -92,6 +95,12 @@ class Progress:
     def end(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def interrupted(self, target: str) -> str:
+        """How far it came, for the process's last line. Safe from any thread."""
+        if self._bar is not None:
+            self._bar.abandon()
+        return f"interrupted: {self.amount()} had been copied; {target} is not complete"
 
     def amount(self) -> str:
         return counted(self.copied, "byte") if self._total is None else f"{self.copied} of {counted(self._total, 'byte')}"

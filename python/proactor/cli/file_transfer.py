@@ -8,15 +8,13 @@ import contextlib
 import dataclasses
 import errno
 import json
-import signal
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
-from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
+from proactor.cli.exit_codes import CommandError, ExitCode
 from proactor.cli.options import Options, whole_number
-from proactor.cli.signals import end_process
 from proactor.cli.sizes import show_size, size
-from proactor.cli.text import counted, printable
+from proactor.cli.text import counted
 
 DEPTH, BLOCK = 4, 256 * 1024
 
@@ -79,7 +77,7 @@ def telling_errors(what: str) -> Iterator[None]:
 
 def failure(what: str, error: OSError, done: str = "") -> CommandError:
     """One line: what could not be done, why, how far it came, and what to do."""
-    hint = _HINTS.get(error.errno or 0, "")
+    hint = _HINTS.get(error.errno or 0, "") if error.filename != "-" else "standard input is /dev/stdin, standard output /dev/stdout"
     return CommandError(f"{what}: {reason(error)}{done and f', after {done}'}{hint and f'; {hint}'}", ExitCode.FAILED)
 
 
@@ -90,12 +88,6 @@ def so_far(done: int) -> str:
 
 def reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
-
-
-def end_interrupted(message: str) -> NoReturn:
-    """Ctrl-C: ends the process at once with one line, whatever requests are outstanding."""
-    end_process(SIGNAL_BASE + signal.SIGINT, f"proactor: {printable(message)}\n")
-    raise AssertionError("the process has ended")
 
 
 def report_of(path: str, target: str | None, done: int, seconds: float, statistics: Any) -> Report:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import stat
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 0.1
 
+ABANDON_SECONDS = 0.5
+"""How long the thread that draws may take to finish: it may hang in a terminal that takes nothing."""
+
+UNKNOWN_COLUMNS = 80
+
 LONGEST_NAME = 30
-"""Characters of a file's name that the bar shows."""
+"""Characters of a file's name that the bar shows, in a narrow terminal fewer: the numbers matter more."""
 
 
 def can_show_progress(output: int | None) -> bool:
@@ -48,6 +54,7 @@ class ProgressBar:
         self._name = printable(os.path.basename(name))
         self._total = total
         self._bar: tuple[Console, Progress, Task] | None = None
+        self._drawing = threading.Lock()  # Guards the terminal's line.
         self._started = time.monotonic()
         self._drawn_at = 0.0
         self._done = 0
@@ -59,50 +66,73 @@ class ProgressBar:
             self._total = total
         now = time.monotonic()
         if now - self._drawn_at >= REDRAW_SECONDS:
-            self._draw()
+            with self._drawing:
+                self._draw()
             self._drawn_at = time.monotonic()
 
     def close(self) -> None:
         """Draws the last state, and leaves it standing. Idempotent."""
         if self._bar is not None:
-            self._draw(last=True)
-            self._bar = None
+            with self._drawing:
+                self._draw(last=True)
+                self._bar = None
+                _write("\n")
+
+    def abandon(self) -> None:
+        """Leaves the line as it stands: nothing is drawn any more. For the process's end; safe from any thread."""
+        self._drawing.acquire(timeout=ABANDON_SECONDS)
+        if self._bar is not None:
             _write("\n")
 
     def _draw(self, *, last: bool = False) -> None:
         if not _in_foreground_of_terminal():  # It was sent to the background meanwhile.
             return
         if self._bar is None:
-            self._bar = _make_bar(self._shortened_name())
+            self._bar = _make_bar()
         console, progress, task = self._bar
+        console.width = _columns() - 1  # A full line would wrap.
         progress.update(task.id, completed=self._done, total=self._total)
-        speed = self._done / (time.monotonic() - self._started) if last else task.speed
-        progress.update(task.id, amount=self._amount(), rate="" if speed is None else f"{show_size(speed)}/s", left=_time_left(task))
-        console.width = (os.get_terminal_size(2).columns or 80) - 1  # A full line would wrap.
+        speed = self._done / max(time.monotonic() - self._started, 1e-9) if last else task.speed
+        progress.update(
+            task.id,
+            description=self._shortened_name(console.width // 4),
+            percentage=self._percentage(),
+            amount=self._amount(),
+            rate="" if speed is None else f"{show_size(speed)}/s",
+            left=_time_left(task),
+        )
         with console.capture() as captured:
             console.print(progress.make_tasks_table([task]), end="", no_wrap=True, crop=True)
-        _write(f"\r{captured.get().splitlines()[0]}\x1b[K")
+        line, _, _ = captured.get().partition("\n")
+        _write(f"\r{line}\x1b[K")
 
-    def _shortened_name(self) -> str:
-        return self._name if len(self._name) <= LONGEST_NAME else f"{self._name[: LONGEST_NAME - 1]}…"
+    def _shortened_name(self, room: int) -> str:
+        longest = max(min(room, LONGEST_NAME), 2)
+        return self._name if len(self._name) <= longest else f"{self._name[: longest - 1]}…"
+
+    def _percentage(self) -> str:
+        if self._total is None:
+            return ""
+        return f"{min(100 * self._done // self._total, 100) if self._total else 100:3}%"  # It may grow meanwhile.
 
     def _amount(self) -> str:
         return show_size(self._done) if self._total is None else f"{show_size(self._done)} of {show_size(self._total)}"
 
 
-def _make_bar(name: str) -> tuple[Console, Progress, Task]:
+def _make_bar() -> tuple[Console, Progress, Task]:
     # Slow to import, and only for those who see it.
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
     def text(template: str) -> TextColumn:
-        return TextColumn(template, markup=False)
+        return TextColumn(template, markup=False, table_column=Column(no_wrap=True))
 
     console = Console(file=sys.stderr, highlight=False)
     progress = Progress(
         text("{task.description}"),
         BarColumn(bar_width=None),
-        text("{task.percentage:>3.0f}%"),
+        text("{task.fields[percentage]}"),
         text("{task.fields[amount]}"),
         text("{task.fields[rate]}"),
         text("{task.fields[left]}"),
@@ -110,7 +140,7 @@ def _make_bar(name: str) -> tuple[Console, Progress, Task]:
         auto_refresh=False,
         expand=True,
     )
-    identity = progress.add_task(name, total=None, amount="", rate="", left="")
+    identity = progress.add_task("", total=None, percentage="", amount="", rate="", left="")
     return console, progress, progress.tasks[identity]
 
 
@@ -127,6 +157,13 @@ def _in_foreground_of_terminal() -> bool:
         return os.isatty(2) and os.tcgetpgrp(2) == os.getpgrp()
     except OSError:
         return False
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(2).columns or UNKNOWN_COLUMNS
+    except OSError:
+        return UNKNOWN_COLUMNS
 
 
 def _write(text: str) -> None:

@@ -7,19 +7,19 @@ import select
 import stat
 import time
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import proactor
 from proactor.cli.exit_codes import CommandError, ExitCode
 from proactor.cli.file_transfer import (
     add_transfer_options,
     check_report_options,
-    end_interrupted,
     failure,
     report_of,
     so_far,
     telling_errors,
 )
+from proactor.cli.interruption import Interruption, ending_at_once
 from proactor.cli.options import Options, text
 from proactor.cli.output import write_result
 from proactor.cli.progress import ProgressBar, can_show_progress
@@ -60,17 +60,12 @@ def run(options: argparse.Namespace) -> int:
     check_report_options(options)
     output = Output(options.output)
     started = time.monotonic()
-    try:
+    with ending_at_once(lambda: output.interrupted(options.path)) as interruption:
         with telling_errors(f"cannot read {options.path}"):
             file = proactor.open(options.path, "rb", depth=options.depth, block_size=options.block)
         with file:
-            try:
-                output.copy_from(file, options)
-            except KeyboardInterrupt:  # Before the file is closed, which would wait for what is outstanding.
-                output.end_interrupted(options.path)
+            output.copy_from(file, options, interruption)
             statistics = file.statistics()
-    except KeyboardInterrupt:
-        output.end_interrupted(options.path)
     report = report_of(options.path, output.path, output.written, time.monotonic() - started, statistics)
     if options.json or options.stats:
         output.report(report.as_json() if options.json else report.as_text("read"))
@@ -87,7 +82,7 @@ class Output:
         self._shown = self.path or "standard output"
         self._bar: ProgressBar | None = None
 
-    def copy_from(self, file: proactor.File, options: argparse.Namespace) -> None:
+    def copy_from(self, file: proactor.File, options: argparse.Namespace, interruption: Interruption) -> None:
         """Writes the part of `file` that the options name.
 
         Raises:
@@ -106,7 +101,7 @@ class Output:
             if can_show_progress(descriptor):
                 self._bar = ProgressBar(options.path, expected(options))
             while block:
-                self._write(descriptor, block)
+                self._write(descriptor, block, interruption)
                 block = next(blocks, b"")
         finally:
             self.end_bar()
@@ -117,10 +112,11 @@ class Output:
             self._bar.close()
             self._bar = None
 
-    def end_interrupted(self, source: str) -> NoReturn:
-        """Ctrl-C: ends the process, whatever is outstanding, and says how far it came."""
-        self.end_bar()
-        end_interrupted(f"interrupted: {counted(self.written, 'byte')} of {source} had been written")
+    def interrupted(self, source: str) -> str:
+        """How far it came, for the process's last line. Safe from any thread."""
+        if self._bar is not None:
+            self._bar.abandon()
+        return f"interrupted: {counted(self.written, 'byte')} of {source} had been written"
 
     def report(self, text: str) -> None:
         """On standard output, unless the bytes went there."""
@@ -166,7 +162,7 @@ class Output:
                 f"{source} is {self._shown} as well, and would be overwritten while it is read; name another", ExitCode.FAILED
             )
 
-    def _write(self, descriptor: int, block: bytes) -> None:
+    def _write(self, descriptor: int, block: bytes, interruption: Interruption) -> None:
         rest = memoryview(block)
         while rest:
             try:
@@ -181,6 +177,7 @@ class Output:
                 raise failure(f"cannot write to {self._shown}", error, so_far(self.written)) from error
             self.written += count
             rest = rest[count:]
+            interruption.settle()
         if self._bar is not None:
             self._bar.update(self.written)
 
