@@ -167,7 +167,13 @@ def test_stats_tell_bytes_rate_requests_and_engine(run, tmp_path):
     assert result.stdout == bytes(1_000_003)
     first, second = result.stderr.decode().splitlines()
     assert re.fullmatch(r"read 1000003 bytes \(977 KiB\) in \d+\.\d{3} s, [\d.]+ [KMG]iB/s", first)
-    assert re.fullmatch(r"\d+ requests, \d+\.\d outstanding on average, by \S.*", second)
+    assert re.fullmatch(r"1[67] requests( \(\d+ answered from memory\))?, [1-4]\.\d outstanding on average; engine: \S.*", second)
+
+
+def test_stats_of_a_pipe_say_that_it_was_read_in_turn(run):
+    result = run("read", "/dev/stdin", "--stats", input=b"x" * 1000)
+    assert result.stdout == b"x" * 1000
+    assert result.stderr.decode().splitlines()[1] == "no requests: one block after the other"
 
 
 @pytest.mark.parametrize("into_file", [False, True], ids=["standard output", "a file"])
@@ -181,7 +187,17 @@ def test_json_for_programs(run, tmp_path, into_file):
     assert told["seconds"] > 0
     assert told["bytes_per_second"] == pytest.approx(100_000 / told["seconds"])
     assert 0 <= told["mean_depth"] <= 4
-    assert told["engine"]
+    assert 0 <= told["cached"] <= told["requests"]
+    assert told["engine"] in (None, "io_uring", "threads")
+    assert told["method"] == "requests"
+
+
+def test_the_engine_may_be_chosen(run, tmp_path):
+    (tmp_path / "file").write_bytes(bytes(100_000))
+    environment = os.environ | {"PROACTOR_FILES": "threads"}
+    result = run("read", "file", "--json", cwd=tmp_path, env=environment)
+    assert (result.returncode, result.stdout) == (0, bytes(100_000))
+    assert json.loads(result.stderr)["engine"] == "threads"
 
 
 def test_a_missing_file_gives_one_line_and_status_1(run, tmp_path):
@@ -371,7 +387,7 @@ def test_a_bar_at_a_terminal_shows_rate_and_time_left(terminal, fifo, tmp_path):
         write_all(writer, bytes((4 << 20) - (tmp_path / "copy").stat().st_size + (1 << 20)))
     assert one.wait() == 0
     one.wait_for(r"^fifo .*100% 4\.00 MiB of 4\.00 MiB [\d.]+ [KM]iB/s$")
-    one.wait_for(r"^read 4194304 bytes \(4\.00 MiB\) in .*\n\d+ requests, ")
+    one.wait_for(r"^read 4194304 bytes \(4\.00 MiB\) in .*\nno requests: ")
     assert one.settings_now() == settings
     assert b"\x1b[?25l" not in one.raw  # A hidden cursor would stay hidden if the process were killed.
 

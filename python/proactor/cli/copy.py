@@ -9,11 +9,11 @@ from typing import Any
 import proactor
 from proactor.cli.exit_codes import CommandError, ExitCode
 from proactor.cli.file_transfer import (
+    Report,
     add_transfer_options,
     check_report_options,
     failure,
-    report_of,
-    so_far,
+    sum_of_requests,
 )
 from proactor.cli.interruption import ending_at_once
 from proactor.cli.options import Options
@@ -55,11 +55,13 @@ def run(options: argparse.Namespace) -> int:
             done = proactor.copy(options.source, options.target, depth=options.depth, block_size=options.block, progress=update)
     except OSError as error:
         progress.end()
-        raise failure(what_failed(options, error), error, so_far(progress.copied)) from error
+        raise failure(what_failed(options, error), error) from error  # It tells itself how much was copied.
     except ValueError as error:
         raise CommandError(f"cannot copy {options.source}: {error}", ExitCode.USAGE) from error
     progress.end()
-    report = report_of(options.source, options.target, done.copied, time.monotonic() - started, done)
+    report = Report(
+        options.source, options.target, done.copied, time.monotonic() - started, done.method, **sum_of_requests(done.source, done.target)
+    )
     if options.json or options.stats:
         write_result(report.as_json() if options.json else report.as_text("copied"))
     return ExitCode.OK

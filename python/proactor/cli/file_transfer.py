@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import proactor
 from proactor.cli.exit_codes import CommandError, ExitCode
 from proactor.cli.options import Options, whole_number
 from proactor.cli.sizes import show_size, size
@@ -29,23 +30,30 @@ class Report:
     target: str | None
     bytes: int
     seconds: float
+    method: str
+    """"requests", "in turn" where there are no offsets, or one of those with which the kernel copies by itself: "kernel", "reflink"."""
     requests: int
+    cached: int
     mean_depth: float
-    engine: str
+    engine: str | None
 
     def as_text(self, verb: str) -> str:
         """Two lines, the last one ended."""
         rate = f", {show_size(self.bytes / self.seconds)}/s" if self.seconds > 0 else ""
         amount = counted(self.bytes, "byte") + (f" ({show_size(self.bytes)})" if self.bytes >= 1024 else "")
-        return (
-            f"{verb} {amount} in {self.seconds:.3f} s{rate}\n"
-            f"{counted(self.requests, 'request')}, {self.mean_depth:.1f} outstanding on average, by {self.engine}\n"
-        )
+        return f"{verb} {amount} in {self.seconds:.3f} s{rate}\n{self._how()}\n"
 
     def as_json(self) -> str:
         """One line."""
         values = dataclasses.asdict(self) | {"bytes_per_second": self.bytes / self.seconds if self.seconds > 0 else None}
         return json.dumps(values) + "\n"
+
+    def _how(self) -> str:
+        if self.method in _METHODS:
+            return _METHODS[self.method]
+        cached = f" ({self.cached} answered from memory)" if self.cached else ""
+        engine = self.engine or "none was needed"
+        return f"{counted(self.requests, 'request')}{cached}, {self.mean_depth:.1f} outstanding on average; engine: {engine}"
 
 
 def add_transfer_options(options: Options) -> None:
@@ -90,9 +98,22 @@ def reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def report_of(path: str, target: str | None, done: int, seconds: float, statistics: Any) -> Report:
-    return Report(path, target, done, seconds, statistics.requests, statistics.mean_depth, statistics.engine)
+def sum_of_requests(*files: proactor.FileStatistics) -> dict[str, Any]:
+    """Those fields of a `Report` that the files' own statistics tell."""
+    requests = sum(file.requests for file in files)
+    return {
+        "requests": requests,
+        "cached": sum(file.cached for file in files),
+        "mean_depth": sum(file.mean_depth * file.requests for file in files) / max(requests, 1),
+        "engine": next((file.engine for file in files if file.engine is not None), None),
+    }
 
+
+_METHODS = {
+    "in turn": "no requests: one block after the other",
+    "kernel": "no requests: the kernel copied by itself",
+    "reflink": "no requests: the files share their blocks now",
+}
 
 _HINTS = {
     errno.ENOENT: "check the name",

@@ -12,11 +12,12 @@ from typing import Any
 import proactor
 from proactor.cli.exit_codes import CommandError, ExitCode
 from proactor.cli.file_transfer import (
+    Report,
     add_transfer_options,
     check_report_options,
     failure,
-    report_of,
     so_far,
+    sum_of_requests,
     telling_errors,
 )
 from proactor.cli.interruption import Interruption, ending_at_once
@@ -66,7 +67,14 @@ def run(options: argparse.Namespace) -> int:
         with file:
             output.copy_from(file, options, interruption)
             statistics = file.statistics()
-    report = report_of(options.path, output.path, output.written, time.monotonic() - started, statistics)
+    report = Report(
+        options.path,
+        output.path,
+        output.written,
+        time.monotonic() - started,
+        "requests" if statistics.requests or not output.written else "in turn",
+        **sum_of_requests(statistics),
+    )
     if options.json or options.stats:
         output.report(report.as_json() if options.json else report.as_text("read"))
     return ExitCode.OK
