@@ -106,7 +106,7 @@ def test_offsets_beyond_four_gigabytes(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_ten_gigabytes_arrive_whole(start, tmp_path):
     path = make_sparse_file(tmp_path / "sparse")
     process = start("read", str(path), "--block", "1M")
