@@ -1,6 +1,7 @@
 """Which Python module may import which: docs/design.md, "Layers". Nothing points backwards."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def test_importing_proactor_does_not_load_the_console_library() -> None:
     for module, path in modules():
         if module.split(".")[0] not in ("cli", "__main__"):
             assert "prompt_toolkit" not in path.read_text(), f"{module} names prompt_toolkit; only cli may"
+            assert not re.search(r"\b(import|from) rich\b", path.read_text()), f"{module} imports rich; only cli may"
 
 
 @pytest.mark.parametrize(

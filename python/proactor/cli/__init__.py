@@ -4,6 +4,7 @@
 |--------|-------------------|-----------------------------------------------------------------------------------|
 | 0      | OK                | it did what was asked; `serve`: an orderly shutdown; `connect`: an orderly end    |
 | 1      | FAILED            | `connect`: no connection, or it was reset; output lost; anything else not foreseen|
+|        |                   | `read`, `copy`: a file that is missing, or cannot be read or written to its end   |
 | 2      | USAGE             | the command line or a PROACTOR_ variable is wrong                                 |
 | 3      | ADDRESS_IN_USE    | `serve`: the port, or the Unix socket's file, is in use                           |
 | 4      | BAD_ADDRESS       | `serve`: no such host, or not an address of this machine                          |
@@ -24,7 +25,7 @@ import sys
 from typing import Any
 
 import proactor
-from proactor.cli import connect, serve
+from proactor.cli import connect, copy, read, serve
 from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
 from proactor.cli.output import OutputLost, write_result
 from proactor.cli.signals import end_process
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     table = _exit_statuses()
     parser = _Parser(
         prog="proactor",
-        description="I/O completion ports and a thread pool: servers of plain, blocking handlers.",
+        description="I/O completion ports and a thread pool: servers of plain, blocking handlers, and files.",
         epilog=f"{table}\n\nEvery option is also an environment variable: --idle-timeout is PROACTOR_IDLE_TIMEOUT.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -75,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     serve.add_parser(commands, f"{table}\n\nEvery option is also an environment variable: --idle-timeout is PROACTOR_IDLE_TIMEOUT.")
     connect.add_parser(commands, table)
+    read.add_parser(commands, table)
+    copy.add_parser(commands, table)
     return parser
 
 
