@@ -24,7 +24,7 @@ import sys
 from typing import Any
 
 import proactor
-from proactor.cli import connect, serve
+from proactor.cli import connect, dispatch, serve
 from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
 from proactor.cli.output import OutputLost, write_result
 from proactor.cli.signals import end_process
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     serve.add_parser(commands, f"{table}\n\nEvery option is also an environment variable: --idle-timeout is PROACTOR_IDLE_TIMEOUT.")
     connect.add_parser(commands, table)
+    dispatch.add_parser(commands, f"{table}\n\nEvery option is also an environment variable: --handler-ms is PROACTOR_HANDLER_MS.")
     return parser
 
 
