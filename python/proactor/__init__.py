@@ -9,12 +9,14 @@ from proactor.client import connect
 from proactor.connection import Connection, ConnectionStatistics, Handler, LengthPrefixed, Lines
 from proactor.handles import Completion, Handle, HandleStatistics, Operation
 from proactor.pool import PoolShutdownReport, PoolStatistics, ThreadPool, blocking
+from proactor.port import CompletionPort, PortStatistics
 from proactor.server import BroadcastResult, Server, ServerStatistics, ShutdownReport, serve
 from proactor.timers import Event, EventStatistics, Timer, TimerStatistics, Wait, WaitStatistics
 
 __all__ = [
     "BroadcastResult",
     "Completion",
+    "CompletionPort",
     "Connection",
     "ConnectionStatistics",
     "Event",
@@ -27,6 +29,7 @@ __all__ = [
     "Operation",
     "PoolShutdownReport",
     "PoolStatistics",
+    "PortStatistics",
     "Server",
     "ServerStatistics",
     "ShutdownReport",

@@ -10,12 +10,14 @@ from typing import Any, Self, final
 
 from typing_extensions import disjoint_base
 
-from proactor.handles import Completion, ConnectedSocket, HandleStatistics
+from proactor.handles import ConnectedSocket, HandleStatistics
 from proactor.timers import EventStatistics, TimerStatistics, WaitStatistics
 
 __all__ = [
     "ENGINES",
     "Call",
+    "Completion",
+    "CompletionPort",
     "Connection",
     "Event",
     "Group",
@@ -101,6 +103,91 @@ class Call:
         """False: it has ended, and the caller calls the function itself."""
 
     def _take_callbacks(self) -> list[Callable[[Any], object]]: ...
+
+@final
+class Completion:
+    """What became of one operation, or a packet that was posted. Immutable; safe from any thread."""
+
+    @property
+    def key(self) -> Any:
+        """What the handle was associated with, or what was posted; on a pool None."""
+
+    @property
+    def handle(self) -> Handle | None:
+        """The handle of the operation; None for a packet."""
+
+    @property
+    def operation(self) -> Operation | None:
+        """The operation that is complete; None for a packet."""
+
+    @property
+    def value(self) -> Any:
+        """What the operation says it brings; None if it failed, but for a send, which says how many bytes the kernel has taken. Of a packet: what was posted."""
+
+    @property
+    def error(self) -> OSError | None:
+        """An OSError, None if it succeeded; `errno.ECANCELED` where it was cancelled or its handle closed."""
+
+    def release(self) -> None:
+        """The thread that got it is done with it, before its next `get`: it no longer counts as running, and another one may. For a thread that goes on
+        to something else. No effect on a pool, from another thread, or the second time.
+        """
+
+@disjoint_base
+class CompletionPort:
+    """A completion port whose threads are their callers'; `proactor.CompletionPort` is what users see."""
+
+    def __new__(cls, *, concurrency: int, interpreter_lock: bool, engine: str | Network | None = None) -> Self: ...
+    @property
+    def engine(self) -> str:
+        """The engine's name."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+
+    def get(self, timeout: float | None = None) -> Completion:
+        """Waits for a completion: of an operation, or posted. Each goes to exactly one thread; those of one handle to any threads, at the same time.
+        (Win32's GetQueuedCompletionStatus.)
+
+        What the thread got before is over with this, on whatever port it was: until then it counts as running, see `Completion.release`. Of the threads
+        that wait the one that came last is released first. In the main thread signal handlers run while it waits; what they raise comes out of here,
+        and no completion is lost.
+
+        Raises:
+            TimeoutError: none came within `timeout` seconds; 0 looks without waiting.
+            proactor.errors.PortClosed: the port is closed.
+            TypeError, ValueError: `timeout` is no number of seconds.
+            RuntimeError: the port belongs to the parent process; or a signal handler called it that has interrupted a `get` of the same port.
+        """
+
+    def __iter__(self) -> Self:
+        """Implement iter(self)."""
+
+    def __next__(self) -> Completion:
+        """Implement next(self)."""
+
+    def post(self, key: Any = None, value: Any = None) -> None:
+        """Queues a completion of one's own, behind all others. Never blocks. (Win32's PostQueuedCompletionStatus.)
+
+        Raises:
+            proactor.errors.PortClosed: the port is closed.
+            RuntimeError: it belongs to the parent process.
+        """
+
+    def close(self) -> None:
+        """Closes the port: every `get` raises PortClosed, those that wait included, and iterations end. The handles are closed, which cancels what is pending
+        on them. What nobody has got is dropped, as Win32 does, and counted: `statistics().dropped`. What threads have got is theirs.
+
+        Idempotent; safe from any thread, and from a signal handler. To let the threads do everything first, post one packet for each that tells it
+        to stop, and join them.
+        """
+
+    def _associate(self, socket: socket | ConnectedSocket, is_tcp: bool, key: Any) -> Handle: ...
+    def _numbers(self) -> tuple[int, int, int, int, int, int, int, int, int, int, int]: ...
+    def _pending(self) -> tuple[int, int]: ...
+    def _inside(self) -> int: ...
+    def _forked(self) -> None: ...
 
 @disjoint_base
 class Connection:
@@ -276,7 +363,8 @@ class Event:
 
 @final
 class Handle:
-    """What `ThreadPool.associate` answers: a connected stream socket whose operations call the function that it was associated with. Safe from any thread.
+    """What `associate` answers: a connected stream socket. Its operations, when complete, call the function that it was associated with (on a pool), or are
+    got from the completion port with its key. Safe from any thread.
 
     Operations of one kind complete in the order in which they were submitted, cancelled ones aside. There is no limit on how many are pending:
     what they take is the memory of their bytes, which is the caller's.
@@ -477,10 +565,8 @@ class Port:
             ValueError, OSError: the descriptor cannot be waited for.
         """
 
-    def associate(
-        self, socket: socket | ConnectedSocket, is_tcp: bool, function: Callable[[Completion], object], completion: type[Completion]
-    ) -> Handle:
-        """Takes over a connected stream socket: calls its `fileno` and `detach`. Completions are made by calling `completion`."""
+    def associate(self, socket: socket | ConnectedSocket, is_tcp: bool, function: Callable[[Completion], object]) -> Handle:
+        """Takes over a connected stream socket: calls its `fileno` and `detach`."""
 
     def pending(self) -> tuple[int, int, int, int]:
         """`(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them."""

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["ConnectionEnded", "HandlerFailed", "MessageTooLong", "MessageTruncated", "PoolHung", "ProactorError", "QueueFull"]
+__all__ = [
+    "ConnectionEnded",
+    "HandlerFailed",
+    "MessageTooLong",
+    "MessageTruncated",
+    "PoolHung",
+    "PortClosed",
+    "ProactorError",
+    "QueueFull",
+]
 
 
 class ProactorError(Exception):
@@ -28,6 +37,10 @@ class HandlerFailed(ProactorError):
 class PoolHung(ProactorError, RuntimeError):
     """Every worker has been inside its handler or call for a second, and none has returned: I/O goes on, and new work is refused until one
     returns, instead of queued for ever."""
+
+
+class PortClosed(ProactorError, RuntimeError):
+    """The completion port was closed: nothing comes from it any more, and it takes nothing."""
 
 
 class QueueFull(ProactorError, RuntimeError):

@@ -1,6 +1,6 @@
-"""What `pool.associate` takes, and what an associated handle shows: completions, statistics.
+"""What can be associated with a pool or a completion port, and what an associated handle shows: its statistics.
 
-Knows the port; knows nothing of pools or workers.
+Knows the ports; knows nothing of pools or workers.
 """
 
 from __future__ import annotations
@@ -9,24 +9,12 @@ import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from proactor import _core
-from proactor._core import Handle, Operation
+from proactor._core import Completion, Handle, Operation
 
-__all__ = ["Completion", "ConnectedSocket", "Handle", "HandleStatistics", "Operation", "associate"]
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What became of one operation."""
-
-    handle: Handle
-    operation: Operation
-    value: bytes | int | None
-    """Of a receive: the bytes, b"" when the peer has finished sending; None if it failed. Of a send: how many bytes the kernel has
-    taken; all of them unless it failed."""
-    error: OSError | None
-    """None if it succeeded; `errno.ECANCELED` where it was cancelled or its handle closed."""
+__all__ = ["Completion", "ConnectedSocket", "Handle", "HandleStatistics", "Operation", "associate", "associate_with_key"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,7 @@ class ConnectedSocket:
         self._descriptor = descriptor
 
     def fileno(self) -> int:
-        """The network's number; -1 once a pool has taken it over."""
+        """The network's number; -1 once a pool or port has taken it over."""
         return self._descriptor
 
     def detach(self) -> int:
@@ -76,17 +64,25 @@ def associate(port: _core.Port, handle: socket.socket | ConnectedSocket, fn: Cal
     """As `ThreadPool.associate`, on a port."""
     if not callable(fn):
         raise TypeError(f"fn must be a callable that takes a completion, not {type(fn).__name__}")
+    return port.associate(handle, _is_tcp(handle), fn)
+
+
+def associate_with_key(port: _core.CompletionPort, handle: socket.socket | ConnectedSocket, key: Any) -> Handle:
+    """As `CompletionPort.associate`."""
+    return port._associate(handle, _is_tcp(handle), key)
+
+
+def _is_tcp(handle: socket.socket | ConnectedSocket) -> bool:
+    """Whether it is TCP; raises for what cannot be associated."""
     if isinstance(handle, ConnectedSocket | socket.socket):
         if handle.fileno() < 0:
-            raise ValueError("the socket is closed, or a pool has taken it over: a handle is associated once")
-        is_tcp = isinstance(handle, ConnectedSocket) or _check(handle)
-        return port.associate(handle, is_tcp, fn, Completion)
+            raise ValueError("the socket is closed, or a pool or port has taken it over: a handle is associated once")
+        return isinstance(handle, ConnectedSocket) or _check(handle)
     if isinstance(handle, Handle):
-        raise ValueError("the handle is associated already: it belongs to one pool, and its operations to one function")
+        raise ValueError("the handle is associated already: it belongs to one pool and its operations to one function, or to one completion port")
     if callable(getattr(handle, "fileno", None)) or isinstance(handle, int):
         raise NotImplementedError(
-            f"{type(handle).__name__}: only connected stream sockets can be associated so far. "
-            "Files and other descriptors come with CompletionPort; call_when waits for a pipe"
+            f"{type(handle).__name__}: only connected stream sockets can be associated so far. call_when of a ThreadPool waits for a pipe"
         )
     raise TypeError(f"{type(handle).__name__} is no handle: give a connected socket.socket (TCP or Unix, SOCK_STREAM)")
 

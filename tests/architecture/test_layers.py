@@ -24,6 +24,7 @@ LAYERS: Mapping[str, frozenset[str]] = {
         "mapping": "",
         "timers": "_core",
         "pool": "_core arguments errors futures handles mapping timers workers",
+        "port": "_core arguments handles pool",
         "listener": "_core errors",
         "limits": "_core arguments connection pool",
         "client": "arguments connection handlers limits listener pool",

@@ -6,6 +6,7 @@
 //!   send ─────▶ sends ──▶ in flight ───── all taken, or an error ─────┼──▶ mailbox ──▶ one worker at a time
 //!                  └──────────┴────────── cancelled, closed ──────────┘
 //! ```
+//! On a port whose threads are their callers' each completion goes to the ready queue by itself, and to any thread (`tell_each`).
 //! * **An operation is in one place.** It moves under the lock, and whoever moves it to the mailbox has completed it: so it completes once, whatever races.
 //! * **Receiving is a standing order of the engine**, paused while no receive is outstanding. What a poll brings beyond what was asked for (at most one poll's
 //!   bytes) is kept for the next receive; while something is kept, no receive is outstanding.
@@ -87,8 +88,9 @@ struct State<O> {
     given: usize,
     end: Option<End>,
     mailbox: Mailbox<(O, Came)>,
-    /// The mailbox has got its first entry, and nobody has been told.
-    schedule: bool,
+    /// How often it is to go to the ready queue: once, when the mailbox has got its first entry; with `each`, for every entry.
+    schedule: usize,
+    each: bool,
     numbers: Numbers,
 }
 
@@ -169,10 +171,17 @@ impl<O> Association<O> {
             given: 0,
             end: None,
             mailbox: Mailbox::default(),
-            schedule: false,
+            schedule: 0,
+            each: false,
             numbers: Numbers::default(),
         };
         Association { token, next_id: AtomicU64::new(1), state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Its completions are told one by one, at the same time if need be, and by `begin` alone: `finish` does not follow.
+    pub fn tell_each(self) -> Self {
+        self.state.lock().each = true;
+        self
     }
 
     /// For an operation that is about to be submitted.
@@ -192,7 +201,7 @@ impl<O> Association<O> {
         request: Request,
         operation: O,
         engine: &dyn Engine,
-        then: impl FnOnce(),
+        then: impl FnMut(),
     ) -> Result<(), (O, Request)> {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -244,7 +253,7 @@ impl<O> Association<O> {
 
     /// Asks for an operation to end early; false: it has completed. One that nobody else has yet completes with `CANCELED` here; one in the engine's hands with
     /// whatever comes first. `pump` must follow.
-    pub fn cancel(&self, id: OperationId, engine: &dyn Engine, then: impl FnOnce()) -> bool {
+    pub fn cancel(&self, id: OperationId, engine: &dyn Engine, then: impl FnMut()) -> bool {
         let mut state = self.state.lock();
         let state = &mut *state;
         if let Some(index) = state.receives.iter().position(|receive| receive.id == id) {
@@ -265,7 +274,7 @@ impl<O> Association<O> {
     }
 
     /// As `cancel`, for all that are pending; answers how many. `pump` must follow.
-    pub fn cancel_all(&self, engine: &dyn Engine, then: impl FnOnce()) -> usize {
+    pub fn cancel_all(&self, engine: &dyn Engine, then: impl FnMut()) -> usize {
         let mut state = self.state.lock();
         let state = &mut *state;
         let count = state.pending();
@@ -279,7 +288,7 @@ impl<O> Association<O> {
     }
 
     /// Ends it: what is pending completes with `CANCELED`. True for the one call that did it; the others return when it is done.
-    pub fn close(&self, engine: &dyn Engine, then: impl FnOnce()) -> (bool, Dropped) {
+    pub fn close(&self, engine: &dyn Engine, then: impl FnMut()) -> (bool, Dropped) {
         let mut dropped = Dropped::default();
         let mut guard = self.state.lock();
         if guard.life != Life::Open {
@@ -316,7 +325,7 @@ impl<O> Association<O> {
     // ---- the leader: what came back ----
 
     /// True: `pump` must follow.
-    pub fn came_back(&self, outcome: Outcome, engine: &dyn Engine, then: impl FnOnce()) -> bool {
+    pub fn came_back(&self, outcome: Outcome, engine: &dyn Engine, then: impl FnMut()) -> bool {
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.life == Life::Closed {
@@ -404,8 +413,8 @@ impl<O> State<O> {
         self.receives.len() + self.sends.len() + usize::from(self.in_flight.is_some())
     }
 
-    fn tell(&mut self, then: impl FnOnce()) {
-        if mem::take(&mut self.schedule) {
+    fn tell(&mut self, mut then: impl FnMut()) {
+        for _ in 0..mem::take(&mut self.schedule) {
             then();
         }
     }
@@ -423,7 +432,7 @@ impl<O> State<O> {
                 self.numbers.sent += sent.unwrap_or(0) as u64;
             }
         }
-        self.schedule |= self.mailbox.push((operation, came));
+        self.schedule += usize::from(self.mailbox.push((operation, came)) || self.each);
     }
 
     fn complete_send(&mut self, came: Came) {

@@ -12,13 +12,15 @@ use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyTuple};
 
 use crate::buffers::{Export, Pool, to_bytes};
+use crate::completion::Completion;
 use crate::errors;
 use crate::layer::Layer;
 
-/// What `ThreadPool.associate` answers: a connected stream socket whose operations call the function that it was associated with. Safe from any thread.
+/// What `associate` answers: a connected stream socket. Its operations, when complete, call the function that it was associated with (on a pool), or are
+/// got from the completion port with its key. Safe from any thread.
 ///
 /// Operations of one kind complete in the order in which they were submitted, cancelled ones aside. There is no limit on how many are pending:
 /// what they take is the memory of their bytes, which is the caller's.
@@ -27,9 +29,15 @@ pub struct Handle {
     port: Arc<CorePort<Layer>>,
     core: Arc<Association<Layer>>,
     pool: Arc<Pool>,
-    function: Py<PyAny>,
-    /// What the function is told: `proactor.Completion`.
-    completion: Py<PyType>,
+    told: Told,
+}
+
+/// Whom the handle's completions are for.
+pub enum Told {
+    /// A pool's workers, which call this.
+    Function(Py<PyAny>),
+    /// A completion port's threads, which get this with them.
+    Key(Py<PyAny>),
 }
 
 /// What `Handle.receive` and `send` answer: a request under way. Safe from any thread; never blocks.
@@ -45,31 +53,37 @@ pub struct Operation {
 }
 
 /// Takes a connected stream socket over: `detach` is called once its descriptor is the engine's.
-pub fn associate(
-    port: &Arc<CorePort<Layer>>,
-    pool: &Arc<Pool>,
-    socket: &Bound<'_, PyAny>,
-    is_tcp: bool,
-    function: Py<PyAny>,
-    completion: Py<PyType>,
-) -> PyResult<Handle> {
+pub fn associate(port: &Arc<CorePort<Layer>>, pool: &Arc<Pool>, socket: &Bound<'_, PyAny>, is_tcp: bool, told: Told) -> PyResult<Handle> {
     let py = socket.py();
+    let shut_down = || match told {
+        Told::Function(_) => errors::shut_down(),
+        Told::Key(_) => errors::port_closed(py),
+    };
     if port.scheduler.is_closing() {
-        return Err(errors::shut_down());
+        return Err(shut_down());
     }
     let descriptor: i64 = socket.call_method0("fileno")?.extract()?;
     let kind = if is_tcp { Kind::Tcp } else { Kind::Unix };
     let handle = port.engine.adopt(descriptor, kind).map_err(|error| errors::from_io(&error))?;
     socket.call_method0("detach")?;
     match py.detach(|| port.associate(handle)) {
-        Ok(core) => Ok(Handle { port: port.clone(), core, pool: pool.clone(), function, completion }),
-        Err(Refusal::Closed) => Err(errors::shut_down()),
+        Ok(core) => Ok(Handle { port: port.clone(), core, pool: pool.clone(), told }),
+        Err(Refusal::Closed) => Err(shut_down()),
         Err(Refusal::Engine(error)) => Err(errors::from_io(&error)),
     }
 }
 
 /// A function, and its one argument, for a completed operation. Attached.
-pub fn told<'py>(py: Python<'py>, (operation, came): Completed<Layer>) -> PyResult<(Py<PyAny>, Bound<'py, PyTuple>)> {
+pub fn told<'py>(py: Python<'py>, completed: Completed<Layer>) -> PyResult<(Py<PyAny>, Bound<'py, PyTuple>)> {
+    let function = match &completed.0.bind(py).get().handle.bind(py).get().told {
+        Told::Function(function) => function.clone_ref(py),
+        Told::Key(_) => unreachable!("a completion port has no functions"),
+    };
+    Ok((function, PyTuple::new(py, [completion(py, completed, 0)?])?))
+}
+
+/// What became of an operation, for the thread that took it. Attached.
+pub fn completion(py: Python<'_>, (operation, came): Completed<Layer>, ticket: u64) -> PyResult<Py<Completion>> {
     let handle = operation.bind(py).get().handle.bind(py);
     handle.get().pool.release_buried(py); // the bytes of a send are the user's again before he is told
     let none = || py.None().into_bound(py);
@@ -85,8 +99,13 @@ pub fn told<'py>(py: Python<'py>, (operation, came): Completed<Layer>) -> PyResu
             (value, errors::from_errno(number).into_value(py).into_bound(py).into_any())
         }
     };
-    let completion = handle.get().completion.bind(py).call1((handle, operation.bind(py), value, error))?;
-    Ok((handle.get().function.clone_ref(py), PyTuple::new(py, [completion])?))
+    let key = match &handle.get().told {
+        Told::Function(_) => py.None(),
+        Told::Key(key) => key.clone_ref(py),
+    };
+    let handle = Some(handle.clone().unbind());
+    let (value, error) = (value.unbind(), error.unbind());
+    Py::new(py, Completion { key, handle, operation: Some(operation), value, error, ticket })
 }
 
 fn closed() -> PyErr {
@@ -228,8 +247,15 @@ impl Handle {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.function)?;
-        visit.call(&self.completion)
+        match &self.told {
+            Told::Function(object) | Told::Key(object) => visit.call(object),
+        }
+    }
+}
+
+impl Operation {
+    pub fn kind(&self) -> &'static str {
+        self.kind
     }
 }
 

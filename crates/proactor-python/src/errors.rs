@@ -57,6 +57,10 @@ pub fn shut_down() -> PyErr {
     PyRuntimeError::new_err("the pool is shut down: it takes no new work")
 }
 
+pub fn port_closed(py: Python<'_>) -> PyErr {
+    ours(py, "PortClosed", "the completion port is closed".to_owned())
+}
+
 fn ours(py: Python<'_>, name: &str, text: String) -> PyErr {
     match py.import("proactor.errors").and_then(|module| module.getattr(name)).and_then(|class| class.call1((text,))) {
         Ok(error) => PyErr::from_value(error),

@@ -29,6 +29,11 @@ pub enum Call {
     },
     /// With a future.
     Submitted(Arc<Submitted>),
+    /// Posted to a completion port, for whoever gets it.
+    Packet {
+        key: Py<PyAny>,
+        value: Py<PyAny>,
+    },
 }
 
 impl Call {
@@ -36,6 +41,7 @@ impl Call {
         match self {
             Call::Plain { function, arguments } => Call::Plain { function: function.clone_ref(py), arguments: arguments.clone_ref(py) },
             Call::Submitted(submitted) => Call::Submitted(submitted.clone()),
+            Call::Packet { key, value } => Call::Packet { key: key.clone_ref(py), value: value.clone_ref(py) },
         }
     }
 }

@@ -7,11 +7,14 @@ mod appointments;
 mod associations;
 mod buffers;
 mod call;
+mod completion;
+mod completion_port;
 mod connection;
 mod errors;
 mod group;
 mod layer;
 mod port;
+mod seats;
 mod simulated;
 mod worker;
 
@@ -23,6 +26,10 @@ mod _core {
     use crate::associations::{Handle, Operation};
     #[pymodule_export]
     use crate::call::Call;
+    #[pymodule_export]
+    use crate::completion::Completion;
+    #[pymodule_export]
+    use crate::completion_port::CompletionPort;
     #[pymodule_export]
     use crate::connection::Connection;
     #[pymodule_export]

@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
 use crate::appointments::{self, Timer, Wait};
-use crate::associations::{self, Handle};
+use crate::associations::{self, Handle, Told};
 use crate::buffers::{Data, Pool, Source};
 use crate::call::{self, Submissions};
 use crate::connection::public_object;
@@ -64,6 +64,29 @@ impl Port {
     }
 }
 
+/// The engine of that name, or a simulated network.
+pub fn open_engine(engine: Option<&Bound<'_, PyAny>>, pool: &Arc<Pool>) -> PyResult<Arc<dyn Engine>> {
+    match engine {
+        Some(engine) if engine.is_instance_of::<Network>() => Ok(engine.cast::<Network>()?.get().engine()),
+        other => {
+            let name: Option<String> = other.map(|name| name.extract()).transpose()?;
+            engine::open(name.as_deref(), Arc::new(Source(pool.clone()))).map_err(|error| errors::from_io(&error))
+        }
+    }
+}
+
+/// Starts a port's monitor.
+pub fn start(py: Python<'_>, core: Arc<CorePort<Layer>>) -> PyResult<(Arc<CorePort<Layer>>, JoinHandle<()>)> {
+    // CPython has kept the interpreter's lock in this variable since 3.7; from 3.12 on it is the main interpreter's.
+    let memory = if core.scheduler.limits().interpreter_lock { core.engine.variable(c"_PyRuntime") } else { Some(0..0) };
+    if let Some(memory) = memory {
+        core.interpreter_lies_in(memory);
+    }
+    let monitored = core.clone();
+    let monitor = py.detach(|| std::thread::Builder::new().name("proactor-mon".into()).spawn(move || monitored.monitor()));
+    Ok((core, monitor.map_err(|error| errors::from_io(&error))?))
+}
+
 #[pymethods]
 impl Port {
     #[new]
@@ -85,22 +108,9 @@ impl Port {
         let idle = idle_seconds.map(|value| seconds(value, "idle_seconds")).transpose()?;
         let busy_poll = nanoseconds(Some(busy_poll), "busy_poll")?.unwrap_or(0);
         let pool = Arc::new(Pool::default());
-        let engine: Arc<dyn Engine> = match engine {
-            Some(engine) if engine.is_instance_of::<Network>() => engine.cast::<Network>()?.get().engine(),
-            other => {
-                let name: Option<String> = other.map(|name| name.extract()).transpose()?;
-                engine::open(name.as_deref(), Arc::new(Source(pool.clone()))).map_err(|error| errors::from_io(&error))?
-            }
-        };
+        let engine = open_engine(engine, &pool)?;
         let core = CorePort::new(engine, Limits { concurrency, max_workers, interpreter_lock }, idle, busy_poll);
-        // CPython has kept the interpreter's lock in this variable since 3.7; from 3.12 on it is the main interpreter's.
-        let memory = if interpreter_lock { core.engine.variable(c"_PyRuntime") } else { Some(0..0) };
-        if let Some(memory) = memory {
-            core.interpreter_lies_in(memory);
-        }
-        let monitored = core.clone();
-        let monitor = py.detach(|| std::thread::Builder::new().name("proactor-mon".into()).spawn(move || monitored.monitor()));
-        let monitor = monitor.map_err(|error| errors::from_io(&error))?;
+        let (core, monitor) = start(py, core)?;
         let submissions = Submissions::new(queue_limit);
         submissions.address.store(Arc::as_ptr(&core) as usize, Ordering::Relaxed);
         Ok(Port { core, pool, monitor: Mutex::new(Some(monitor)), submissions, progress: Arc::default() })
@@ -385,9 +395,9 @@ impl Port {
     }
 
     /// Takes over a connected stream socket.
-    fn associate(&self, socket: &Bound<'_, PyAny>, is_tcp: bool, function: Py<PyAny>, completion: Py<PyType>) -> PyResult<Handle> {
+    fn associate(&self, socket: &Bound<'_, PyAny>, is_tcp: bool, function: Py<PyAny>) -> PyResult<Handle> {
         self.check()?;
-        associations::associate(&self.core, &self.pool, socket, is_tcp, function, completion)
+        associations::associate(&self.core, &self.pool, socket, is_tcp, Told::Function(function))
     }
 
     /// `(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them.
@@ -471,6 +481,7 @@ impl Port {
         let list = PyList::empty(py);
         for item in rest {
             match item {
+                Item::Call(Call::Packet { .. }) => unreachable!("packets are posted to completion ports"),
                 Item::Call(Call::Plain { function, arguments }) => list.append((function, arguments))?,
                 Item::Call(Call::Submitted(call)) => match call.future(py) {
                     Some(future) => list.append((future, py.None()))?,

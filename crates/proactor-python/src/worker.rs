@@ -20,6 +20,7 @@ use crate::call::{Submissions, Work};
 use crate::connection::public_object;
 use crate::errors;
 use crate::layer::{Call, Layer, SIGNALS_EVERY};
+use crate::seats;
 
 /// What the calling thread is, for calls that come from inside a handler.
 #[derive(Clone, Copy)]
@@ -56,19 +57,20 @@ pub fn call_later(function: Py<PyAny>, arguments: Py<PyTuple>) {
     }
 }
 
-/// The worker's slot is free while this lives, if the calling thread is a worker in a handler.
+/// The worker's slot is free while this lives, if the calling thread is a worker in a handler, or has got something from a completion port.
 pub struct Blocking;
 
 impl Blocking {
     pub fn enter() -> Self {
         DEPTH.set(DEPTH.get() + 1);
-        if DEPTH.get() == 1
-            && let Some(current) = current()
-        {
-            // SAFETY: `port` is the port of the Worker that set it, which lives on this thread's stack of Python frames and holds an Arc to it.
-            unsafe { &*current.port }.block(current.worker);
-            // SAFETY: the same.
-            unsafe { &*current.submissions }.block();
+        if DEPTH.get() == 1 {
+            if let Some(current) = current() {
+                // SAFETY: `port` is the port of the Worker that set it, which lives on this thread's stack of Python frames and holds an Arc to it.
+                unsafe { &*current.port }.block(current.worker);
+                // SAFETY: the same.
+                unsafe { &*current.submissions }.block();
+            }
+            seats::block();
         }
         Blocking
     }
@@ -77,13 +79,14 @@ impl Blocking {
 impl Drop for Blocking {
     fn drop(&mut self) {
         DEPTH.set(DEPTH.get() - 1);
-        if DEPTH.get() == 0
-            && let Some(current) = current()
-        {
-            // SAFETY: as in `enter`.
-            unsafe { &*current.submissions }.unblock();
-            // SAFETY: the same.
-            unsafe { &*current.port }.unblock(current.worker);
+        if DEPTH.get() == 0 {
+            if let Some(current) = current() {
+                // SAFETY: as in `enter`.
+                unsafe { &*current.submissions }.unblock();
+                // SAFETY: the same.
+                unsafe { &*current.port }.unblock(current.worker);
+            }
+            seats::unblock();
         }
     }
 }
@@ -275,7 +278,9 @@ impl Worker {
             Next::Task(Some(Task::Call(Call::Plain { function, arguments }))) => {
                 return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any()]).map(Some);
             }
-            Next::Task(Some(Task::Call(Call::Submitted(_)))) => unreachable!("begun above"),
+            Next::Task(Some(Task::Call(Call::Submitted(_) | Call::Packet { .. }))) => {
+                unreachable!("begun above; packets are for completion ports")
+            }
             Next::Task(Some(Task::Appointment(told, call))) => {
                 let Call::Plain { function, arguments } = call else { unreachable!("an appointment's call has no future") };
                 let arguments = match told {

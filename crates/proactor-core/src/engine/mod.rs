@@ -186,6 +186,10 @@ pub trait Engine: Send + Sync {
     /// Waits for completions, at most `timeout` (None: until one comes or `wake`), and appends them. Receives at most about 64 KiB in all, and comes back at
     /// once while there is more. An empty answer is normal: time ran out, or `wake` was called.
     fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()>;
+    /// As `poll`, and comes back after `patience` of real time at the latest, where the engine's clock is another one.
+    fn poll_patiently(&self, timeout: Option<Duration>, patience: Duration, completions: &mut Vec<Completion>) -> io::Result<()> {
+        self.poll(Some(timeout.map_or(patience, |timeout| timeout.min(patience))), completions)
+    }
     /// Makes a `poll` that sleeps return, or the next one that would sleep. Cheap when nobody sleeps in `poll`.
     fn wake(&self);
 

@@ -39,7 +39,9 @@ impl<U: Upper> Port<U> {
                 return Err(Refusal::Closed);
             }
             let token = table.reserve();
-            let association = Arc::new(Association::<U>::new(handle.clone(), token));
+            let association = Association::<U>::new(handle.clone(), token);
+            let callers = self.scheduler.limits().are_callers();
+            let association = Arc::new(if callers { association.tell_each() } else { association });
             table.fill(token, Entry::Association(association.clone()));
             association
         };

@@ -6,13 +6,18 @@ use crate::appointment::Cause;
 impl<U: Upper> Port<U> {
     /// One turn of the leader: write, wait, receive, dispatch. Answers what became ready.
     pub(super) fn lead(&self, may_wait: bool) -> MutexGuard<'_, Turn<U>> {
+        self.lead_within(may_wait, None)
+    }
+
+    /// `patience`: for how much real time it waits at most.
+    pub(super) fn lead_within(&self, may_wait: bool, patience: Option<Duration>) -> MutexGuard<'_, Turn<U>> {
         self.flush_dirty();
         let mut turn = self.turn.lock();
         let Turn { ready, completions, found } = &mut *turn;
         let now = self.engine.now();
         self.fire_due(now, ready);
         let timeout = if may_wait && ready.is_empty() { self.until_next_timer(now) } else { Some(Duration::ZERO) };
-        if let Err(error) = self.poll(timeout, completions) {
+        if let Err(error) = self.poll(timeout, patience, completions) {
             self.notices.put(Notice::EngineFailed { error: error.to_string() });
             let rest = self.monitor.lock();
             let _rested = self.monitor_woken.wait_for(rest, REST_AFTER_FAILURE);
@@ -21,7 +26,7 @@ impl<U: Upper> Port<U> {
         turn
     }
 
-    pub(super) fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
+    pub(super) fn poll(&self, timeout: Option<Duration>, patience: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
         if self.busy_poll > 0 && timeout != Some(Duration::ZERO) {
             let end = self.engine.now() + self.busy_poll;
             loop {
@@ -34,7 +39,10 @@ impl<U: Upper> Port<U> {
                 }
             }
         }
-        self.engine.poll(timeout, completions)
+        match patience {
+            None => self.engine.poll(timeout, completions),
+            Some(patience) => self.engine.poll_patiently(timeout, patience, completions),
+        }
     }
 
     pub(super) fn until_next_timer(&self, now: u64) -> Option<Duration> {

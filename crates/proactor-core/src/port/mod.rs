@@ -36,6 +36,7 @@ const TIMERS_A_TURN: usize = 1024;
 
 mod appointments;
 mod associations;
+mod callers;
 mod connections;
 mod leader;
 mod lingering;
@@ -43,6 +44,7 @@ mod monitor;
 
 pub use appointments::{Appointment, ManualResetEvent, Refusal, Waitable};
 pub use associations::{Association, Completed};
+pub use callers::{Seat, Taken, Waited, Waiting};
 
 pub struct Port<U: Upper> {
     pub engine: Arc<dyn Engine>,

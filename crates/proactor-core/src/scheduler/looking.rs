@@ -6,15 +6,24 @@ impl<I> Scheduler<I> {
     pub fn counts(&self) -> Counts {
         let state = self.state.lock();
         let blocked = state.workers.iter().flatten().filter(|worker| matches!(worker.phase, Phase::Blocked | Phase::Relieved)).count();
+        let away = state.workers.iter().flatten().filter(|worker| worker.phase == Phase::Away).count();
         Counts {
             workers: state.live,
-            waiting: state.live - state.running - blocked,
+            waiting: state.live - state.running - blocked - away,
             running: state.running,
             blocked,
             queued: state.ready.len(),
             allowance: state.allowance,
             ..state.counts
         }
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.state.lock().closing != Closing::No
+    }
+
+    pub fn has_ready(&self) -> bool {
+        !self.state.lock().ready.is_empty()
     }
 
     /// Shows what is ready, the oldest first, under the lock, until `go_on` says no.

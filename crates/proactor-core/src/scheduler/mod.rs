@@ -9,7 +9,7 @@
 //!    │                               │      ├──┴─▶ Blocked    (the worker says so: slot free)
 //!    └───────────── decide ◀─────────┘      └────▶ Relieved   (the monitor saw it: slot free until the item is finished)
 //! ```
-//! Only `Attaching` and `Running` hold a slot.
+//! Only `Attaching` and `Running` hold a slot. Threads that are their callers' may also be `Away`: `callers.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::engine::ThreadClock;
 use crate::sync::Mutex;
 
+mod callers;
 mod looking;
 mod monitor;
 mod parker;
@@ -29,6 +30,7 @@ pub use parker::Parker;
 pub struct Limits {
     /// How many workers may run at once; blocked ones do not count.
     pub concurrency: usize,
+    /// How many threads there may be at most, or `Limits::CALLERS`.
     pub max_workers: usize,
     /// The interpreter runs one thread at a time: a second runner is released only when the first is stuck.
     pub interpreter_lock: bool,
@@ -53,6 +55,8 @@ pub enum Phase {
     Running,
     Blocked,
     Relieved,
+    /// A caller's thread that neither waits nor has an item.
+    Away,
 }
 
 /// What a worker without an item does next.
@@ -221,7 +225,7 @@ impl<I> Scheduler<I> {
         let mut state = self.state.lock();
         let parker = Arc::new(Parker::new());
         let worker = Worker {
-            phase: Phase::New,
+            phase: if self.limits.are_callers() { Phase::Away } else { Phase::New },
             sequence: 0,
             starts: false,
             decisions: 0,
@@ -240,7 +244,7 @@ impl<I> Scheduler<I> {
         state.live += 1;
         state.counts.started += 1;
         state.start = Start::Unneeded;
-        if state.live == 1 && self.limits.max_workers > 1 {
+        if state.live == 1 && self.limits.max_workers > 1 && !self.limits.are_callers() {
             state.start = Start::Wanted; // the first worker leads; somebody must be there to take over
         }
         (WorkerId(index), parker)
@@ -279,7 +283,7 @@ impl<I> Scheduler<I> {
             }
             // Without a slot already. (Blocked: the handler never said that its block was over.)
             Phase::Relieved | Phase::Blocked => state.finished(me),
-            Phase::New => {} // its very first call
+            Phase::New | Phase::Away => {} // its very first call, or it had nothing
             other => unreachable!("a worker in {other:?} has no item to finish"),
         }
         state.deciding += 1;
@@ -288,47 +292,7 @@ impl<I> Scheduler<I> {
 
     /// What a worker without an item does next. Needs no interpreter.
     pub fn decide(&self, me: WorkerId) -> Decision {
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        let worker = state.worker(me);
-        worker.decisions += 1;
-        worker.idled += u64::from(!std::mem::take(&mut worker.looked));
-        match worker.phase {
-            Phase::Woken => state.woken -= 1,
-            Phase::Idle => state.deciding -= 1,
-            // A new one, or one whose wait ran out: it is still on the stack of the parked, or was never anywhere.
-            _ => {}
-        }
-        // A monitor that leads may be about to bring the last items: it wakes somebody when it has.
-        let drained = state.closing == Closing::Drain && state.ready.is_empty() && state.leader != Some(Leader::Monitor);
-        if state.closing == Closing::Now || drained {
-            state.leave(me);
-            return Decision::Exit;
-        }
-        if state.running < state.allowance {
-            if state.look_due && !state.ready.is_empty() {
-                state.lead(Leader::Worker(me));
-                let worker = state.worker(me);
-                worker.phase = Phase::Leading;
-                worker.idled -= 1;
-                worker.looked = true;
-                return Decision::Look;
-            }
-            if !state.ready.is_empty() || state.start == Start::Wanted {
-                state.running += 1;
-                state.attaching += 1;
-                state.worker(me).phase = Phase::Attaching;
-                return Decision::Take;
-            }
-            if state.leader.is_none() {
-                state.lead(Leader::Worker(me));
-                state.worker(me).phase = Phase::Leading;
-                return Decision::Lead;
-            }
-        }
-        state.parked.push(me);
-        state.worker(me).phase = Phase::Parked;
-        Decision::Park
+        self.state.lock().decide(me, self.limits)
     }
 
     /// The interpreter is held: takes the work that `decide` promised; None if somebody else was faster.
@@ -430,7 +394,7 @@ impl<I> Scheduler<I> {
         let mut state = self.state.lock();
         let state = &mut *state;
         match state.worker(me).phase {
-            Phase::New | Phase::Blocked | Phase::Relieved => {}
+            Phase::New | Phase::Away | Phase::Blocked | Phase::Relieved => {}
             Phase::Idle => state.deciding -= 1,
             Phase::Parked => state.parked.retain(|id| *id != me),
             Phase::Woken => state.woken -= 1,
@@ -475,21 +439,25 @@ impl<I> Scheduler<I> {
         Some(worker.parker.clone())
     }
 
-    pub fn is_closing(&self) -> bool {
-        self.state.lock().closing != Closing::No
-    }
-
     /// What was never begun, after `close`.
     pub fn take_rest(&self) -> VecDeque<I> {
         std::mem::take(&mut self.state.lock().ready)
     }
-
-    pub fn has_ready(&self) -> bool {
-        !self.state.lock().ready.is_empty()
-    }
 }
 
 impl Limits {
+    /// For `max_workers`: the threads are their callers'. None is started, retired or missed, and there may be any number.
+    pub const CALLERS: usize = usize::MAX;
+
+    pub fn are_callers(self) -> bool {
+        self.max_workers == Self::CALLERS
+    }
+
+    /// Another worker may be started.
+    fn may_start(self, live: usize) -> bool {
+        live < self.max_workers && !self.are_callers()
+    }
+
     /// Runners while nobody is stuck.
     fn base(self) -> usize {
         if self.interpreter_lock { 1 } else { self.concurrency }
@@ -504,6 +472,57 @@ impl<I> State<I> {
     fn leave(&mut self, id: WorkerId) {
         self.workers[id.0] = None;
         self.live -= 1;
+    }
+
+    fn decide(&mut self, me: WorkerId, limits: Limits) -> Decision {
+        let worker = self.worker(me);
+        worker.decisions += 1;
+        worker.idled += u64::from(!std::mem::take(&mut worker.looked));
+        match worker.phase {
+            Phase::Woken => self.woken -= 1,
+            Phase::Idle => self.deciding -= 1,
+            // A new one, or one whose wait ran out: it is still on the stack of the parked, or was never anywhere.
+            _ => {}
+        }
+        // A monitor that leads may be about to bring the last items: it wakes somebody when it has.
+        let drained = self.closing == Closing::Drain && self.ready.is_empty() && self.leader != Some(Leader::Monitor);
+        if self.closing == Closing::Now || drained {
+            self.exit(me, limits);
+            return Decision::Exit;
+        }
+        if self.running < self.allowance {
+            if self.look_due && !self.ready.is_empty() {
+                self.lead(Leader::Worker(me));
+                let worker = self.worker(me);
+                worker.phase = Phase::Leading;
+                worker.idled -= 1;
+                worker.looked = true;
+                return Decision::Look;
+            }
+            if !self.ready.is_empty() || self.start == Start::Wanted {
+                self.running += 1;
+                self.attaching += 1;
+                self.worker(me).phase = Phase::Attaching;
+                return Decision::Take;
+            }
+            if self.leader.is_none() {
+                self.lead(Leader::Worker(me));
+                self.worker(me).phase = Phase::Leading;
+                return Decision::Lead;
+            }
+        }
+        self.parked.push(me);
+        self.worker(me).phase = Phase::Parked;
+        Decision::Park
+    }
+
+    /// For good; a caller's thread keeps its number until it ends.
+    fn exit(&mut self, me: WorkerId, limits: Limits) {
+        if limits.are_callers() {
+            self.worker(me).phase = Phase::Away;
+        } else {
+            self.leave(me);
+        }
     }
 
     fn lead(&mut self, leader: Leader) {
@@ -523,7 +542,7 @@ impl<I> State<I> {
     fn take(&mut self, limits: Limits) -> Option<Work<I>> {
         if self.start == Start::Wanted {
             self.start = Start::Unneeded;
-            if self.closing == Closing::No && self.live < limits.max_workers {
+            if self.closing == Closing::No && limits.may_start(self.live) {
                 self.start = Start::UnderWay;
                 return Some(Work::StartWorker);
             }
@@ -554,7 +573,7 @@ impl<I> State<I> {
             return Wakes { leader, ..Wakes::default() };
         };
         self.woken += 1;
-        if self.parked.is_empty() && self.live < limits.max_workers && self.start == Start::Unneeded {
+        if self.parked.is_empty() && limits.may_start(self.live) && self.start == Start::Unneeded {
             self.start = Start::Wanted;
         }
         let worker = self.worker(id);
@@ -564,7 +583,7 @@ impl<I> State<I> {
 
     /// A worker got its slot. If nobody would be left to take over from it, it starts another worker first.
     fn want_spare(&mut self, limits: Limits) {
-        if !self.parked.is_empty() || self.live >= limits.max_workers || self.start != Start::Unneeded {
+        if !self.parked.is_empty() || !limits.may_start(self.live) || self.start != Start::Unneeded {
             return;
         }
         // Whoever is about to decide parks, or comes by here itself.

@@ -136,7 +136,12 @@ impl<I> Scheduler<I> {
         verdict.wake = wakes.worker;
         verdict.wake_leader = wakes.leader;
 
-        if state.leader.is_none() && verdict.wake.is_none() && tally.moving == 0 && state.nobody_on_the_way(now) && state.live > 0 {
+        if state.leader.is_none()
+            && verdict.wake.is_none()
+            && tally.moving == 0
+            && state.nobody_on_the_way(now)
+            && state.somebody_is_in_a_handler()
+        {
             state.lead(Leader::Monitor);
             state.counts.monitor_leads += 1;
             verdict.lead = true;
@@ -293,9 +298,10 @@ impl<I> State<I> {
         let contended = self.is_contended(now, limits);
         let finished = self.counts.finished - self.watch.finished;
         self.watch.finished = self.counts.finished;
+        let most = if limits.are_callers() { self.live.max(1) } else { limits.max_workers };
         if !self.ready.is_empty() && tally.relieved > 0 && tally.relieved as u64 * 2 >= finished {
             // Most items block. Those who come back are to go on with the next one, rather than park and be woken again.
-            self.extra = (self.extra + tally.relieved).min(limits.max_workers);
+            self.extra = (self.extra + tally.relieved).min(most);
             self.watch.extra_changed = now;
         } else if !self.ready.is_empty() && tally.busy > 0 {
             // What the handlers could use at all: one processor under an interpreter lock, else all of them.
@@ -305,7 +311,7 @@ impl<I> State<I> {
             let room = tally.busy_cpu * 5 < tick_wall * processors * 4;
             let waits = tally.waits(contended);
             if mostly_waiting && room && waits {
-                self.extra = (self.extra * 2).max(1).min(limits.max_workers);
+                self.extra = (self.extra * 2).clamp(1, most);
                 self.watch.extra_changed = now;
             } else if self.extra > 0 && (!waits || tally.busy_cpu * 5 > tally.busy_wall * 4) {
                 self.extra /= 2;
@@ -338,8 +344,16 @@ impl<I> State<I> {
         self.workers.iter().flatten().all(|worker| match worker.phase {
             Phase::New | Phase::Idle | Phase::Woken | Phase::Leading => false,
             Phase::Attaching => worker.attaches_long(now),
-            Phase::Parked | Phase::Running | Phase::Blocked | Phase::Relieved => true,
+            Phase::Parked | Phase::Running | Phase::Blocked | Phase::Relieved | Phase::Away => true,
         })
+    }
+
+    /// Always so for a pool with workers of which none is on its way. Callers' threads may all be away, and come back to lead themselves.
+    fn somebody_is_in_a_handler(&self) -> bool {
+        self.workers
+            .iter()
+            .flatten()
+            .any(|worker| matches!(worker.phase, Phase::Attaching | Phase::Running | Phase::Blocked | Phase::Relieved))
     }
 
     fn hung_for(&mut self, now: u64, limits: Limits) -> Option<u64> {

@@ -233,6 +233,44 @@ impl Signal {
     }
 }
 
+impl Simulated {
+    /// `patience`: for how much real time it waits at most.
+    fn poll_within(&self, timeout: Option<Duration>, patience: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let _one_at_a_time = self.network.polling.lock();
+        // Dropped after the lock is released.
+        let mut over = Vec::new();
+        let mut state = self.network.state.lock();
+        let deadline = timeout.map(|timeout| state.clock.saturating_add(nanoseconds(timeout)));
+        if state.chance(16) {
+            return Ok(());
+        }
+        let before = completions.len();
+        loop {
+            state.progress(&self.network, &*self.buffers, completions, &mut over);
+            // A poll that would not sleep leaves the notification to the next one that would.
+            let woken = timeout != Some(Duration::ZERO) && std::mem::take(&mut state.woken);
+            if completions.len() > before || woken || deadline.is_some_and(|deadline| deadline <= state.clock) {
+                break;
+            }
+            if state.ready.is_empty() {
+                state.sleeping = true;
+                self.network.happened.notify_all();
+                let out_of_patience;
+                (state, out_of_patience) = match patience {
+                    None => (self.network.changed.wait(state), false),
+                    Some(patience) => self.network.changed.wait_for(state, patience),
+                };
+                state.sleeping = false;
+                if out_of_patience {
+                    break;
+                }
+            }
+        }
+        drop(state);
+        Ok(())
+    }
+}
+
 impl Engine for Simulated {
     fn name(&self) -> &'static str {
         "simulated"
@@ -405,31 +443,12 @@ impl Engine for Simulated {
     }
 
     fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
-        let _one_at_a_time = self.network.polling.lock();
-        // Dropped after the lock is released.
-        let mut over = Vec::new();
-        let mut state = self.network.state.lock();
-        let deadline = timeout.map(|timeout| state.clock.saturating_add(nanoseconds(timeout)));
-        if state.chance(16) {
-            return Ok(());
-        }
-        let before = completions.len();
-        loop {
-            state.progress(&self.network, &*self.buffers, completions, &mut over);
-            // A poll that would not sleep leaves the notification to the next one that would.
-            let woken = timeout != Some(Duration::ZERO) && std::mem::take(&mut state.woken);
-            if completions.len() > before || woken || deadline.is_some_and(|deadline| deadline <= state.clock) {
-                break;
-            }
-            if state.ready.is_empty() {
-                state.sleeping = true;
-                self.network.happened.notify_all();
-                state = self.network.changed.wait(state);
-                state.sleeping = false;
-            }
-        }
-        drop(state);
-        Ok(())
+        self.poll_within(timeout, None, completions)
+    }
+
+    fn poll_patiently(&self, timeout: Option<Duration>, patience: Duration, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let timeout = if patience.is_zero() { Some(patience) } else { timeout };
+        self.poll_within(timeout, Some(patience), completions)
     }
 
     fn wake(&self) {

@@ -1,0 +1,59 @@
+//! `proactor._core.Completion`: what a pool's function is told and what a completion port's threads get.
+
+use pyo3::PyTraverseError;
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+
+use crate::associations::{Handle, Operation};
+use crate::seats;
+
+/// What became of one operation, or a packet that was posted. Immutable; safe from any thread.
+#[pyclass(module = "proactor._core", frozen, weakref)]
+pub struct Completion {
+    /// What the handle was associated with, or what was posted; on a pool None.
+    #[pyo3(get)]
+    pub key: Py<PyAny>,
+    /// The handle of the operation; None for a packet.
+    #[pyo3(get)]
+    pub handle: Option<Py<Handle>>,
+    /// The operation that is complete; None for a packet.
+    #[pyo3(get)]
+    pub operation: Option<Py<Operation>>,
+    /// What the operation says it brings; None if it failed, but for a send, which says how many bytes the kernel has taken. Of a packet: what was posted.
+    #[pyo3(get)]
+    pub value: Py<PyAny>,
+    /// An OSError, None if it succeeded; `errno.ECANCELED` where it was cancelled or its handle closed.
+    #[pyo3(get)]
+    pub error: Py<PyAny>,
+    /// Which one of its thread's it is; 0 on a pool.
+    pub ticket: u64,
+}
+
+#[pymethods]
+impl Completion {
+    /// The thread that got it is done with it, before its next `get`: it no longer counts as running, and another one may. For a thread that goes on
+    /// to something else. No effect on a pool, from another thread, or the second time.
+    fn release(&self) {
+        if self.ticket != 0 {
+            seats::release(Some(self.ticket));
+        }
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let error = self.error.bind(py);
+        let came = if error.is_none() { format!("value={}", self.value.bind(py).repr()?) } else { format!("error={}", error.repr()?) };
+        let what = match &self.operation {
+            Some(operation) => format!("{} ", operation.bind(py).get().kind()),
+            None => String::new(),
+        };
+        Ok(format!("<Completion {what}key={} {came}>", self.key.bind(py).repr()?))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.key)?;
+        visit.call(&self.handle)?;
+        visit.call(&self.operation)?;
+        visit.call(&self.value)?;
+        visit.call(&self.error)
+    }
+}
