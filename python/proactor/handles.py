@@ -79,7 +79,9 @@ def _is_tcp(handle: socket.socket | ConnectedSocket) -> bool:
             raise ValueError("the socket is closed, or a pool or port has taken it over: a handle is associated once")
         return isinstance(handle, ConnectedSocket) or _check(handle)
     if isinstance(handle, Handle):
-        raise ValueError("the handle is associated already: it belongs to one pool and its operations to one function, or to one completion port")
+        raise ValueError(
+            "the handle is associated already: it belongs to one pool and its operations to one function, or to one completion port"
+        )
     if callable(getattr(handle, "fileno", None)) or isinstance(handle, int):
         raise NotImplementedError(
             f"{type(handle).__name__}: only connected stream sockets can be associated so far. call_when of a ThreadPool waits for a pipe"

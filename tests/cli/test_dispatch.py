@@ -8,7 +8,7 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from cli_process import COMMAND, TIMEOUT, Lines
+from cli_process import COMMAND, TIMEOUT, Lines, reset
 
 ESCAPE = b"\x1b"
 
@@ -170,16 +170,6 @@ def test_after_as_many_messages_as_were_asked_for_it_ends(peer):
     assert output[0].startswith("1 of 1 completion handled by worker ")
 
 
-def test_a_peer_that_resets_is_said(peer):
-    peer.start()
-    peer.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    peer.client.close()
-    status, output, _ = peer.result()
-    assert status == 0
-    assert output[0] == "0 of 0 completions handled."
-    assert re.match("The connection broke: .*reset", output[1])
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -236,6 +226,16 @@ def test_ctrl_c_waits_for_the_handlers_that_run_and_leaves_the_rest(terminal):
     one.type("\x03")
     one.wait_for(r"^Interrupted: 1 of 5 completions handled by worker 1; 4 never taken\.$")
     assert one.wait() == 0
+
+
+def test_a_peer_that_resets_is_said(terminal):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = terminal("dispatch", "--connect", f"127.0.0.1:{listener.getsockname()[1]}")
+        client, _ = listener.accept()
+        one.wait_for(r"^worker 1 .*\u00b7")
+        reset(client)
+        one.wait_for(r"^0 of 0 completions handled\.\nThe connection broke: .*reset")
+        assert one.wait() == 0
 
 
 def test_ctrl_c_ends_a_run_that_waits_for_a_peer(terminal):

@@ -138,6 +138,11 @@ def test_whoever_comes_back_from_a_block_may_be_one_too_many():
 def test_the_record_and_the_port_may_disagree_and_that_is_said():
     works = [work(1, 1, since=0.0, posted=1.0, taken=1.0, ended=2.0)]
     assert "but the port itself counted 3, more than the cap of 1" in summary(record(*works, port_running=3))[2]
+    many = [work(1, 1, since=0.0, posted=1.0, taken=1.0, ended=2.0, blocked=[(1.5, 2.0)])]
+    assert (
+        "counted 3 at most (in 10 looks): where those that it counts mostly block, it lets in more than 1."
+        in summary(record(*many, port_running=3))[2]
+    )
     asleep = [work(1, 1, since=0.0, posted=1.0, taken=1.0, ended=2.0, blocked=[(1.0, 2.0)])]
     assert summary(record(*asleep, port_running=1))[2] == (
         "Never more than 0 ran at once, and the port, which needs a moment to see that one blocks, counted 1 at most (in 10 looks): the cap held."

@@ -106,7 +106,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(scene: Scene, peer: socket.socket | None, stop: StopRequests, *, live: bool) -> tuple[Snapshot, Any]:
     """What was recorded, and what the port said at the end. Returns when everything is handled, or somebody has asked to stop."""
-    run = Run(scene, peer, stop.wakeup.wake)
+    try:
+        run = Run(scene, peer, stop.wakeup.wake)
+    except OSError as error:
+        if peer is not None:
+            peer.close()
+        raise CommandError(f"the connection to {scene.connect} broke: {error.strerror or error}", ExitCode.FAILED) from error
     with _view(scene, live=live) as view:
         if view is not None:
             stop.before_ending_at_once(view.give_back)

@@ -30,12 +30,15 @@ class Run:
         self.statistics: Any = None
         self.failure: BaseException | None = None
         self._woken = woken
-        self._peer = peer
         self._finished = threading.Event()
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
         self._port = proactor.CompletionPort(concurrency=scene.concurrency)
-        self._handle = None if peer is None else self._port.associate(peer, FROM_PEER)
+        try:
+            self._handle = None if peer is None else self._port.associate(peer, FROM_PEER)
+        except BaseException:
+            self._port.close()
+            raise
 
     def start(self) -> None:
         """Starts the workers one after the other, so that number 1 has waited longest, and then feeds the port."""

@@ -72,6 +72,11 @@ def _cap(facts: Facts, snapshot: Snapshot) -> str:
     cap, most, said = snapshot.concurrency, facts.most_running, snapshot.most_running
     looks = counted(snapshot.looks, "look")
     seen = f" (the port itself counted {said} at most, in {looks})" if snapshot.looks else ""
+    if most <= cap < said and facts.blocked_seconds:
+        return (
+            f"Never more than {most} ran at once. The port, which needs a moment to see that one blocks, counted {said} at most (in {looks}):"
+            f" where those that it counts mostly block, it lets in more than {cap}."
+        )
     if most <= cap < said:
         return (
             f"Never more than {most} ran at once by the record, but the port itself counted {said}, more than the cap of {cap}, in {looks}."
