@@ -1,5 +1,6 @@
 """What `proactor dispatch` says of a record, here of records that were made up: also of those in which every rule is broken."""
 
+import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -75,6 +76,43 @@ def test_of_many_violations_the_first_are_named():
     assert line.endswith("; and 2 more.")
 
 
+def released(number, worker, waiting):
+    """A completion to `worker`, all of `waiting` (since when each) being there."""
+    return record(
+        work(number, worker, since=waiting[worker], posted=5.0, taken=5.0, ended=5.1),
+        workers=len(waiting),
+        waiting={other: since for other, since in waiting.items() if other != worker},
+    )
+
+
+@pytest.mark.parametrize(
+    ("worker", "leader"),
+    [
+        (4, None),  # The last to wait.
+        (3, True),  # Worker 4 may have been polling, and is interrupted last.
+        (2, False),  # Not both of 3 and 4 can have been polling.
+        (1, True),  # It may have been polling itself, and found it.
+    ],
+)
+def test_what_the_leader_can_explain_is_told_from_what_it_cannot(worker, leader):
+    (one,) = facts_of(released(1, worker, {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0})).out_of_turn or (None,)
+    assert (one and one.leader) == leader
+    if leader is not None:
+        assert one.passed_over == 4
+
+
+def test_now_and_then_the_leader_is_out_of_turn_and_that_is_said():
+    odd = work(99, 1, since=-1.0, posted=8.5, taken=8.5, ended=8.6)
+    lines = summary(record(*calm(), odd, waiting={1: 8.6, 2: 7.8}))
+    assert "VIOLATED 1 of the 9 times" in lines[1], "one of nine is too many"
+    works = [work(n, 2, since=n / 10 - 0.1, posted=n / 10, taken=n / 10, ended=n / 10) for n in range(1, 31)]
+    lines = summary(record(*works, odd, waiting={1: 8.6, 2: 3.0}))
+    assert lines[1].startswith(
+        "Newest first held 30 of the 31 times that others waited too; otherwise completion 99 went to worker 1 past worker 2."
+    )
+    assert "polls for I/O" in lines[1]
+
+
 @pytest.mark.parametrize(
     ("since", "next_taken", "violated"),
     [
@@ -83,6 +121,7 @@ def test_of_many_violations_the_first_are_named():
         (0.9, 1.0005, False),  # Released together: whose clock was read first says nothing.
         (0.9995, None, False),  # It had written down that it waits, and may not have waited yet.
         (0.1, None, False),  # It has waited longer.
+        (0.5005, None, False),  # They began to wait at about the same time, in whichever order.
     ],
 )
 def test_what_two_clock_readings_do_not_tell_is_not_held_against_the_port(since, next_taken, violated):
@@ -93,7 +132,7 @@ def test_what_two_clock_readings_do_not_tell_is_not_held_against_the_port(since,
     else:
         works.append(work(2, 2, since=since, posted=1.0, taken=next_taken, ended=next_taken + 1))
     taking = next(takings(record(*works, waiting=waiting)))
-    assert (taking.passed_over is not None) == violated
+    assert (taking.out_of_turn is not None) == violated
 
 
 def test_a_worker_that_was_released_late_for_what_was_queued_is_judged_too():
@@ -135,6 +174,15 @@ def test_whoever_comes_back_from_a_block_may_be_one_too_many():
     )
 
 
+def test_a_port_that_lets_more_in_where_blocks_are_short_is_said():
+    works = [work(n, n, since=0.0, posted=1.0, taken=1.0, ended=1.5, blocked=[(1.4, 1.5)]) for n in (1, 2)]
+    line = summary(record(*works, port_running=2))[2]
+    assert line.startswith(
+        "The cap of 1 was EXCEEDED: up to 2 ran at once, 400.0 ms of it without one that had come back from a blocking call. "
+    )
+    assert line.endswith("counted 2 at most (in 10 looks): where handlers block too briefly to be seen one by one, it lets more in.")
+
+
 def test_the_record_and_the_port_may_disagree_and_that_is_said():
     works = [work(1, 1, since=0.0, posted=1.0, taken=1.0, ended=2.0)]
     assert "but the port itself counted 3, more than the cap of 1" in summary(record(*works, port_running=3))[2]
@@ -145,7 +193,8 @@ def test_the_record_and_the_port_may_disagree_and_that_is_said():
     )
     asleep = [work(1, 1, since=0.0, posted=1.0, taken=1.0, ended=2.0, blocked=[(1.0, 2.0)])]
     assert summary(record(*asleep, port_running=1))[2] == (
-        "Never more than 0 ran at once, and the port, which needs a moment to see that one blocks, counted 1 at most (in 10 looks): the cap held."
+        "Never more than 0 ran at once, and the port, which needs a moment to see that one blocks,"
+        " counted 1 at most (in 10 looks): the cap held."
     )
 
 
@@ -277,7 +326,7 @@ def test_no_text_of_the_picture_lies_on_another(seconds):
             rows.setdefault(float(element.get("y")), []).append((left, left + size, element.text))
     for row in rows.values():
         row.sort()
-        for (_, right, first), (left, _, second) in zip(row, row[1:], strict=False):
+        for (_, right, first), (left, _, second) in itertools.pairwise(row):
             assert right <= left + 1, f"{first!r} and {second!r}"
 
 

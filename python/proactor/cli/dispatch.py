@@ -43,8 +43,9 @@ def add_parser(commands: Any, epilog: str) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "dispatch",
         help="see a completion port schedule its threads",
-        description="Starts a completion port with plain threads that wait on it, feeds it completions, and shows which thread gets which:\n"
-        "the last to wait is the first released, only so many run at once, and one that blocks does not count.\n\nscenes:\n" + scenes,
+        description="Starts a completion port with plain threads that wait on it, feeds it completions, and shows which thread gets\n"
+        "which: the last to wait is the first released, only so many run at once, and one that blocks does not count.\n\n"
+        f"scenes:\n{scenes}",
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

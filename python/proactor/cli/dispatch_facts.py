@@ -1,4 +1,4 @@
-"""What follows from a recording: who was released in which order, how many ran at once. Owns the arithmetic; words and pictures are others'.
+"""What follows from a recording: who was released in which order, how many ran at once. Owns the arithmetic; knows nothing of words.
 
 Nothing here is taken from the plan of a run: the same function judges a recording that was made up with every rule broken.
 """
@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from proactor.cli.dispatch_record import Snapshot, Work
 
 BEGINS_TO_WAIT_SECONDS = 0.001
-"""A worker writes down that it waits, and then calls: for so long it need not have arrived yet."""
+"""A worker writes down that it waits, and then calls: for so long it need not have arrived yet, and others may overtake it."""
 
 RELEASE_SECONDS = 0.02
-"""So long it may take from the port's choice of a worker to what that worker writes down: its thread needs a processor and the interpreter."""
+"""So long it may take from the port's choice of a worker to what that one writes down: it needs a processor and the interpreter."""
 
 TOGETHER_SECONDS = 0.001
 """Two that are released within so short a time may write that down the other way round."""
@@ -25,6 +25,9 @@ class OutOfTurn:
     number: int
     worker: int
     passed_over: int
+    """Of those the one that had begun to wait last."""
+    leader: bool
+    """It can be explained by the leader, the one worker that polls for I/O: it takes what it finds, and posts wake the others first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Facts:
     handled: int
     left: int
     """Posted, and never taken."""
+    received: bool
+    """They came from a peer: nobody posted them."""
     seconds: float
     """From the first completion's posting (or taking) to the last handler's end."""
     by_worker: dict[int, int]
@@ -69,12 +74,11 @@ def facts_of(snapshot: Snapshot) -> Facts:
         posted=snapshot.posted,
         handled=len(handled),
         left=snapshot.posted - len(works),
+        received=any(work.posted is None for work in works),
         seconds=max(0.0, ended - began),
         by_worker=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         choices=sum(bool(taking.others) for taking in taken),
-        out_of_turn=tuple(
-            OutOfTurn(taking.work.number, taking.work.worker, other) for taking in taken if (other := taking.passed_over) is not None
-        ),
+        out_of_turn=tuple(one for taking in taken if (one := taking.out_of_turn) is not None),
         most_running=max((running for _, _, running, _, _ in steps), default=0),
         above_cap_seconds=sum(length for length, _ in above),
         above_cap_unexplained_seconds=sum(length for length, excused in above if not excused),
@@ -91,7 +95,7 @@ def end_of(work: Work, now: float) -> float:
 
 
 def running_steps(works: Iterable[Work], now: float) -> Iterator[tuple[float, float, int, int, bool]]:
-    """The numbers over time: `(from, to, running, in handlers, has one come back from a block among those that run)`, without empty steps."""
+    """The numbers over time, without empty steps: `(from, to, running, in handlers, whether one of them has come back from a block)`."""
     changes: list[tuple[float, int, int, int]] = []
     for work in works:
         end = end_of(work, now)
@@ -124,20 +128,25 @@ class Taking:
     others: tuple[tuple[int, float, float | None], ...]
 
     @property
-    def passed_over(self) -> int | None:
-        """The worker that waited beside, and had begun to wait later than it, for certain; of several the last.
+    def out_of_turn(self) -> OutOfTurn | None:
+        """Whether it went past workers that waited too, and had begun to wait later, for certain.
 
-        Two clock readings on two threads do not tell the order of what lies between them: whoever began to wait only just before the completion
-        was there, or was released at the same moment, is not held against the port.
+        Two clock readings on two threads do not tell the order of what lies between them: whoever began to wait at about the same time,
+        or just before the completion was there, or was released at the same moment, is not held against the port.
         """
         work = self.work
-        for worker, since, next_taken in sorted(self.others, key=lambda other: -other[1]):
+        passed = []
+        for worker, since, next_taken in self.others:
+            later = since > work.waiting_since + BEGINS_TO_WAIT_SECONDS
             there = work.posted is not None and since + BEGINS_TO_WAIT_SECONDS <= work.posted
             there = there or since + RELEASE_SECONDS <= work.taken
             together = next_taken is not None and next_taken - work.taken <= TOGETHER_SECONDS
-            if since > work.waiting_since and there and not together:
-                return worker
-        return None
+            if later and there and not together:
+                passed.append((since, worker))
+        if not passed:
+            return None
+        oldest = all(since > work.waiting_since for _, since, _ in self.others)
+        return OutOfTurn(work.number, work.worker, max(passed)[1], leader=work.posted is None or oldest or len(passed) == 1)
 
 
 def takings(snapshot: Snapshot) -> Iterator[Taking]:

@@ -1,4 +1,4 @@
-"""The live view of a run in a terminal: a lane for each worker, who was released for what, counters. Draws snapshots; knows nothing of ports.
+"""The live view of a run in a terminal: a lane for each worker, who was released for what, counters. Knows nothing of ports.
 
 Slow to import: only for those who have a terminal.
 """
@@ -125,7 +125,7 @@ class LiveView:
             no_wrap=True,
         )
         yield Text.assemble(
-            (f"newest first: {held} of {facts.choices}", "bold red" if facts.out_of_turn else "green"),
+            (f"newest first: {held} of {facts.choices}", "yellow" if facts.out_of_turn else "green"),
             "   ",
             (f"ran at once: at most {facts.most_running}, cap {snapshot.concurrency}", "bold red" if above else "green"),
             "   ",
@@ -136,7 +136,7 @@ class LiveView:
     def _releases(self, snapshot: Snapshot) -> Iterator[Text]:
         latest = list(takings(snapshot))[-RELEASES_SHOWN:]
         for taking in latest:
-            yield Text(release(taking), style="bold red" if taking.passed_over is not None else "", no_wrap=True)
+            yield Text(release(taking), style="" if taking.out_of_turn is None else "yellow", no_wrap=True)
         yield from [Text("")] * (RELEASES_SHOWN - len(latest))
 
 
@@ -144,8 +144,8 @@ def release(taking: Taking) -> str:
     """Who was released for a completion, and why that one."""
     work = taking.work
     start = f"completion {work.number} to worker {work.worker}"
-    if taking.passed_over is not None:
-        return f"{start}, although worker {taking.passed_over} had begun to wait later"
+    if (one := taking.out_of_turn) is not None:
+        return f"{start}, although worker {one.passed_over} had begun to wait later"
     after = "" if work.posted is None else f", {(work.taken - work.posted) * 1000:.1f} ms after it was posted"
     if work.posted is not None and work.posted < work.waiting_since:
         why = "asked when it was already queued"

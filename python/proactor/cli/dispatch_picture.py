@@ -1,4 +1,4 @@
-"""The timeline of a recording as an SVG that needs nothing else: lanes, what was posted, how many ran, axis, legend. Knows nothing of ports.
+"""The timeline of a recording as an SVG that needs nothing else: lanes, what was posted, how many ran. Knows nothing of ports.
 
 It brings its own background in both of a viewer's colour schemes, so that it reads the same wherever it is embedded.
 """

@@ -1,4 +1,4 @@
-"""What a run of `proactor dispatch` wrote down as it happened: the only source of all that is shown. Knows nothing of ports or threads' work.
+"""What a run of `proactor dispatch` wrote down as it happened: the only source of all that is shown. Knows nothing of ports.
 
 Times are seconds since the run began, on the monotonic clock. Workers are numbered from 1, in the order in which they first waited.
 """

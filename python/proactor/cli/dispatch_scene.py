@@ -46,7 +46,7 @@ class Scene:
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Slower than they are handled: nobody but the last to wait is needed.
-    "calm": {"workers": 4, "concurrency": 2, "count": 8, "rate": 8.0, "burst": 1, "handler_ms": 40.0, "blocking_share": 0.0},
+    "calm": {"workers": 4, "concurrency": 2, "count": 8, "rate": 5.0, "burst": 1, "handler_ms": 25.0, "blocking_share": 0.0},
     # All at once, and each needs a processor.
     "busy": {"workers": 4, "concurrency": 2, "count": 12, "rate": 100.0, "burst": 12, "handler_ms": 60.0, "blocking_share": 0.0},
     # All at once, and nobody needs a processor: the article's Sleep.

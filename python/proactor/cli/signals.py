@@ -1,4 +1,4 @@
-"""What signals do to `proactor serve` and `dispatch`: the first asks for the orderly end, a second ends the process. Knows nothing of servers."""
+"""What signals do to `serve` and `dispatch`: the first asks for the orderly end, a second ends the process. Knows nothing of servers."""
 
 import contextlib
 import os
