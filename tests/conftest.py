@@ -108,6 +108,36 @@ def make_pool() -> Iterator[Callable[..., proactor.ThreadPool]]:
 
 
 @pytest.fixture
+def make_port() -> Iterator[Callable[..., proactor.CompletionPort]]:
+    """`make_port(...)` makes a completion port that is closed at the end of the test."""
+    ports: list[proactor.CompletionPort] = []
+
+    def make(*arguments: Any, **options: Any) -> proactor.CompletionPort:
+        ports.append(proactor.CompletionPort(*arguments, **options))
+        return ports[-1]
+
+    yield make
+    while ports:
+        ports.pop().close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., threading.Thread]]:
+    """`start(function, *arguments)` starts a thread, which is joined at the end of the test: what it is to wait for must have come by then."""
+    threads: list[threading.Thread] = []
+
+    def begin(function: Callable[..., object], *arguments: Any, name: str | None = None) -> threading.Thread:
+        threads.append(threading.Thread(target=function, args=arguments, name=name))
+        threads[-1].start()
+        return threads[-1]
+
+    yield begin
+    for thread in threads:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive(), f"{thread.name} has not ended"
+
+
+@pytest.fixture
 def program() -> Iterator[Callable[..., Program]]:
     """`program(source, *arguments)` runs a Python program beside the test; it is killed at the end of the test."""
     programs: list[Program] = []

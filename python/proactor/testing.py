@@ -21,12 +21,13 @@ from typing import Any, Literal, Self, TypeAlias
 
 from proactor import _core
 from proactor.handlers import HandlerLike
-from proactor.handles import ConnectedSocket
+from proactor.handles import Completion, ConnectedSocket
 from proactor.listener import Listening
 from proactor.pool import ThreadPool
+from proactor.port import CompletionPort
 from proactor.server import Server, serve
 
-__all__ = ["Network", "Peer", "WaitableObject"]
+__all__ = ["Network", "Peer", "PortNetwork", "WaitableObject"]
 
 Operation: TypeAlias = Literal["adopt", "associate", "accept", "accept_paused", "receive", "send", "shutdown_write", "watch", "wait"]
 
@@ -226,6 +227,67 @@ class Network:
         for server in list(self._descriptors):
             server.close()
         self.pool.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+
+class PortNetwork:
+    """A network, its clock, and a completion port on it; a context manager that closes the port.
+
+        with proactor.testing.PortNetwork() as network:
+            connected, peer = network.pair()
+            handle = network.port.associate(connected, "key")
+            handle.receive()
+            peer.send(b"hello")
+            assert [completion.value for completion in network.completions()] == [b"hello"]
+
+    Arguments:
+        seed: 0 is the well-behaved network; every other one misbehaves in its own way.
+        concurrency: the port's; 1 if nothing else is said.
+    """
+
+    def __init__(self, seed: int = 0, *, concurrency: int = 1) -> None:
+        self._core = _core.Network(seed)
+        self.port = CompletionPort(concurrency, engine=self._core)
+
+    def pair(self) -> tuple[ConnectedSocket, Peer]:
+        """A connected socket for `port.associate`, and its peer."""
+        descriptor, peer = self._core.pair()
+        return ConnectedSocket(descriptor), Peer(peer)
+
+    def completions(self) -> list[Completion]:
+        """What has come about and nobody has got: looks, as `get(0)` does, until nothing comes any more."""
+        found: list[Completion] = []
+        misses = 0
+        # A network that misbehaves may bring nothing the first few times.
+        while misses < 20:
+            try:
+                found.append(self.port.get(0))
+                misses = 0
+            except TimeoutError:
+                misses += 1
+        return found
+
+    @property
+    def now(self) -> float:
+        """The clock, in seconds. `get` does not go by it: calls that wait go by real time."""
+        return self._core.now
+
+    def advance(self, seconds: float) -> None:
+        """Moves the clock."""
+        self._core.advance(seconds)
+
+    def fail_next(self, operation: Operation, errno: int) -> None:
+        """As `Network.fail_next`."""
+        self._core.fail_next(operation, errno)
+
+    def close(self) -> None:
+        """Closes the port. Idempotent."""
+        self.port.close()
 
     def __enter__(self) -> Self:
         return self

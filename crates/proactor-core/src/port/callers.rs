@@ -200,6 +200,7 @@ impl<U: Upper> Port<U> {
 
     /// The thread has ended, or will not come any more.
     pub fn leave_seat(&self, seat: &Seat) {
+        self.release(seat);
         let wakes = self.scheduler.abandon(seat.id);
         self.wake(wakes);
     }

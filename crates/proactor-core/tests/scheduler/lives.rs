@@ -122,6 +122,7 @@ fn a_worker_that_ends_outside_the_protocol_leaves_the_books_in_order() {
             rig.finishes(worker);
         }
         match phase {
+            Phase::Away => unreachable!("for callers' threads"),
             Phase::New | Phase::Idle => {}
             Phase::Leading => rig.leads(worker),
             Phase::Parked | Phase::Woken => {

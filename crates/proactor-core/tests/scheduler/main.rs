@@ -2,6 +2,7 @@
 
 #![cfg(not(any(feature = "loom", feature = "shuttle")))]
 
+mod callers;
 mod lives;
 mod monitor;
 mod rig;

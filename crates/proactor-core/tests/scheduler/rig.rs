@@ -33,6 +33,11 @@ impl Rig {
         Self::new(Limits { concurrency, max_workers, interpreter_lock: true })
     }
 
+    /// The threads are their callers'.
+    pub fn callers(concurrency: usize) -> Self {
+        Self::free(concurrency, Limits::CALLERS)
+    }
+
     pub fn new(limits: Limits) -> Self {
         Rig {
             scheduler: Scheduler::new(limits),
@@ -53,7 +58,9 @@ impl Rig {
     /// A worker about to decide; what would be started besides it is not.
     pub fn idle_worker(&self) -> WorkerId {
         let worker = self.register();
-        if self.scheduler.counts().workers == 1 && self.scheduler.limits().max_workers > 1 {
+        if self.scheduler.limits().are_callers() {
+            self.finishes(worker);
+        } else if self.scheduler.counts().workers == 1 && self.scheduler.limits().max_workers > 1 {
             assert_eq!(self.decide(worker), Decision::Take);
             assert_eq!(self.scheduler.pop(worker).0, Some(Work::StartWorker));
             self.finishes(worker);
