@@ -310,11 +310,15 @@ def test_a_handle_that_nobody_holds_closes_by_itself(make_port: MakePort, pair) 
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"concurrency": 0}, ValueError, "concurrency must be a whole number, at least 1, or None for as many as there are processors; not 0"),
+        (
+            {"concurrency": 0},
+            ValueError,
+            "concurrency must be a whole number, at least 1, or None for as many as there are processors; not 0",
+        ),
         ({"concurrency": 1.5}, TypeError, "concurrency must be a whole number"),
         ({"concurrency": True}, TypeError, "concurrency must be a whole number"),
         ({"concurrency": 2**40}, ValueError, "is too large"),
-        ({"engine": "kqueue"}, ValueError, "no engine called \"kqueue\""),
+        ({"engine": "kqueue"}, ValueError, 'no engine called "kqueue"'),
         ({"engine": 3}, TypeError, "engine must be the name of one"),
         ({"max_workers": 3}, TypeError, "max_workers"),
     ],

@@ -193,7 +193,9 @@ def computes_until(stop: threading.Event, got: threading.Event) -> None:
         pass
 
 
-@pytest.mark.parametrize("how", ["the next get", "a get of another port", "release", "its end", "a get that times out", "an interrupted get"])
+@pytest.mark.parametrize(
+    "how", ["the next get", "a get of another port", "release", "its end", "a get that times out", "an interrupted get"]
+)
 def test_a_thread_is_done_with_what_it_got_at(make_port: MakePort, start, how) -> None:
     """Until then the cap of 1 holds the other one back."""
     port, other = make_port(1), make_port(1)

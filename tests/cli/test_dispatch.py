@@ -6,6 +6,8 @@ import re
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -90,6 +92,14 @@ def test_options_change_the_preset_and_so_does_the_environment(dispatch):
     scene = record["scene"]
     assert (scene["name"], scene["count"], scene["workers"], scene["concurrency"], scene["burst"]) == ("busy", 3, 2, 2, 12)
     assert record["facts"]["handled"] == 3
+    blocking = {"PROACTOR_BLOCK": "1", "PROACTOR_RATE": "5"}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        peer = threading.Thread(target=lambda: listener.accept()[0].close())
+        peer.start()
+        scene = dispatch("--connect", address, "--compute", env=blocking)["scene"]
+        peer.join()
+    assert scene["blocking_share"] == 0, "the command line comes before the environment"
 
 
 def test_without_a_terminal_there_is_the_summary_only(run):
@@ -194,6 +204,24 @@ def test_bad_arguments_are_refused_by_name(run, arguments, status, message):
     assert message in result.stderr.decode()
     assert result.stdout == b""
     assert b"Traceback" not in result.stderr
+
+
+def test_an_engine_that_does_not_exist_is_said_in_one_line(run):
+    result = run("dispatch", "calm", env={"PROACTOR_ENGINE": "steam"})
+    assert result.returncode == 1
+    assert re.fullmatch(r'proactor: cannot make a completion port: no engine called "steam".*\n', result.stderr.decode())
+
+
+def test_threads_that_cannot_be_started_are_said_in_one_line(run):
+    # Each thread takes a gibibyte of addresses for its stack, and all are used up before the last one.
+    limited = "import os, resource, sys; " + "".join(
+        f"resource.setrlimit(resource.RLIMIT_{name}, (2**{power}, 2**{power})); " for name, power in (("STACK", 30), ("AS", 34))
+    )
+    script = limited + "os.execv(sys.executable, [sys.executable, '-m', 'proactor', *sys.argv[1:]])"
+    arguments = [sys.executable, "-c", script, "dispatch", "--workers", "64", "--count", "1"]
+    result = subprocess.run(arguments, capture_output=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL)
+    assert result.returncode == 1
+    assert re.fullmatch(r"proactor: cannot start 64 workers: can't start new thread; choose fewer .*\n", result.stderr.decode())
 
 
 def test_nobody_to_connect_to_is_said_in_one_line(run):

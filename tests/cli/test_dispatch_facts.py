@@ -210,6 +210,13 @@ def test_an_interrupted_run_says_what_was_left():
     assert summary(record(posted=0), interrupted=True) == ["Interrupted: 0 of 0 completions handled."]
 
 
+def test_of_many_workers_the_busiest_are_named():
+    works = [work(n, n % 10 + 1, since=n - 1.0, posted=n - 0.5, taken=n - 0.5, ended=n - 0.2) for n in range(1, 12)]
+    line = summary(record(*works, workers=10, concurrency=10))[0]
+    assert line.startswith("11 of 11 completions handled by 10 workers (worker 2: 2, worker 1: 1, ")
+    assert line.endswith("worker 8: 1 and 2 more).")
+
+
 def test_a_note_is_a_sentence_of_its_own():
     lines = summary(record(*calm(), notes=("the peer ended the connection",)))
     assert lines[1] == "The peer ended the connection."

@@ -18,6 +18,7 @@ from proactor.cli.options import Options, decimal, text, whole_number
 from proactor.cli.output import write_result
 from proactor.cli.signals import StopRequests
 from proactor.cli.terminal import can_prompt
+from proactor.cli.text import counted
 from proactor.listener import parse
 
 FRAME_SECONDS = 0.1
@@ -107,16 +108,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(scene: Scene, peer: socket.socket | None, stop: StopRequests, *, live: bool) -> tuple[Snapshot, Any]:
     """What was recorded, and what the port said at the end. Returns when everything is handled, or somebody has asked to stop."""
-    try:
-        run = Run(scene, peer, stop.wakeup.wake)
-    except OSError as error:
-        if peer is not None:
-            peer.close()
-        raise CommandError(f"the connection to {scene.connect} broke: {error.strerror or error}", ExitCode.FAILED) from error
+    run = _prepared(scene, peer, stop)
     with _view(scene, live=live) as view:
         if view is not None:
             stop.before_ending_at_once(view.give_back)
-        run.start()
+        _start(run)
         try:
             _watch(run, view, stop, lambda: run.finished() or stop.requested)
             run.stop()
@@ -129,6 +125,25 @@ def _run(scene: Scene, peer: socket.socket | None, stop: StopRequests, *, live: 
         if view is not None:
             view.draw(snapshot, ending=False)
     return snapshot, run.statistics
+
+
+def _prepared(scene: Scene, peer: socket.socket | None, stop: StopRequests) -> Run:
+    try:
+        return Run(scene, peer, stop.wakeup.wake)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if peer is None:
+            raise CommandError(f"cannot make a completion port: {reason}", ExitCode.FAILED) from error
+        peer.close()
+        raise CommandError(f"cannot receive from {scene.connect}: {reason}", ExitCode.FAILED) from error
+
+
+def _start(run: Run) -> None:
+    try:
+        run.start()
+    except RuntimeError as error:
+        hint = "choose fewer --workers, or raise the limit (ulimit -u)"
+        raise CommandError(f"cannot start {counted(run.scene.workers, 'worker')}: {error}; {hint}", ExitCode.FAILED) from error
 
 
 def _watch(run: Run, view: View | None, stop: StopRequests, done: Callable[[], bool]) -> None:

@@ -73,7 +73,7 @@ class LiveView:
         first = max(1, snapshot.workers - rows + 1)
         if first > 1:
             # Who began to wait last is needed first, so that these are the ones with something to see.
-            yield Text(f"({counted(first - 1, 'worker')} more, for whom there is no room)", style="dim")
+            yield Text(f"({counted(first - 1, 'worker')} above, for whom there is no room)", style="dim")
         columns = max(10, self._console.width - LABEL - 1)
         handler = self._scene.handler_ms / 1000
         span = min(max(snapshot.at, SHORTEST_SECONDS, 10 * handler), max(LONGEST_SECONDS, 40 * handler))

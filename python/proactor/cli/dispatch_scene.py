@@ -72,24 +72,31 @@ def scene_of(options: argparse.Namespace) -> Scene:
     for name in ("workers", "concurrency", "count", "rate", "burst", "handler_ms"):
         if getattr(options, name) is not None:
             values[name] = getattr(options, name)
-    if options.block:
-        values["blocking_share"] = 1.0
-    elif options.compute:
-        values["blocking_share"] = 0.0
-    elif options.mix is not None:
-        values["blocking_share"] = options.mix
+    share = _blocking_share(options)
+    if share is not None:
+        values["blocking_share"] = share
     values.setdefault("concurrency", min(len(os.sched_getaffinity(0)), WORKERS_LIMIT))
     # The article's rule of thumb.
     values.setdefault("workers", min(2 * values["concurrency"], WORKERS_LIMIT))
     return Scene(name=options.scene or "", connect=options.connect, **values)
 
 
+def _blocking_share(options: argparse.Namespace) -> float | None:
+    """What was asked for, on the command line before the environment; None if nothing was."""
+    asked = {
+        "--block": ("block", 1.0 if options.block else None),
+        "--compute": ("compute", 0.0 if options.compute else None),
+        "--mix": ("mix", options.mix),
+    }
+    flags = [flag for flag, (name, share) in asked.items() if share is not None and name in options.given]
+    flags = flags or [flag for flag, (_, share) in asked.items() if share is not None]
+    if len(flags) > 1:
+        options.options.error(f"arguments {' and '.join(flags)} contradict each other: leave all but one out")
+    return asked[flags[0]][1] if flags else None
+
+
 def _check_combination(options: argparse.Namespace) -> None:
-    chosen = [
-        flag for flag, value in (("--block", options.block), ("--compute", options.compute), ("--mix", options.mix is not None)) if value
-    ]
-    if len(chosen) > 1:
-        options.options.error(f"arguments {' and '.join(chosen)} contradict each other: leave all but one out")
+    """Options that would have no effect are mistakes; from the environment they may be there for another run."""
     if options.connect is not None:
         for name in ("rate", "burst"):
             if name in options.given:

@@ -15,6 +15,9 @@ from proactor.cli.text import counted
 NAMED_LIMIT = 3
 """So many violations are named one by one."""
 
+SHARES_LIMIT = 8
+"""Of so many workers is said how much each did: the busiest."""
+
 LEADERS_SHARE = 0.1
 """Of posted completions so many may go past somebody because of the leader; were it more, that would be the rule."""
 
@@ -56,7 +59,9 @@ def _handled(facts: Facts, *, interrupted: bool) -> str:
     if not facts.handled:
         return f"{what}{left}."
     if len(facts.by_worker) > 1:
-        shares = ", ".join(f"worker {worker}: {count}" for worker, count in facts.by_worker.items())
+        shares = ", ".join(f"worker {worker}: {count}" for worker, count in list(facts.by_worker.items())[:SHARES_LIMIT])
+        if len(facts.by_worker) > SHARES_LIMIT:
+            shares += f" and {len(facts.by_worker) - SHARES_LIMIT} more"
         return f"{what} by {counted(len(facts.by_worker), 'worker')} ({shares}){left}."
     (worker,) = facts.by_worker
     held = facts.choices > 0 and not facts.out_of_turn and facts.handled > 1 and not left
