@@ -337,6 +337,15 @@ def test_no_text_of_the_picture_lies_on_another(seconds):
             assert right <= left + 1, f"{first!r} and {second!r}"
 
 
+def test_marks_that_would_lie_on_each_other_are_one_that_says_how_many():
+    works = [work(n, n, since=-1.0, posted=n / 10_000, taken=0.1, ended=1.0) for n in range(1, 13)]
+    root = drawn(record(*works, work(13, 1, since=1.0, posted=1.5, taken=1.5, ended=2.0), workers=12, concurrency=12))
+    assert len([element for element in root.iter(f"{SVG}path") if element.get("class") == "posted"]) == 2
+    assert [element.text for element in root.iter(f"{SVG}text") if "at once" in (element.text or "") and element.text[0].isdigit()] == [
+        "12 at once"
+    ]
+
+
 def test_an_empty_record_is_a_picture_too():
     assert drawn(record()).tag == f"{SVG}svg"
 

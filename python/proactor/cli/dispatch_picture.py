@@ -23,6 +23,9 @@ LANE, GAP = 24, 6
 STEP = 14
 """Height of one in the chart of how many ran."""
 
+MARK = 8
+"""Width of the mark of a posted completion."""
+
 CHARACTER = 7.0
 """Width that a digit may take, generously, in the font of the bars."""
 
@@ -110,21 +113,22 @@ class _Picture:
         self.y = 66
 
     def _posted(self) -> Iterator[str]:
-        """A mark for each completion that was posted; those that came at one moment lie on each other, so how many is said."""
-        marks: dict[int, int] = {}
-        for work in self.snapshot.works:
-            if work.posted is not None:
-                marks[round(self._x(work.posted))] = marks.get(round(self._x(work.posted)), 0) + 1
+        """A mark for each completion that was posted; where marks would lie on each other there is one, and how many it stands for."""
+        marks: list[tuple[float, int]] = []
+        for at in sorted(work.posted for work in self.snapshot.works if work.posted is not None):
+            if marks and self._x(at) - marks[-1][0] < MARK:
+                marks[-1] = (marks[-1][0], marks[-1][1] + 1)
+            else:
+                marks.append((self._x(at), 1))
         if not marks:
             return
         yield _text(LEFT - 10, self.y + 12, "posted", "muted end")
-        free_from = 0.0
-        for x, count in sorted(marks.items()):
-            yield f'<path class="posted" d="M{x - 4} {self.y + 3} h8 l-4 10 z"/>'
-            if count > 1 and x >= free_from:
-                label = f"{count} at once"
-                yield _text(x + 8, self.y + 12, label, "muted")
-                free_from = x + 8 + len(label) * CHARACTER
+        for index, (x, count) in enumerate(marks):
+            yield f'<path class="posted" d="M{x - MARK / 2:.1f} {self.y + 3} h{MARK} l-{MARK / 2} 10 z"/>'
+            label = f"{count} at once"
+            room = (marks[index + 1][0] if index + 1 < len(marks) else WIDTH) - x - MARK
+            if count > 1 and room > len(label) * CHARACTER + 4:
+                yield _text(x + MARK, self.y + 12, label, "muted")
         self.y += 20
 
     def _lanes(self) -> Iterator[str]:
