@@ -122,7 +122,13 @@ class Completion:
 
     @property
     def value(self) -> Any:
-        """What the operation says it brings; None if it failed, but for a send, which says how many bytes the kernel has taken. Of a packet: what was posted."""
+        """By kind of operation; None where nothing else is said, and if it failed. Of a packet: what was posted.
+
+        receive: the bytes, b"" when the peer has finished sending. receive_into: how many bytes, 0 at that end.
+        receive_from: (bytes, address); also of a datagram that was too long (EMSGSIZE), whose beginning it is.
+        send, send_to: how many bytes the kernel has taken, all of them unless it failed.
+        accept: (socket, address). connect, shutdown: None.
+        """
 
     @property
     def error(self) -> OSError | None:
@@ -183,7 +189,7 @@ class CompletionPort:
         to stop, and join them.
         """
 
-    def _associate(self, socket: socket | ConnectedSocket, is_tcp: bool, key: Any) -> Handle: ...
+    def _associate(self, socket: socket | ConnectedSocket, kind: str, key: Any) -> Handle: ...
     def _numbers(self) -> tuple[int, int, int, int, int, int, int, int, int, int, int]: ...
     def _pending(self) -> tuple[int, int]: ...
     def _inside(self) -> int: ...
@@ -363,32 +369,107 @@ class Event:
 
 @final
 class Handle:
-    """What `associate` answers: a connected stream socket. Its operations, when complete, call the function that it was associated with (on a pool), or are
-    got from the completion port with its key. Safe from any thread.
+    """What `associate` answers: a socket whose operations are submitted one by one, each with one completion. Safe from any thread; never blocks.
+    On a pool the completions are told to the function that it was associated with; a completion port's threads get them, with its key.
 
-    Operations of one kind complete in the order in which they were submitted, cancelled ones aside. There is no limit on how many are pending:
-    what they take is the memory of their bytes, which is the caller's.
+    A stream socket can connect, receive, receive_into, send and shutdown; a listening one accept; a datagram socket receive_from, send_to, connect and
+    send (to its peer). What it cannot do is refused with ValueError, a closed handle with OSError (EBADF), one of the parent process with RuntimeError.
+
+    Operations that receive complete in the order in which they were submitted, and so do those that send, connect and shut down, cancelled ones aside.
+    There is no limit on how many are pending: what they take is the memory of their bytes, which is the caller's.
     """
 
     def receive(self, limit: int = 65536, /) -> Operation:
         """Submits a receive: it completes with at least one byte and at most `limit`, as soon as there are any, or with b"" when the peer has finished
-        sending. Never blocks. Nothing is received while no receive is pending, so that the peer's sending slows down. One completion brings at
-        most 64 KiB.
+        sending. Nothing is received while no receive is pending, so that the peer's sending slows down. One completion brings at most 64 KiB. While an
+        attempt to connect is pending it waits for it; on a stream that is not connected it fails (ENOTCONN). (Win32's WSARecv.)
 
         Raises:
-            ValueError: `limit` is 0.
+            ValueError: `limit` is 0, or the socket is no stream.
+            OSError: the handle is closed (EBADF).
+            RuntimeError: it belongs to the parent process.
+        """
+
+    def receive_into(self, buffer: Any, /) -> Operation:
+        """As `receive`, into writable memory: it completes with how many bytes came, from the start of `buffer`, 0 when the peer has finished sending.
+
+        The memory is held until then: a bytearray cannot be resized (BufferError), and what it holds should not be relied on. A receive that was cancelled
+        writes nothing, and neither does any other after its completion.
+
+        Raises:
+            TypeError, ValueError: `buffer` is not bytes-like; read-only, not contiguous or empty; or the socket is no stream.
             OSError: the handle is closed (EBADF).
             RuntimeError: it belongs to the parent process.
         """
 
     def send(self, data: Any, /) -> Operation:
-        """Submits a send of a bytes-like object: it completes when the kernel has taken all of it, or with an error. Never blocks.
+        """Submits a send of a bytes-like object, or of a sequence of them, gathered: it completes with how many bytes the kernel has taken, which is all, or
+        with an error. On a datagram socket it sends one datagram to the socket's peer. (Win32's WSASend; sendmsg(2).)
 
         From 4 KiB on nothing is copied: the memory is sent from where it lies, and held until the send is complete. A bytearray cannot be resized
-        meanwhile (BufferError), and should not be written to. What `fn` is told of it, it may use again.
+        meanwhile (BufferError), and should not be written to. Who is told of its completion may use it again.
 
         Raises:
-            TypeError, ValueError: `data` is not bytes-like, or not contiguous.
+            TypeError, ValueError: `data` is not bytes-like, or not contiguous; or the socket listens.
+            OSError: the handle is closed (EBADF).
+            RuntimeError: it belongs to the parent process.
+        """
+
+    def shutdown(self) -> Operation:
+        """Submits a shutdown: no more is sent after the sends before it, and the peer sees the end. It completes with None. What the peer sends still comes.
+        (shutdown(2), SHUT_WR)
+
+        Raises:
+            ValueError: the socket is no stream.
+            OSError: the handle is closed (EBADF).
+            RuntimeError: it belongs to the parent process.
+        """
+
+    def accept(self) -> Operation:
+        """Submits an accept: it completes with (socket, address), as `socket.accept` answers them. Associate the socket, or close it. (Win32's AcceptEx.)
+
+        As many clients are accepted as accepts are pending; the others wait in the backlog. What accept(2) says completes an accept, also where it is only about
+        the client that has gone (ECONNABORTED) or passes (EMFILE: no descriptors): submit another. A client whose accept was cancelled at the last moment goes to
+        the next accept, or is closed with the handle.
+
+        Raises:
+            ValueError: the socket does not listen.
+            OSError: the handle is closed (EBADF).
+            RuntimeError: it belongs to the parent process.
+        """
+
+    def connect(self, address: Any, /) -> Operation:
+        """Submits an attempt to connect: it completes with None, or with the error. Receives, sends and shutdowns that are submitted meanwhile wait for it; after a
+        failure they fail too, and the socket may try again. Cancelled or closed, the attempt ends. A datagram socket gets its peer: the only one that it receives
+        from, and that `send` sends to. (Win32's ConnectEx; connect(2).)
+
+        `address` is (host, port) with an IP address, since to look a name up may block; or the path of a Unix socket. Such a connect does not wait: where the
+        listener's backlog is full it fails with BlockingIOError (EAGAIN), as Linux tells nobody when it is not.
+
+        Raises:
+            TypeError, ValueError: `address` is none of the socket's family; or the socket listens.
+            OSError: the handle is closed (EBADF).
+            RuntimeError: it belongs to the parent process.
+        """
+
+    def receive_from(self, limit: int = 65535, /) -> Operation:
+        """Submits a receive of one datagram: it completes with (bytes, address), as `socket.recvfrom` answers them; None for a sender without an address. A datagram
+        may be empty. One that is longer than `limit`, or than 64 KiB, completes with EMSGSIZE and its beginning as the value; the rest is lost. An error that the
+        kernel has for the socket (ECONNREFUSED: nobody listens where an earlier one was sent) completes one receive. (Win32's WSARecvFrom.)
+
+        Raises:
+            ValueError: `limit` is 0, or the socket is none for datagrams.
+            OSError: the handle is closed (EBADF).
+            RuntimeError: it belongs to the parent process.
+        """
+
+    def send_to(self, data: Any, address: Any, /) -> Operation:
+        """Submits the sending of one datagram, from a bytes-like object or a sequence of them, as `send` takes them, to an address, as `connect` takes it. It
+        completes with how many bytes it has, or with an error: EMSGSIZE where it is too long; BlockingIOError (EAGAIN) where a Unix socket's queue is full, as
+        Linux tells nobody when it is not (`connect`, then `send` waits). (Win32's WSASendTo.)
+
+        Raises:
+            TypeError, ValueError: `data` or `address` is not what is taken; or the socket is none for datagrams.
             OSError: the handle is closed (EBADF).
             RuntimeError: it belongs to the parent process.
         """
@@ -397,8 +478,8 @@ class Handle:
         """Cancels every pending operation, see `Operation.cancel`; the handle stays open. Returns how many there were."""
 
     def close(self) -> None:
-        """Closes the handle: pending operations complete with ECANCELED, what has come and was not asked for is dropped, and what the kernel has taken still
-        reaches the peer. Idempotent. To send everything first, close when the last send is complete."""
+        """Closes the handle: pending operations complete with ECANCELED, what has come and was not asked for is dropped (a client is closed), and what the kernel
+        has taken still reaches the peer. Idempotent. To send everything first, close when the last send is complete."""
 
     @property
     def closed(self) -> bool:
@@ -412,7 +493,7 @@ class Handle:
 
 @final
 class Operation:
-    """What `Handle.receive` and `send` answer: a request under way. Safe from any thread; never blocks."""
+    """What a handle's operations answer: a request under way. Safe from any thread; never blocks."""
 
     def cancel(self) -> bool:
         """Asks for an early end: True if it was pending. It still completes exactly once: one that waits, with ECANCELED; one that the kernel is at, with
@@ -425,7 +506,7 @@ class Operation:
 
     @property
     def kind(self) -> str:
-        """What was asked for: "receive" or "send"."""
+        """What was asked for: the name of the method, as in "receive"."""
 
     @property
     def pending(self) -> bool:
@@ -565,8 +646,8 @@ class Port:
             ValueError, OSError: the descriptor cannot be waited for.
         """
 
-    def associate(self, socket: socket | ConnectedSocket, is_tcp: bool, function: Callable[[Completion], object]) -> Handle:
-        """Takes over a connected stream socket: calls its `fileno` and `detach`."""
+    def associate(self, socket: socket | ConnectedSocket, kind: str, function: Callable[[Completion], object]) -> Handle:
+        """Takes over a socket: calls its `fileno` and `detach`. `kind` is "tcp" or "unix", with "unconnected " before it, "listener" or "datagram"."""
 
     def pending(self) -> tuple[int, int, int, int]:
         """`(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them."""
@@ -640,6 +721,12 @@ class Network:
     def pair(self) -> tuple[int, Peer]:
         """A connected socket's descriptor, for `Port.attach`, and its peer."""
 
+    def socket(self) -> tuple[int, Peer]:
+        """The descriptor of a stream socket that is not connected, and the peer that it will have, which answers whatever address is asked for."""
+
+    def datagrams(self) -> tuple[int, Correspondent]:
+        """The descriptor of a datagram socket, and everybody else."""
+
     def object(self) -> tuple[int, Signal]:
         """A descriptor to wait for, for `Port.call_when`, and what makes it ready."""
 
@@ -647,7 +734,8 @@ class Network:
         """A client connects; `address` is its own. Raises ConnectionRefusedError where nobody listens."""
 
     def fail_next(self, what: str, errno: int) -> None:
-        """Lets the next "adopt", "associate", "accept", "accept_paused", "receive", "send", "shutdown_write", "watch" or "wait" fail."""
+        """Lets the next "adopt", "associate", "accept", "accept_paused", "accept_some", "connect", "receive", "send", "shutdown_write", "watch" or
+        "wait" fail."""
 
     def need_pending_accepts(self) -> None:
         """Accepts have to be pending from here on, as on Windows."""
@@ -664,8 +752,34 @@ class Signal:
         """Waits for the object complete from here on, or no longer."""
 
 @final
+class Correspondent:
+    """Everybody that a simulated datagram socket writes to, and gets something from."""
+
+    def send(self, data: bytes, sender: str | None = None) -> None:
+        """Sends one datagram, from an address such as 192.0.2.1:10000."""
+
+    def fail(self, errno: int) -> None:
+        """Lets a receive fail, after the datagrams before it."""
+
+    def received(self) -> list[tuple[bytes, str | None]]:
+        """What has come since the last call, and for which address; None: for the socket's peer."""
+
+    def set_room(self, datagrams: int) -> None:
+        """How many datagrams are taken before `received` is called."""
+
+@final
 class Peer:
     """The other end of a simulated connection."""
+
+    def accept(self) -> None:
+        """Answers an attempt to connect, the next one if there is none."""
+
+    def refuse(self, errno: int) -> None:
+        """As `accept`, with an error."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether an attempt to connect waits for an answer."""
 
     def send(self, data: bytes) -> None: ...
     def finish(self) -> None: ...

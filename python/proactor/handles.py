@@ -23,9 +23,9 @@ class HandleStatistics:
 
     open: bool
     receives: int
-    """Receives that are pending."""
+    """Receives of every kind and accepts that are pending."""
     sends: int
-    """Sends that are pending."""
+    """Sends, connects and shutdowns that are pending."""
     unsent_bytes: int
     """What the pending sends are to send."""
     kept_bytes: int
@@ -45,10 +45,11 @@ class HandleStatistics:
 
 
 class ConnectedSocket:
-    """A connected socket that is none of this machine's: of a simulated network, in tests."""
+    """A socket that is none of this machine's: of a simulated network, in tests. Connected, if `kind` does not say something else."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, kind: str = "tcp") -> None:
         self._descriptor = descriptor
+        self.kind = kind
 
     def fileno(self) -> int:
         """The network's number; -1 once a pool or port has taken it over."""
@@ -64,50 +65,51 @@ def associate(port: _core.Port, handle: socket.socket | ConnectedSocket, fn: Cal
     """As `ThreadPool.associate`, on a port."""
     if not callable(fn):
         raise TypeError(f"fn must be a callable that takes a completion, not {type(fn).__name__}")
-    return port.associate(handle, _is_tcp(handle), fn)
+    return port.associate(handle, _kind_of(handle), fn)
 
 
 def associate_with_key(port: _core.CompletionPort, handle: socket.socket | ConnectedSocket, key: Any) -> Handle:
     """As `CompletionPort.associate`."""
-    return port._associate(handle, _is_tcp(handle), key)
+    return port._associate(handle, _kind_of(handle), key)
 
 
-def _is_tcp(handle: socket.socket | ConnectedSocket) -> bool:
-    """Whether it is TCP; raises for what cannot be associated."""
+def _kind_of(handle: socket.socket | ConnectedSocket) -> str:
+    """What the port calls it; raises for what cannot be associated."""
     if isinstance(handle, ConnectedSocket | socket.socket):
         if handle.fileno() < 0:
             raise ValueError("the socket is closed, or a pool or port has taken it over: a handle is associated once")
-        return isinstance(handle, ConnectedSocket) or _check(handle)
+        return handle.kind if isinstance(handle, ConnectedSocket) else _kind(handle)
     if isinstance(handle, Handle):
         raise ValueError(
             "the handle is associated already: it belongs to one pool and its operations to one function, or to one completion port"
         )
     if callable(getattr(handle, "fileno", None)) or isinstance(handle, int):
         raise NotImplementedError(
-            f"{type(handle).__name__}: only connected stream sockets can be associated so far. call_when of a ThreadPool waits for a pipe"
+            f"{type(handle).__name__}: only sockets can be associated so far. "
+            "Files have proactor.open, and no CompletionPort yet; call_when of a ThreadPool waits for a pipe"
         )
-    raise TypeError(f"{type(handle).__name__} is no handle: give a connected socket.socket (TCP or Unix, SOCK_STREAM)")
+    raise TypeError(f"{type(handle).__name__} is no handle: give a socket.socket")
 
 
-def _check(handle: socket.socket) -> bool:
-    """Whether the socket is TCP; raises for what cannot be associated."""
+def _kind(handle: socket.socket) -> str:
+    """What the port calls such a socket; raises for what cannot be associated."""
     if type(handle).__module__ == "ssl":
         raise ValueError(
             "the socket is an SSLSocket: its bytes would be sent past its encryption; associate the plain socket, before it is wrapped"
         )
+    names = {socket.AF_INET: "tcp", socket.AF_INET6: "tcp", getattr(socket, "AF_UNIX", None): "unix"}
+    if handle.family not in names:
+        raise ValueError(f"{handle!r} is neither an IPv4, IPv6 nor Unix socket")
+    if handle.type == socket.SOCK_DGRAM:
+        return "datagram"
     if handle.type != socket.SOCK_STREAM:
-        raise NotImplementedError(f"{handle!r} is no stream: datagrams come with CompletionPort")
-    families = {socket.AF_INET: True, socket.AF_INET6: True, getattr(socket, "AF_UNIX", None): False}
-    if handle.family not in families:
-        raise ValueError(f"{handle!r} is neither TCP nor a Unix socket")
+        raise ValueError(f"{handle!r} is neither a stream nor a datagram socket")
     if handle.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise ValueError("the socket listens: give it to proactor.serve; accept operations come with CompletionPort")
+        return "listener"
     try:
         handle.getpeername()
     except OSError as error:
         if error.errno != errno.ENOTCONN:
             raise
-        raise OSError(
-            errno.ENOTCONN, "the socket is not connected, or was reset: connect it first; connect operations come with CompletionPort"
-        ) from None
-    return families[handle.family]
+        return "unconnected " + names[handle.family]
+    return names[handle.family]

@@ -458,7 +458,8 @@ class ThreadPool(Executor):
     # ---- operations ----
 
     def associate(self, handle: socket.socket | ConnectedSocket, fn: Callable[[Completion], object], /) -> Handle:
-        """Takes a connected stream socket over (TCP or Unix) and answers its handle, whose operations call `fn(completion)` when complete.
+        """Takes a socket over and answers its handle, whose operations call `fn(completion)` when complete: a stream socket (TCP or Unix), connected,
+        to be connected, or listening; or a datagram socket (UDP or Unix). `Handle` says what each can do.
 
         (Win32's CreateThreadpoolIo.) The socket object is detached, as by `socket.detach`: the descriptor belongs to the pool from here on,
         which makes it non-blocking and closes it with the handle. So no number is used again under an operation that is under way.
@@ -471,10 +472,10 @@ class ThreadPool(Executor):
         pool's last reference do the same. A handle that nobody holds, without a pending operation, closes by itself.
 
         Raises:
-            ValueError: the socket is closed, associated, listening or encrypted.
-            NotImplementedError: it is a datagram socket, a file, or another descriptor.
+            ValueError: the socket is closed, associated, encrypted or of another kind.
+            NotImplementedError: it is a file, or another descriptor.
             TypeError: `handle` is none at all, or `fn` is not callable.
-            OSError: the socket is not connected (ENOTCONN), or the kernel refuses.
+            OSError: the kernel refuses.
             RuntimeError: the pool is shut down, or belongs to the parent process.
             BrokenExecutor: the initializer raised.
 

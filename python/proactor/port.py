@@ -112,16 +112,17 @@ class CompletionPort(_core.CompletionPort):
         return self._concurrency
 
     def associate(self, handle: socket.socket | ConnectedSocket, key: Any = None) -> Handle:
-        """Takes a connected stream socket over (TCP or Unix) and answers its handle; completions of its operations come with `key`.
+        """Takes a socket over and answers its handle; completions of its operations come with `key`.
 
+        Stream sockets (TCP or Unix), connected, not connected yet or listening, and datagram sockets; what each can do says `Handle`.
         The socket object is detached, as by `socket.detach`: the descriptor belongs to the port from here on, which makes it non-blocking
         and closes it with the handle. A handle belongs to one port only. One that nobody holds, without a pending operation, closes by itself.
 
         Raises:
-            ValueError: the socket is closed, associated, listening or encrypted.
-            NotImplementedError: it is a datagram socket, a file, or another descriptor.
+            ValueError: the socket is closed, associated, or encrypted.
+            NotImplementedError: it is a file, or another descriptor.
             TypeError: `handle` is none at all.
-            OSError: the socket is not connected (ENOTCONN), or the kernel refuses.
+            OSError: the kernel refuses.
             proactor.errors.PortClosed: the port is closed.
             RuntimeError: it belongs to the parent process.
 

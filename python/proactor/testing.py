@@ -27,9 +27,11 @@ from proactor.pool import ThreadPool
 from proactor.port import CompletionPort
 from proactor.server import Server, serve
 
-__all__ = ["Network", "Peer", "PortNetwork", "WaitableObject"]
+__all__ = ["Correspondent", "Network", "Peer", "PortNetwork", "WaitableObject"]
 
-Operation: TypeAlias = Literal["adopt", "associate", "accept", "accept_paused", "receive", "send", "shutdown_write", "watch", "wait"]
+Operation: TypeAlias = Literal[
+    "adopt", "associate", "accept", "accept_paused", "accept_some", "connect", "receive", "send", "shutdown_write", "watch", "wait"
+]
 
 _PATIENCE = 10.0
 """Seconds of real time after which something that was waited for is a failure."""
@@ -57,6 +59,19 @@ class Peer:
     def reset(self) -> None:
         """Resets the connection."""
         self._core.reset()
+
+    def accept(self) -> None:
+        """Answers an attempt to connect (of `Network.socket`), the next one if there is none."""
+        self._core.accept()
+
+    def refuse(self, errno: int) -> None:
+        """As `accept`, with an error."""
+        self._core.refuse(errno)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether an attempt to connect waits for an answer."""
+        return self._core.is_asked
 
     def fail(self, errno: int) -> None:
         """Lets the connection die of an error of the network's: `errno.EHOSTUNREACH`, say."""
@@ -125,6 +140,29 @@ class Peer:
         return self._core.was_reset
 
 
+class Correspondent:
+    """Everybody that a datagram socket writes to, and gets something from, made by `Network.datagrams`. Safe from any thread; never blocks."""
+
+    def __init__(self, core: _core.Correspondent) -> None:
+        self._core = core
+
+    def send(self, data: bytes, sender: str | None = None) -> None:
+        """Sends one datagram, from an address such as "192.0.2.1:10000"."""
+        self._core.send(data, sender)
+
+    def fail(self, errno: int) -> None:
+        """Lets a receive fail, after the datagrams before it."""
+        self._core.fail(errno)
+
+    def received(self) -> list[tuple[bytes, str | None]]:
+        """What has come since the last call, and for which address; None: for the socket's peer."""
+        return self._core.received()
+
+    def set_room(self, datagrams: int) -> None:
+        """How many datagrams are taken before `received` is called; at first any number."""
+        self._core.set_room(datagrams)
+
+
 class WaitableObject:
     """Something for `ThreadPool.call_when`, made by `Network.waitable`; the test says when it is signalled.
 
@@ -181,6 +219,28 @@ class Network:
         """A connected socket for `pool.associate`, and its peer."""
         descriptor, peer = self._core.pair()
         return ConnectedSocket(descriptor), Peer(peer)
+
+    def socket(self) -> tuple[ConnectedSocket, Peer]:
+        """A stream socket for `pool.associate` that is not connected, and the peer that it will have: it answers whatever address is asked for."""
+        descriptor, peer = self._core.socket()
+        return ConnectedSocket(descriptor, "unconnected tcp"), Peer(peer)
+
+    def listener(self) -> ConnectedSocket:
+        """A listening socket for `pool.associate`; `connect_to` makes its clients."""
+        return ConnectedSocket(self._core.listen(), "listener")
+
+    def connect_to(self, handle: int) -> Peer:
+        """A client of the listening socket with that number (its `fileno()` before it was associated).
+
+        Raises:
+            ConnectionRefusedError: it does not listen any more.
+        """
+        return Peer(self._core.connect(handle, f"192.0.2.2:{next(self._ports)}"))
+
+    def datagrams(self) -> tuple[ConnectedSocket, Correspondent]:
+        """A datagram socket for `pool.associate`, and everybody else."""
+        descriptor, others = self._core.datagrams()
+        return ConnectedSocket(descriptor, "datagram"), Correspondent(others)
 
     def waitable(self) -> WaitableObject:
         """Something for `pool.call_when`; not signalled at first."""

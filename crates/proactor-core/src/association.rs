@@ -1,60 +1,47 @@
-//! A connected stream socket whose operations are submitted one by one: what is asked of it, in order, and the one completion that each gets. Owns the handle, the
-//! operations with their bytes, and what was received before anybody asked. Knows the engine contract; knows nothing of workers, and not who submits.
+//! A socket whose operations are submitted one by one: what is asked of it, in order, and the one completion that each gets. Owns the handle, the
+//! operations with their bytes, and what came before anybody asked. Knows the engine contract; knows nothing of workers, and not who submits.
 //!
 //! ```text
-//!   receive ──▶ receives ──────────────── bytes, the end, an error ───┐
-//!   send ─────▶ sends ──▶ in flight ───── all taken, or an error ─────┼──▶ mailbox ──▶ one worker at a time
-//!                  └──────────┴────────── cancelled, closed ──────────┘
+//!   receive, receive into, receive from, accept ──▶ reads ───────── what came, the end, an error ────┐
+//!   send, send to, connect, shutdown ─────────────▶ sends ──▶ in flight ── all taken, or an error ───┼──▶ mailbox ──▶ one worker at a time
+//!                                                     └──────────┴──────── cancelled, closed ────────┘
 //! ```
 //! On a port whose threads are their callers' each completion goes to the ready queue by itself, and to any thread (`tell_each`).
 //! * **An operation is in one place.** It moves under the lock, and whoever moves it to the mailbox has completed it: so it completes once, whatever races.
-//! * **Receiving is a standing order of the engine**, paused while no receive is outstanding. What a poll brings beyond what was asked for (at most one poll's
-//!   bytes) is kept for the next receive; while something is kept, no receive is outstanding.
-//! * **One send is the engine's at a time**; it is given outside the lock, because it is a system call (`Phase::Submitting`). Whoever closes waits for that call,
-//!   so that no bytes leave, and no memory is read, after the last completion.
+//! * **Receiving is a standing order of the engine**, paused while nothing is outstanding that receives. What a poll brings beyond what was asked for (at most one
+//!   poll's bytes) is kept for the next; while something is kept, nothing is outstanding. What is received into a caller's memory is copied there under the lock:
+//!   once the operation is cancelled, or has completed, nothing is written.
+//! * **As many clients are accepted as accepts are outstanding.** One that came although its accept was cancelled is kept for the next accept; whoever closes the
+//!   association closes what is kept. An accept that fails completes with its error, whatever it is; the others are still tried.
+//! * **One write is the engine's at a time**: a send, an attempt to connect, a shutdown; it is given outside the lock, because it is a system call
+//!   (`Phase::Submitting`). Whoever closes waits for that call, so that no bytes leave, and no memory is read, after the last completion.
+//! * **A stream that is not connected** has its operations fail with `NOT_CONNECTED`, unless an attempt is outstanding: then receives wait for it, and fail as it
+//!   fails; sends and shutdowns have their turn after it anyway.
 //! * **Bytes are let go before their operation completes**, under the lock: their owner must be fit for that.
 //! * **What is completed is queued under the lock** (`then`): whoever has closed the association knows that everything it completed is in the ready queue, and may
 //!   let the workers end.
 
 use std::collections::VecDeque;
-use std::mem;
+use std::{fmt, io, mem};
 
-use crate::buffer::{Copied, Outgoing, Received};
-use crate::completion::{Outcome, Token};
-use crate::engine::{CANCELED, Closing, Engine, Handle};
+use crate::buffer::{Copied, Destination, Outgoing, Received};
+use crate::completion::{Datagram, Outcome, Token};
+use crate::engine::{Address, CANCELED, Closing, Engine, Handle, Kind, NOT_CONNECTED, Submission};
 use crate::error::Failure;
 use crate::mailbox::Mailbox;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
 
+mod reading;
+mod requests;
+mod writing;
+
+use reading::*;
+pub use requests::*;
+use writing::*;
+
 /// Names an operation of one association; never used again.
 pub type OperationId = u64;
-
-/// What an operation asks for.
-#[derive(Debug)]
-pub enum Request {
-    /// At least one byte, at most so many.
-    Receive {
-        limit: usize,
-    },
-    Send(Outgoing),
-}
-
-/// What became of an operation.
-#[derive(Debug)]
-pub enum Came {
-    Received(Received),
-    /// The peer has finished sending, and everything it has sent was received.
-    Ended,
-    Sent {
-        bytes: usize,
-    },
-    /// An error number. `sent`: how many bytes of a send the kernel is known to have taken; None for a receive.
-    Failed {
-        number: i32,
-        sent: Option<usize>,
-    },
-}
 
 /// `O` is what the layer above keeps with an operation, and gets back with its completion.
 pub struct Association<O> {
@@ -78,13 +65,20 @@ struct State<O> {
     life: Life,
     /// None once it is closed: whoever still holds the association holds no descriptor.
     handle: Option<Handle>,
-    /// The engine has been asked to receive.
+    kind: Kind,
+    /// A stream that is connected.
+    linked: bool,
+    /// Attempts to connect that are not over.
+    connects: usize,
+    /// The engine has been asked to receive or to accept.
     receiving: bool,
-    receives: VecDeque<Receive<O>>,
-    sends: VecDeque<Send<O>>,
+    /// How many accepts it still has to make.
+    asked: usize,
+    reads: VecDeque<Queued<O>>,
+    sends: VecDeque<Queued<O>>,
     in_flight: Option<InFlight<O>>,
     /// What came and was not asked for yet, and how much of the first piece was given already.
-    kept: VecDeque<Received>,
+    kept: VecDeque<Kept>,
     given: usize,
     end: Option<End>,
     mailbox: Mailbox<(O, Came)>,
@@ -94,33 +88,11 @@ struct State<O> {
     numbers: Numbers,
 }
 
-struct Receive<O> {
+/// An operation that waits for its turn.
+struct Queued<O> {
     id: OperationId,
-    limit: usize,
+    request: Request,
     operation: O,
-}
-
-struct Send<O> {
-    id: OperationId,
-    data: Outgoing,
-    operation: O,
-}
-
-/// The send that the engine has.
-struct InFlight<O> {
-    id: OperationId,
-    bytes: usize,
-    operation: O,
-    phase: Phase,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// In the call; `cancelled`: it is to be given up if it does not complete there.
-    Submitting {
-        cancelled: bool,
-    },
-    Pending,
 }
 
 #[derive(Clone, Copy)]
@@ -133,7 +105,9 @@ enum End {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
     pub open: bool,
+    /// Operations of the read side that are pending: receives, accepts.
     pub receives: usize,
+    /// Of the write side: sends, attempts to connect, shutdowns.
     pub sends: usize,
     /// Of sends that are not complete.
     pub unsent: usize,
@@ -154,17 +128,22 @@ pub struct Numbers {
 #[must_use]
 #[derive(Default)]
 pub struct Dropped {
-    _kept: VecDeque<Received>,
+    _kept: VecDeque<Kept>,
     _handle: Option<Handle>,
 }
 
 impl<O> Association<O> {
-    pub fn new(handle: Handle, token: Token) -> Self {
+    /// `connected`: a stream that is; of other sockets it says nothing.
+    pub fn new(handle: Handle, token: Token, connected: bool) -> Self {
         let state = State {
             life: Life::Open,
+            kind: handle.kind(),
             handle: Some(handle),
+            linked: connected,
+            connects: 0,
             receiving: false,
-            receives: VecDeque::new(),
+            asked: 0,
+            reads: VecDeque::new(),
             sends: VecDeque::new(),
             in_flight: None,
             kept: VecDeque::new(),
@@ -191,7 +170,8 @@ impl<O> Association<O> {
 
     // ---- who submits ----
 
-    /// Takes an operation. `then` is called, under the lock, if the association is to go to the ready queue; so everywhere below. `pump` must follow a send.
+    /// Takes an operation, which must suit the handle's kind. `then` is called, under the lock, if the association is to go to the ready queue; so everywhere below.
+    /// `pump` must follow one that writes.
     ///
     /// # Errors
     /// It is closed: the operation and its bytes come back.
@@ -208,19 +188,18 @@ impl<O> Association<O> {
         if state.life != Life::Open {
             return Err((operation, request));
         }
-        match request {
-            Request::Send(data) => state.sends.push_back(Send { id, data, operation }),
-            Request::Receive { limit } => {
-                state.receives.push_back(Receive { id, limit, operation });
-                state.serve();
-                state.set_receiving(engine);
-            }
+        debug_assert!(request.suits(state.kind), "{request:?} on {:?}", state.kind);
+        let queued = Queued { id, request, operation };
+        if queued.request.writes() {
+            state.take_writing(queued);
+        } else {
+            state.take_reading(queued, engine);
         }
         state.tell(then);
         Ok(())
     }
 
-    /// Gives the engine what is to be sent, for as long as it takes all at once. Makes system calls, without the lock.
+    /// Gives the engine what is to be written, for as long as it is done at once. Makes system calls, without the lock.
     pub fn pump(&self, engine: &dyn Engine, mut then: impl FnMut()) {
         let mut guard = self.state.lock();
         loop {
@@ -228,19 +207,25 @@ impl<O> Association<O> {
             if state.life != Life::Open || state.in_flight.is_some() {
                 return; // whoever completes that one goes on
             }
-            let (Some(Send { id, data, operation }), Some(handle)) = (state.sends.pop_front(), state.handle.clone()) else { return };
-            state.in_flight = Some(InFlight { id, bytes: data.len(), operation, phase: Phase::Submitting { cancelled: false } });
+            let (Some(Queued { id, request, operation }), Some(handle)) = (state.sends.pop_front(), state.handle.clone()) else { return };
+            let does = match &request {
+                Request::Connect(_) => Does::Connect,
+                Request::Shutdown => Does::Shutdown,
+                _ => Does::Send,
+            };
+            state.in_flight =
+                Some(InFlight { id, bytes: request.unsent(), does, operation, phase: Phase::Submitting { cancelled: false } });
+            let linked = state.linked;
             drop(guard);
-            let submission = engine.send(&handle, data);
+            let submission = give(engine, &handle, request, linked);
             drop(handle);
             guard = self.state.lock();
             let state = &mut *guard;
             // Not there: it was pending for a moment, and its completion has been here already.
-            if state.in_flight.as_ref().is_some_and(|send| send.id == id) {
-                use crate::engine::Submission;
+            if state.in_flight.as_ref().is_some_and(|write| write.id == id) {
                 match submission {
-                    Submission::Done { bytes } => state.complete_send(Came::Sent { bytes }),
-                    Submission::Failed { error, sent, .. } => state.complete_send(failed_send(&error, sent)),
+                    Submission::Done { bytes } => state.complete_write(Ok(bytes), engine),
+                    Submission::Failed { error, sent, .. } => state.complete_write(Err((number_of(&error), sent)), engine),
                     Submission::Pending => state.now_pending(engine),
                 }
                 if state.life != Life::Open {
@@ -256,15 +241,15 @@ impl<O> Association<O> {
     pub fn cancel(&self, id: OperationId, engine: &dyn Engine, then: impl FnMut()) -> bool {
         let mut state = self.state.lock();
         let state = &mut *state;
-        if let Some(index) = state.receives.iter().position(|receive| receive.id == id) {
-            let receive = state.receives.remove(index).expect("just found");
-            state.complete(receive.operation, CANCELED_RECEIVE);
-            state.set_receiving(engine);
-        } else if let Some(index) = state.sends.iter().position(|send| send.id == id) {
-            let send = state.sends.remove(index).expect("just found");
-            drop(send.data); // first: who is told may want to use the memory again
-            state.complete(send.operation, CANCELED_SEND);
-        } else if state.in_flight.as_ref().is_some_and(|send| send.id == id) {
+        if let Some(index) = state.reads.iter().position(|read| read.id == id) {
+            let Queued { request, operation, .. } = state.reads.remove(index).expect("just found");
+            drop(request); // first: who is told may want to use the memory again
+            state.complete(operation, Came::Failed { number: CANCELED, sent: None });
+            state.set_reading(engine);
+        } else if let Some(index) = state.sends.iter().position(|write| write.id == id) {
+            let write = state.sends.remove(index).expect("just found");
+            state.cancel_write(write, engine);
+        } else if state.in_flight.as_ref().is_some_and(|write| write.id == id) {
             state.cancel_in_flight(engine);
         } else {
             return false;
@@ -280,8 +265,8 @@ impl<O> Association<O> {
         let count = state.pending();
         if state.life == Life::Open {
             state.cancel_in_flight(engine);
-            state.cancel_queued();
-            state.set_receiving(engine);
+            state.cancel_queued(engine);
+            state.set_reading(engine);
         }
         state.tell(then);
         count
@@ -299,16 +284,14 @@ impl<O> Association<O> {
         }
         guard.life = Life::Closing;
         // No longer than a system call that does not block.
-        while guard.in_flight.as_ref().is_some_and(|send| send.phase != Phase::Pending) {
+        while guard.in_flight.as_ref().is_some_and(|write| write.phase != Phase::Pending) {
             guard = self.changed.wait(guard);
         }
         let state = &mut *guard;
-        let taken = state.handle.as_ref().and_then(|handle| engine.cancel_send(handle));
-        if state.in_flight.is_some() {
-            // Not the engine's any more: then its completion is under way, and will not be found.
-            state.complete_send(Came::Failed { number: CANCELED, sent: Some(taken.unwrap_or(0)) });
-        }
-        state.cancel_queued();
+        let taken = state.give_up(engine);
+        // Not the engine's any more: then its completion is under way, and will not be found.
+        state.complete_write(Err((CANCELED, taken.unwrap_or(0))), engine);
+        state.cancel_queued(engine);
         if let Some(handle) = state.handle.take() {
             engine.close(&handle, Closing::Orderly);
             dropped._handle = Some(handle);
@@ -333,23 +316,36 @@ impl<O> Association<O> {
         }
         let mut pump = false;
         match outcome {
-            Outcome::Received(bytes) => {
-                state.kept.push_back(bytes);
-                state.serve();
-                state.set_receiving(engine);
+            Outcome::Received(bytes) => state.came(Kept::Bytes(bytes), engine),
+            Outcome::ReceivedFrom(datagram) => state.came(Kept::Datagram(datagram), engine),
+            Outcome::Accepted { handle, peer } => state.came(Kept::Accepted { handle, peer }, engine),
+            Outcome::AcceptFailed { error, pause } => {
+                if pause {
+                    state.asked = 0; // the engine has stopped, and is asked again for those that are left
+                }
+                state.came(Kept::Failed(number_of(&error)), engine);
             }
+            Outcome::ReceiveFailed(error) if state.kind == Kind::Datagram => state.came(Kept::Failed(number_of(&error)), engine),
             Outcome::Ended => state.end_receiving(End::Ended),
             Outcome::ReceiveFailed(error) => state.end_receiving(End::Failed(number_of(&error))),
             Outcome::HungUp => {} // the next send will say so
             Outcome::Sent { bytes } => {
-                state.complete_send(Came::Sent { bytes });
+                state.complete_write(Ok(bytes), engine);
+                pump = true;
+            }
+            Outcome::Connected => {
+                state.complete_write(Ok(0), engine);
                 pump = true;
             }
             Outcome::SendFailed { error, sent, .. } => {
-                state.complete_send(failed_send(&error, sent));
+                state.complete_write(Err((number_of(&error), sent)), engine);
                 pump = true;
             }
-            Outcome::Accepted { .. } | Outcome::AcceptFailed { .. } | Outcome::Signalled => unreachable!("a stream accepts nothing"),
+            Outcome::ConnectFailed(error) => {
+                state.complete_write(Err((number_of(&error), 0)), engine);
+                pump = true;
+            }
+            Outcome::Signalled => unreachable!("nobody waits for it"),
         }
         if state.life != Life::Open {
             self.changed.notify_all();
@@ -383,9 +379,9 @@ impl<O> Association<O> {
 
     pub fn is_pending(&self, id: OperationId) -> bool {
         let state = self.state.lock();
-        state.receives.iter().any(|receive| receive.id == id)
-            || state.sends.iter().any(|send| send.id == id)
-            || state.in_flight.as_ref().is_some_and(|send| send.id == id)
+        state.reads.iter().any(|read| read.id == id)
+            || state.sends.iter().any(|write| write.id == id)
+            || state.in_flight.as_ref().is_some_and(|write| write.id == id)
     }
 
     pub fn numbers(&self) -> Numbers {
@@ -393,10 +389,10 @@ impl<O> Association<O> {
         let in_flight = state.in_flight.as_ref();
         Numbers {
             open: state.life == Life::Open,
-            receives: state.receives.len(),
+            receives: state.reads.len(),
             sends: state.sends.len() + usize::from(in_flight.is_some()),
-            unsent: state.sends.iter().map(|send| send.data.len()).sum::<usize>() + in_flight.map_or(0, |send| send.bytes),
-            kept: state.kept.iter().map(Received::len).sum::<usize>() - state.given,
+            unsent: state.sends.iter().map(|write| write.request.unsent()).sum::<usize>() + in_flight.map_or(0, |write| write.bytes),
+            kept: state.kept.iter().map(Kept::bytes).sum::<usize>() - state.given,
             untold: state.mailbox.len(),
             ..state.numbers
         }
@@ -410,7 +406,7 @@ impl<O> Association<O> {
 
 impl<O> State<O> {
     fn pending(&self) -> usize {
-        self.receives.len() + self.sends.len() + usize::from(self.in_flight.is_some())
+        self.reads.len() + self.sends.len() + usize::from(self.in_flight.is_some())
     }
 
     fn tell(&mut self, mut then: impl FnMut()) {
@@ -424,7 +420,12 @@ impl<O> State<O> {
         self.numbers.completed += 1;
         match &came {
             Came::Received(bytes) => self.numbers.received += bytes.len() as u64,
-            Came::Ended => {}
+            Came::Filled { bytes } => self.numbers.received += *bytes as u64,
+            Came::ReceivedFrom(datagram) => {
+                self.numbers.received += datagram.bytes.len() as u64;
+                self.numbers.failed += u64::from(datagram.truncated);
+            }
+            Came::Ended | Came::Accepted { .. } | Came::Done => {}
             Came::Sent { bytes } => self.numbers.sent += *bytes as u64,
             Came::Failed { number, sent } => {
                 self.numbers.failed += 1;
@@ -434,99 +435,6 @@ impl<O> State<O> {
         }
         self.schedule += usize::from(self.mailbox.push((operation, came)) || self.each);
     }
-
-    fn complete_send(&mut self, came: Came) {
-        if let Some(send) = self.in_flight.take() {
-            self.complete(send.operation, came);
-        }
-    }
-
-    /// Completes receives for as long as there is something to give, or an end to tell.
-    fn serve(&mut self) {
-        while !self.receives.is_empty() {
-            let came = match (self.kept.is_empty(), self.end) {
-                (false, _) => None,
-                (true, Some(End::Ended)) => Some(Came::Ended),
-                (true, Some(End::Failed(number))) => Some(Came::Failed { number, sent: None }),
-                (true, None) => return,
-            };
-            let Some(receive) = self.receives.pop_front() else { return };
-            let came = came.unwrap_or_else(|| Came::Received(self.take_kept(receive.limit)));
-            self.complete(receive.operation, came);
-        }
-    }
-
-    fn take_kept(&mut self, limit: usize) -> Received {
-        let first = self.kept.front().expect("the caller has looked");
-        let left = first.len() - self.given;
-        if self.given == 0 && left <= limit {
-            return self.kept.pop_front().expect("just seen");
-        }
-        let count = left.min(limit);
-        let piece = Received::Small(Copied::of(&first.as_slice()[self.given..self.given + count]));
-        self.given += count;
-        if count == left {
-            self.given = 0;
-            self.kept.pop_front();
-        }
-        piece
-    }
-
-    /// The standing order lasts while a receive is outstanding.
-    fn set_receiving(&mut self, engine: &dyn Engine) {
-        let wanted = !self.receives.is_empty() && self.end.is_none();
-        let Some(handle) = &self.handle else { return };
-        if wanted == mem::replace(&mut self.receiving, wanted) {
-            return;
-        }
-        if wanted {
-            engine.receive(handle);
-        } else {
-            engine.pause_receive(handle);
-        }
-    }
-
-    fn end_receiving(&mut self, end: End) {
-        self.end.get_or_insert(end);
-        self.receiving = false;
-        self.serve();
-    }
-
-    fn now_pending(&mut self, engine: &dyn Engine) {
-        let Some(send) = &mut self.in_flight else { return };
-        let phase = mem::replace(&mut send.phase, Phase::Pending);
-        if phase == (Phase::Submitting { cancelled: true }) {
-            self.cancel_in_flight(engine);
-        }
-    }
-
-    fn cancel_in_flight(&mut self, engine: &dyn Engine) {
-        let Some(send) = &mut self.in_flight else { return };
-        if send.phase != Phase::Pending {
-            send.phase = Phase::Submitting { cancelled: true };
-        } else if let Some(handle) = &self.handle
-            && let Some(sent) = engine.cancel_send(handle)
-        {
-            self.complete_send(Came::Failed { number: CANCELED, sent: Some(sent) });
-        }
-    }
-
-    fn cancel_queued(&mut self) {
-        for receive in mem::take(&mut self.receives) {
-            self.complete(receive.operation, CANCELED_RECEIVE);
-        }
-        for send in mem::take(&mut self.sends) {
-            drop(send.data);
-            self.complete(send.operation, CANCELED_SEND);
-        }
-    }
-}
-
-const CANCELED_RECEIVE: Came = Came::Failed { number: CANCELED, sent: None };
-const CANCELED_SEND: Came = Came::Failed { number: CANCELED, sent: Some(0) };
-
-fn failed_send(error: &std::io::Error, sent: usize) -> Came {
-    Came::Failed { number: number_of(error), sent: Some(sent) }
 }
 
 fn number_of(error: &std::io::Error) -> i32 {

@@ -120,6 +120,14 @@ impl std::fmt::Debug for Received {
     }
 }
 
+/// Memory of the layer above that is received into. Whoever has it may write to it; dropped, it is the layer's again.
+pub trait Destination: Send {
+    /// In bytes.
+    fn size(&self) -> usize;
+    /// Copies `bytes` to so many bytes from the start; they must fit.
+    fn write(&mut self, offset: usize, bytes: &[u8]);
+}
+
 /// Bytes that several sends may share (a broadcast), or that belong to the layer above (a Python `bytes` object).
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
@@ -237,6 +245,17 @@ impl Outgoing {
             (Some(first), true) => Some(&first.as_slice()[self.offset..]),
             _ => None,
         }
+    }
+
+    /// A copy of the bytes left, in one piece.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.length);
+        let mut offset = self.offset;
+        for segment in self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter())) {
+            bytes.extend_from_slice(&segment.as_slice()[offset..]);
+            offset = 0;
+        }
+        bytes
     }
 
     /// All of it lies in one small copy of our own.

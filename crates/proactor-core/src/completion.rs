@@ -23,6 +23,16 @@ impl Token {
     }
 }
 
+/// What came in one piece, and from whom.
+#[derive(Debug)]
+pub struct Datagram {
+    pub bytes: Received,
+    /// None: it has no address (an unnamed Unix socket).
+    pub sender: Option<Address>,
+    /// It was longer; the rest is lost.
+    pub truncated: bool,
+}
+
 #[derive(Debug)]
 pub struct Completion {
     pub token: Token,
@@ -43,16 +53,21 @@ pub enum Outcome {
         pause: bool,
     },
     Received(Received),
+    /// Boxed: streams' outcomes stay small.
+    ReceivedFrom(Box<Datagram>),
     /// The peer has finished sending; it may still receive.
     Ended,
     /// After `Ended`, at most once, and only where the platform tells (Unix sockets): the peer has closed altogether, and receives nothing either.
     HungUp,
-    /// Receiving failed, or the connection was reset while receiving was paused.
+    /// Receiving failed, or the connection was reset while receiving was paused. Of datagrams: one failed, and the order stands.
     ReceiveFailed(io::Error),
     /// A pending send is complete: all its bytes were taken by the kernel.
     Sent {
         bytes: usize,
     },
+    /// A pending attempt to connect has succeeded.
+    Connected,
+    ConnectFailed(io::Error),
     /// What a wait was for has come; the wait is over, and `wait` begins another.
     Signalled,
     /// A pending send failed; `sent` of its bytes had been taken, `unsent` had not.

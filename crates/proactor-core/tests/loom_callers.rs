@@ -94,7 +94,8 @@ fn an_interrupted_thread_hands_on_what_was_meant_for_it() {
 fn a_close_wakes_everybody() {
     explore(|| {
         let scene = Scene::new();
-        let threads = [scene.start(|scene, seat| while scene.get(seat, None) {}), scene.start(|scene, seat| while scene.get(seat, None) {})];
+        let threads =
+            [scene.start(|scene, seat| while scene.get(seat, None) {}), scene.start(|scene, seat| while scene.get(seat, None) {})];
         scene.end(threads);
     });
 }

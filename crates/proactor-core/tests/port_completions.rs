@@ -63,7 +63,7 @@ fn each_of_very_many_completions_comes_exactly_once() {
         .map(|number| {
             let (descriptor, peer) = engine.pair();
             let handle = engine.adopt(descriptor, Kind::Tcp).unwrap();
-            let association = port.associate(handle).unwrap();
+            let association = port.associate(handle, true).unwrap();
             let port = port.clone();
             std::thread::spawn(move || {
                 for operation in (number..operations).step_by(HANDLES) {

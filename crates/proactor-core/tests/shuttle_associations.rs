@@ -103,7 +103,7 @@ fn play(seed: u64) {
     let port = Port::<Layer>::new(engine.clone(), limits, None, 0);
     let (descriptor, peer) = engine.pair();
     peer.set_window(1 + random.below(8));
-    let association = port.associate(engine.adopt(descriptor, Kind::Tcp).unwrap()).unwrap();
+    let association = port.associate(engine.adopt(descriptor, Kind::Tcp).unwrap(), true).unwrap();
     let faulty = finale != Finale::Drain && random.chance(4);
     if faulty {
         engine.fail_next(if random.chance(2) { Fault::Send } else { Fault::Receive }, 104); // ECONNRESET

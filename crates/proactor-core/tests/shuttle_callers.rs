@@ -81,7 +81,7 @@ fn play(seed: u64) {
     let limits = Limits { concurrency: 1 + random.below(2), max_workers: Limits::CALLERS, interpreter_lock: random.chance(2) };
     let port = Port::<Layer>::new(engine.clone(), limits, None, 0);
     let (descriptor, peer) = engine.pair();
-    let association = port.associate(engine.adopt(descriptor, Kind::Tcp).unwrap()).unwrap();
+    let association = port.associate(engine.adopt(descriptor, Kind::Tcp).unwrap(), true).unwrap();
     let scenario = Arc::new(Scenario {
         port,
         association,

@@ -7,12 +7,12 @@ use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proactor_core::buffer::{BufferSource, LargeBuffer, Outgoing, RECEIVE_SIZE, Received, SharedBytes};
+use proactor_core::buffer::{BufferSource, Destination, LargeBuffer, Outgoing, RECEIVE_SIZE, Received, SharedBytes};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PySequence, PyString};
 
 /// So many objects the pool keeps; a handler that holds on to more gets fresh ones.
 const KEPT: usize = 8;
@@ -295,7 +295,7 @@ struct Exported {
 /// An export. It is released by an attached thread, because that may run Python. Boxed, because some owners take its address for its name.
 struct Buried(Box<ffi::Py_buffer>);
 
-// SAFETY: the memory is read only, through `Exported`, and stays where it is until the release, which is made with the interpreter held.
+// SAFETY: the memory is read through `Exported` or written by `Writable`, which has it alone, and stays where it is until the release, which is made with the interpreter held.
 unsafe impl Send for Buried {}
 // SAFETY: as above.
 unsafe impl Sync for Buried {}
@@ -339,6 +339,78 @@ impl Export {
             Export::Copied(bytes) => outgoing.push_copy(&bytes),
             Export::Held(bytes) => outgoing.push_shared(bytes),
         }
+    }
+}
+
+/// What is sent: a bytes-like object, or a sequence of them, whose memory follows one another.
+///
+/// # Errors
+/// `TypeError` for anything else, `ValueError` for memory that is not contiguous.
+pub fn gather(data: &Bound<'_, PyAny>, pool: &Arc<Pool>) -> PyResult<Outgoing> {
+    let mut outgoing = Outgoing::new();
+    // SAFETY: the interpreter is held, and the object is alive.
+    let is_bytes_like = unsafe { ffi::PyObject_CheckBuffer(data.as_ptr()) } != 0;
+    match data.cast::<PySequence>() {
+        Ok(pieces) if !is_bytes_like && !data.is_instance_of::<PyString>() => {
+            for piece in pieces.try_iter()? {
+                Export::new(&piece?, pool)?.push_to(&mut outgoing);
+            }
+        }
+        _ => Export::new(data, pool)?.push_to(&mut outgoing),
+    }
+    Ok(outgoing)
+}
+
+/// Memory that is received into. Its export is held: its owner neither moves nor frees it before it is released.
+pub struct Writable {
+    exported: Exported,
+}
+
+impl Writable {
+    /// # Errors
+    /// `TypeError` for what is not bytes-like; `ValueError` where it cannot be written to as it lies, or is empty.
+    pub fn new(buffer: &Bound<'_, PyAny>, pool: &Arc<Pool>) -> PyResult<Self> {
+        let py = buffer.py();
+        // SAFETY: all zero is a buffer without memory and without an owner, which is what PyObject_GetBuffer expects.
+        let mut view: Box<ffi::Py_buffer> = Box::new(unsafe { std::mem::zeroed() });
+        // SAFETY: the interpreter is held, and `view` is writable. PyBUF_WRITABLE: contiguous bytes, whatever they mean, that may be written to.
+        if unsafe { ffi::PyObject_GetBuffer(buffer.as_ptr(), &mut *view, ffi::PyBUF_WRITABLE) } != 0 {
+            let error = PyErr::fetch(py);
+            let kind = buffer.get_type().name().map_or_else(|_| "this".to_owned(), |name| name.to_string());
+            return Err(match error.is_instance_of::<PyBufferError>(py) {
+                true => PyValueError::new_err(format!(
+                    "receive_into takes writable, contiguous memory, such as a bytearray: {kind} is not ({error})",
+                    error = error.value(py)
+                )),
+                false => PyTypeError::new_err(format!("receive_into takes a writable bytes-like object, such as a bytearray, not {kind}")),
+            });
+        }
+        let memory = Writable { exported: Exported { view: Some(Buried(view)), pool: pool.clone() } };
+        if memory.size() == 0 {
+            drop(memory);
+            pool.release_buried(py);
+            return Err(PyValueError::new_err("the buffer is empty: a receive of nothing would never tell the peer's end"));
+        }
+        Ok(memory)
+    }
+}
+
+impl Destination for Writable {
+    fn size(&self) -> usize {
+        self.exported.view.as_ref().expect("buried at the end").0.len as usize
+    }
+
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let view = &self.exported.view.as_ref().expect("buried at the end").0;
+        assert!(
+            offset.checked_add(bytes.len()).is_some_and(|end| end <= view.len as usize),
+            "{} bytes at {offset} of {}",
+            bytes.len(),
+            view.len
+        );
+        // SAFETY: the owner keeps `len` writable bytes at `buf` until the export is released, and the piece lies within them. It does not overlap `bytes`, which
+        // are the engine's. The owner's other threads may look at the memory meanwhile, as with `socket.recv_into`; no reference to it is made here.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), view.buf.cast::<u8>().add(offset), bytes.len()) };
     }
 }
 

@@ -19,7 +19,12 @@ pub struct Completion {
     /// The operation that is complete; None for a packet.
     #[pyo3(get)]
     pub operation: Option<Py<Operation>>,
-    /// What the operation says it brings; None if it failed, but for a send, which says how many bytes the kernel has taken. Of a packet: what was posted.
+    /// By kind of operation; None where nothing else is said, and if it failed. Of a packet: what was posted.
+    ///
+    /// receive: the bytes, b"" when the peer has finished sending. receive_into: how many bytes, 0 at that end.
+    /// receive_from: (bytes, address); also of a datagram that was too long (EMSGSIZE), whose beginning it is.
+    /// send, send_to: how many bytes the kernel has taken, all of them unless it failed.
+    /// accept: (socket, address). connect, shutdown: None.
     #[pyo3(get)]
     pub value: Py<PyAny>,
     /// An OSError, None if it succeeded; `errno.ECANCELED` where it was cancelled or its handle closed.

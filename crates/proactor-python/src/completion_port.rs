@@ -240,9 +240,9 @@ impl CompletionPort {
     }
 
     /// Takes over a socket.
-    fn _associate(&self, socket: &Bound<'_, PyAny>, is_tcp: bool, key: Py<PyAny>) -> PyResult<Handle> {
+    fn _associate(&self, socket: &Bound<'_, PyAny>, kind: &str, key: Py<PyAny>) -> PyResult<Handle> {
         self.check()?;
-        associations::associate(&self.core, &self.pool, socket, is_tcp, Told::Key(key))
+        associations::associate(&self.core, &self.pool, socket, kind, Told::Key(key))
     }
 
     /// `(threads, waiting, running, blocked, queued, compensations, hand_overs, monitor_leads, posted, completed, dropped)`

@@ -1,19 +1,17 @@
 //! `proactor._core.Connection`: what a handler holds. `python/proactor/connection.py` adds what is not on the message path.
 
 use std::cell::RefCell;
-use std::ffi::OsStr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proactor_core::connection::{Connection as CoreConnection, Life, Next};
-use proactor_core::engine::Address;
 use proactor_core::error::Failure;
 use proactor_core::port::{Port as CorePort, SendError};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTimeoutError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::addresses;
 use crate::buffers::{Data, to_bytes};
 use crate::errors;
 use crate::layer::{Layer, SIGNALS_EVERY, duration};
@@ -105,7 +103,7 @@ impl Connection {
     /// makes it of bytes that the peer chose; an abstract name begins with "@". Known after the end, too.
     #[getter]
     fn peername<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        address(py, &self.core.peer)
+        addresses::shown(py, &self.core.peer)
     }
 
     /// Our side's address, written as `peername` is.
@@ -119,7 +117,7 @@ impl Connection {
         let Some(handle) = self.core.handle() else {
             return Err(PyOSError::new_err("the connection is closed: its socket has no name any more"));
         };
-        address(py, &self.port.engine.local_address(&handle).map_err(|error| errors::from_io(&error))?)
+        addresses::shown(py, &self.port.engine.local_address(&handle).map_err(|error| errors::from_io(&error))?)
     }
 
     /// The server it belongs to; None for a connection that `connect` made.
@@ -306,16 +304,4 @@ impl Connection {
         };
         format!("<Connection {} {} {life}>", self.core.id, self.core.peer)
     }
-}
-
-fn address<'py>(py: Python<'py>, address: &Address) -> PyResult<Bound<'py, PyAny>> {
-    use std::net::SocketAddr;
-    Ok(match address {
-        Address::Internet(SocketAddr::V4(address)) => (address.ip().to_string(), address.port()).into_pyobject(py)?.into_any(),
-        Address::Internet(SocketAddr::V6(address)) => {
-            (address.ip().to_string(), address.port(), address.flowinfo(), address.scope_id()).into_pyobject(py)?.into_any()
-        }
-        // As `os.fsdecode`: a name may be any bytes.
-        Address::Unix(path) => path.as_deref().map_or(OsStr::new(""), Path::as_os_str).into_pyobject(py)?.into_any(),
-    })
 }

@@ -3,6 +3,7 @@
 
 use pyo3::prelude::*;
 
+mod addresses;
 mod appointments;
 mod associations;
 mod buffers;
@@ -35,7 +36,7 @@ mod _core {
     #[pymodule_export]
     use crate::port::{Group, Listener, Port};
     #[pymodule_export]
-    use crate::simulated::{Network, Peer, Signal};
+    use crate::simulated::{Correspondent, Network, Peer, Signal};
     #[pymodule_export]
     use crate::worker::{Worker, block, current_worker, unblock};
 

@@ -394,10 +394,10 @@ impl Port {
         appointments::call_when(&self.core, handle, writable, timeout, repeat, function, arguments)
     }
 
-    /// Takes over a connected stream socket.
-    fn associate(&self, socket: &Bound<'_, PyAny>, is_tcp: bool, function: Py<PyAny>) -> PyResult<Handle> {
+    /// Takes over a socket.
+    fn associate(&self, socket: &Bound<'_, PyAny>, kind: &str, function: Py<PyAny>) -> PyResult<Handle> {
         self.check()?;
-        associations::associate(&self.core, &self.pool, socket, is_tcp, Told::Function(function))
+        associations::associate(&self.core, &self.pool, socket, kind, Told::Function(function))
     }
 
     /// `(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them.

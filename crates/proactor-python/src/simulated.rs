@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proactor_core::engine::simulated::{Fault, Peer as CorePeer, Signal as CoreSignal, Simulated};
+use proactor_core::engine::simulated::{Correspondent as CoreCorrespondent, Fault, Peer as CorePeer, Signal as CoreSignal, Simulated};
 use proactor_core::engine::{Address, Engine};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -22,6 +22,9 @@ pub struct Peer {
 
 #[pyclass(module = "proactor._core", frozen)]
 pub struct Signal(CoreSignal);
+
+#[pyclass(module = "proactor._core", frozen)]
+pub struct Correspondent(CoreCorrespondent);
 
 impl Network {
     pub fn engine(&self) -> Arc<dyn Engine> {
@@ -63,14 +66,24 @@ impl Network {
         (descriptor, Peer::new(peer))
     }
 
+    fn socket(&self, py: Python<'_>) -> (i64, Peer) {
+        let (descriptor, peer) = py.detach(|| self.0.socket());
+        (descriptor, Peer::new(peer))
+    }
+
+    fn datagrams(&self, py: Python<'_>) -> (i64, Correspondent) {
+        let (descriptor, others) = py.detach(|| self.0.datagrams());
+        (descriptor, Correspondent(others))
+    }
+
     fn object(&self, py: Python<'_>) -> (i64, Signal) {
         let (descriptor, signal) = py.detach(|| self.0.object());
         (descriptor, Signal(signal))
     }
 
     fn connect(&self, py: Python<'_>, listener: i64, address: &str) -> PyResult<Peer> {
-        let address = address.parse().map_err(|_| PyValueError::new_err(format!("{address:?} is no address; write 192.0.2.1:10000")))?;
-        let peer = py.detach(|| self.0.connect(listener, Address::Internet(address))).map_err(|error| errors::from_io(&error))?;
+        let address = parse(address)?;
+        let peer = py.detach(|| self.0.connect(listener, address)).map_err(|error| errors::from_io(&error))?;
         Ok(Peer::new(peer))
     }
 
@@ -80,6 +93,8 @@ impl Network {
             "associate" => Fault::Associate,
             "accept" => Fault::Accept { pause: false },
             "accept_paused" => Fault::Accept { pause: true },
+            "accept_some" => Fault::AcceptSome,
+            "connect" => Fault::Connect,
             "receive" => Fault::Receive,
             "send" => Fault::Send,
             "shutdown_write" => Fault::ShutdownWrite,
@@ -87,7 +102,7 @@ impl Network {
             "wait" => Fault::Wait,
             _ => {
                 return Err(PyValueError::new_err(format!(
-                    "{what:?} cannot fail; choose adopt, associate, accept, accept_paused, receive, send, shutdown_write, watch or wait"
+                    "{what:?} cannot fail; choose adopt, associate, accept, accept_paused, accept_some, connect, receive, send, shutdown_write, watch or wait"
                 )));
             }
         };
@@ -116,8 +131,49 @@ impl Signal {
     }
 }
 
+fn parse(address: &str) -> PyResult<Address> {
+    let parsed = address.parse().map_err(|_| PyValueError::new_err(format!("{address:?} is no address; write 192.0.2.1:10000")))?;
+    Ok(Address::Internet(parsed))
+}
+
+#[pymethods]
+impl Correspondent {
+    #[pyo3(signature = (data, sender=None))]
+    fn send(&self, py: Python<'_>, data: &[u8], sender: Option<&str>) -> PyResult<()> {
+        let sender = sender.map(parse).transpose()?;
+        py.detach(|| self.0.send(data, sender));
+        Ok(())
+    }
+
+    fn fail(&self, py: Python<'_>, errno: i32) {
+        py.detach(|| self.0.fail(errno));
+    }
+
+    fn received<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, Option<String>)> {
+        let letters = py.detach(|| self.0.received());
+        letters.into_iter().map(|(bytes, address)| (PyBytes::new(py, &bytes), address.map(|address| address.to_string()))).collect()
+    }
+
+    fn set_room(&self, py: Python<'_>, datagrams: usize) {
+        py.detach(|| self.0.set_room(datagrams));
+    }
+}
+
 #[pymethods]
 impl Peer {
+    fn accept(&self, py: Python<'_>) {
+        py.detach(|| self.core.accept());
+    }
+
+    fn refuse(&self, py: Python<'_>, errno: i32) {
+        py.detach(|| self.core.refuse(errno));
+    }
+
+    #[getter]
+    fn is_asked(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.core.is_asked())
+    }
+
     fn send(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
         if self.finished.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(PyValueError::new_err("the peer has finished sending: it called finish()"));

@@ -12,10 +12,12 @@ use crate::completion::Token;
 pub enum Kind {
     /// A TCP or Unix listener.
     Listener,
-    /// A connected TCP socket: `TCP_NODELAY` and keep-alive mean something.
+    /// A TCP socket, connected or to be: `TCP_NODELAY` and keep-alive mean something.
     Tcp,
-    /// A connected Unix stream socket.
+    /// A Unix stream socket, connected or to be.
     Unix,
+    /// A UDP or Unix datagram socket.
+    Datagram,
     /// A copy of somebody else's descriptor, to wait for.
     Watched,
 }
@@ -35,6 +37,8 @@ struct Shared {
 }
 
 const NOT_ASSOCIATED: u64 = u64::MAX;
+/// The descriptor is somebody else's, who has no use for a token.
+const DISOWNED: u64 = u64::MAX - 1;
 
 impl Handle {
     /// `release` closes the descriptor; it is called once, by whoever drops the last reference.
@@ -53,7 +57,7 @@ impl Handle {
 
     pub fn token(&self) -> Option<Token> {
         match self.0.token.load(Ordering::Acquire) {
-            NOT_ASSOCIATED => None,
+            NOT_ASSOCIATED | DISOWNED => None,
             bits => Some(Token::from_bits(bits)),
         }
     }
@@ -61,6 +65,12 @@ impl Handle {
     /// Sets the token; false if the handle had one already.
     pub fn set_token(&self, token: Token) -> bool {
         self.0.token.compare_exchange(NOT_ASSOCIATED, token.to_bits(), Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The descriptor is the caller's from here on, and nobody closes it here; None where the handle is associated already.
+    pub fn disown(&self) -> Option<i64> {
+        let disowned = self.0.token.compare_exchange(NOT_ASSOCIATED, DISOWNED, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        disowned.then_some(self.0.descriptor)
     }
 
     /// What the engine keeps with the handle.
@@ -76,7 +86,7 @@ impl Handle {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if self.forks == forks() {
+        if self.forks == forks() && self.token.load(Ordering::Acquire) != DISOWNED {
             (self.release)(self.descriptor);
         }
     }

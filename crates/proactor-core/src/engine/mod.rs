@@ -4,7 +4,10 @@
 //! here speaks of readiness, so that epoll, IOCP and the simulated engine fit under one port.
 //!
 //! * **Accepting and receiving are standing orders.** Once asked for, they complete again and again until paused, ended or failed. After a pause
-//!   returns, at most one completion that was already under way may still arrive.
+//!   returns, what was already under way may still arrive: of a stream at most one completion.
+//! * **Datagrams** come whole, one a completion, each with its sender; a failure to receive one does not end the order. One is sent whole or not at all.
+//! * **An attempt to connect** either completes at once or is pending, and then completes exactly once, as `Connected` or `ConnectFailed`, unless the handle is
+//!   closed first, or `cancel_connect` ends it. A stream that is not connected receives and sends nothing; after a failure it may be tried again.
 //! * **A send** either completes at once or is pending; a pending send owns its bytes and completes exactly once, as `Sent` or `SendFailed`, unless the
 //!   handle is closed first, or `cancel_send` gives it up: then it is dropped without a completion. At most one send may be pending on a handle.
 //! * **A wait** completes once, as `Signalled`, as soon as the handle is ready for what is waited for, also if it was before. It says that the handle was ready at
@@ -58,7 +61,7 @@ pub enum Interest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Internet(SocketAddr),
-    /// A Unix socket; None is an unnamed peer.
+    /// A Unix socket; None is an unnamed peer. An abstract name begins with a NUL.
     Unix(Option<PathBuf>),
 }
 
@@ -68,7 +71,11 @@ impl fmt::Display for Address {
             Address::Internet(address) => write!(formatter, "{address}"),
             // As in Rust's source: the peer chose the name, and it may hold line breaks and terminal codes.
             Address::Unix(Some(path)) => {
-                let quoted = format!("{path:?}");
+                let shown = path.to_string_lossy();
+                let quoted = match shown.strip_prefix('\0') {
+                    Some(name) => format!("{:?}", format!("@{name}")), // as ss(8) and systemd write it
+                    None => format!("{path:?}"),
+                };
                 write!(formatter, "unix:{}", &quoted[1..quoted.len() - 1])
             }
             Address::Unix(None) => write!(formatter, "unix:(unnamed)"),
@@ -91,12 +98,12 @@ pub struct SocketOptions {
     pub keep_alive: bool,
 }
 
-/// What became of a send.
+/// What became of a send, or of an attempt to connect, which has no bytes.
 #[derive(Debug)]
 pub enum Submission {
     /// The kernel took everything at once; no completion follows.
     Done { bytes: usize },
-    /// The engine owns what is left of the bytes; `Sent` or `SendFailed` follows. Its byte counts cover the whole send.
+    /// The engine owns what is left of the bytes; `Sent` or `SendFailed` follows, whose byte counts cover the whole send. (`Connected` or `ConnectFailed`.)
     Pending,
     /// It failed at once; no completion follows.
     Failed { error: io::Error, sent: usize, unsent: usize },
@@ -134,7 +141,7 @@ pub trait Engine: Send + Sync {
     fn name(&self) -> &'static str;
     fn supports(&self, feature: Feature) -> bool;
 
-    /// Takes over a listening or connected socket of the platform (a file descriptor, a SOCKET) and sets it non-blocking. On failure the descriptor
+    /// Takes over a socket of the platform (a file descriptor, a SOCKET) and sets it non-blocking. On failure the descriptor
     /// still belongs to the caller. The simulated engine takes numbers that its network gave out.
     fn adopt(&self, descriptor: i64, kind: Kind) -> io::Result<Handle>;
     /// Closes a descriptor that was given to be adopted and was not.
@@ -152,13 +159,25 @@ pub trait Engine: Send + Sync {
     /// Starts or resumes accepting: `Accepted` or `AcceptFailed`, until paused. Accepted sockets get `options`.
     fn accept(&self, handle: &Handle, window: AcceptWindow, options: &SocketOptions) -> io::Result<()>;
     fn pause_accept(&self, handle: &Handle);
+    /// Accepts so many, at least one, and then pauses by itself; failures count. Called again it counts anew, and what is under way then comes besides. Accepted
+    /// sockets keep the options that they inherit.
+    fn accept_some(&self, handle: &Handle, count: usize) -> io::Result<()>;
+    /// Gives an accepted handle up that was not associated, as the descriptor that its caller owns from here on.
+    fn surrender(&self, handle: Handle) -> i64;
 
-    /// Starts or resumes receiving: `Received` until paused, `Ended` or `ReceiveFailed`.
+    /// Begins to connect an associated stream that is not connected. A datagram socket gets its peer at once. (ConnectEx; connect(2))
+    fn connect(&self, handle: &Handle, address: &Address) -> Submission;
+    /// Ends a pending attempt, which then does not complete. False: there is none, or its completion is under way, or comes soon because of this.
+    fn cancel_connect(&self, handle: &Handle) -> bool;
+
+    /// Starts or resumes receiving: `Received` until paused, `Ended` or `ReceiveFailed`; of datagrams `ReceivedFrom` or `ReceiveFailed` until paused.
     fn receive(&self, handle: &Handle);
     /// Stops receiving. A reset is still reported, as `ReceiveFailed`, where the kernel tells it.
     fn pause_receive(&self, handle: &Handle);
 
     fn send(&self, handle: &Handle, data: Outgoing) -> Submission;
+    /// One datagram, to an address or to the socket's peer; otherwise as `send`. It fails where the kernel would not tell when there is room.
+    fn send_to(&self, handle: &Handle, data: Outgoing, address: Option<&Address>) -> Submission;
     /// How many bytes of a pending send the kernel has taken so far; 0 if none is pending.
     fn progress(&self, _handle: &Handle) -> usize {
         0
@@ -256,6 +275,16 @@ pub const TIMED_OUT: i32 = 10060; // WSAETIMEDOUT
 pub const ABORTED: i32 = libc::ECONNABORTED;
 #[cfg(windows)]
 pub const ABORTED: i32 = 10053; // WSAECONNABORTED
+/// The error number of what needs a connection where there is none.
+#[cfg(unix)]
+pub const NOT_CONNECTED: i32 = libc::ENOTCONN;
+#[cfg(windows)]
+pub const NOT_CONNECTED: i32 = 10057; // WSAENOTCONN
+/// The error number of a datagram that was longer than what it was received into.
+#[cfg(unix)]
+pub const TOO_LONG: i32 = libc::EMSGSIZE;
+#[cfg(windows)]
+pub const TOO_LONG: i32 = 10040; // WSAEMSGSIZE
 /// The error number of an operation that was cancelled.
 #[cfg(unix)]
 pub const CANCELED: i32 = libc::ECANCELED;

@@ -27,11 +27,11 @@ impl<U: Upper> Queued<'_, U> {
 }
 
 impl<U: Upper> Port<U> {
-    /// Binds an adopted, connected stream to this port.
+    /// Binds an adopted socket to this port. `connected`: a stream that is.
     ///
     /// # Errors
     /// The workers are about to exit, or the engine refuses; the handle is closed.
-    pub fn associate(&self, handle: Handle) -> Result<Arc<Association<U>>, Refusal> {
+    pub fn associate(&self, handle: Handle, connected: bool) -> Result<Arc<Association<U>>, Refusal> {
         let association = {
             let mut table = self.table.lock();
             if self.ending.load(Ordering::Acquire) {
@@ -39,7 +39,7 @@ impl<U: Upper> Port<U> {
                 return Err(Refusal::Closed);
             }
             let token = table.reserve();
-            let association = Association::<U>::new(handle.clone(), token);
+            let association = Association::<U>::new(handle.clone(), token, connected);
             let callers = self.scheduler.limits().are_callers();
             let association = Arc::new(if callers { association.tell_each() } else { association });
             table.fill(token, Entry::Association(association.clone()));
@@ -56,7 +56,7 @@ impl<U: Upper> Port<U> {
         Ok(association)
     }
 
-    /// Submits an operation. A send makes system calls: call it with the interpreter released.
+    /// Submits an operation. One that writes makes system calls: call it with the interpreter released.
     ///
     /// # Errors
     /// The handle is closed; the operation and its bytes come back.
@@ -67,10 +67,10 @@ impl<U: Upper> Port<U> {
         request: Request,
         operation: U::Operation,
     ) -> Result<(), (U::Operation, Request)> {
-        let sends = matches!(request, Request::Send(_));
+        let writes = request.writes();
         let mut queued = self.queued_for(association);
         let result = association.submit(id, request, operation, &*self.engine, || queued.post());
-        if sends && result.is_ok() {
+        if writes && result.is_ok() {
             association.pump(&*self.engine, || queued.post());
         }
         queued.wake();

@@ -159,7 +159,7 @@ impl<U: Upper> Port<U> {
             Outcome::ReceiveFailed(error) => connection.failed(error.into(), engine),
             Outcome::Sent { bytes } => connection.sent(bytes, now, engine),
             Outcome::SendFailed { error, sent, .. } => connection.send_failed(error.into(), sent, engine),
-            Outcome::Accepted { .. } | Outcome::AcceptFailed { .. } | Outcome::Signalled => unreachable!("a connection accepts nothing"),
+            _ => unreachable!("a connection accepts nothing, and is connected"),
         };
         if after.only_schedules() && !connection.group.is_holding() {
             ready.push(Item::Connection(connection));

@@ -37,12 +37,15 @@ use std::time::Duration;
 use libc::c_int;
 
 use crate::buffer::{BufferSource, Copied, LARGE_RECEIVE, LargeBuffer, Outgoing, RECEIVE_SIZE, Received};
-use crate::completion::{Completion, Outcome, Token};
+use crate::completion::{Completion, Datagram, Outcome, Token};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
 use super::{AcceptWindow, Activity, Address, Closing, Engine, Feature, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
 
+mod accepting;
+mod connecting;
+mod datagrams;
 mod descriptors;
 mod polling;
 mod readiness;
@@ -51,6 +54,7 @@ mod symbols;
 mod system;
 mod waiting;
 
+use datagrams::*;
 use descriptors::*;
 use polling::*;
 use readiness::*;
@@ -151,56 +155,23 @@ impl Epoll {
     }
 
     /// Moves the handles that were resumed to the list of those to be received from.
-    fn collect_resumed(&self, readable: &mut VecDeque<Handle>) {
+    fn collect_resumed(&self, readable: &mut VecDeque<Handle>, datagrams: &mut VecDeque<Handle>) {
         if self.any_resumed.load(Ordering::Acquire) {
             let mut resumed = self.resumed.lock();
             self.any_resumed.store(false, Ordering::Relaxed);
-            readable.extend(resumed.drain(..));
-        }
-    }
-
-    fn accept_ready(&self, handle: &Handle, token: Token, completions: &mut Vec<Completion>) {
-        let listener: &Listener = handle.state();
-        let kind = if listener.unix { Kind::Unix } else { Kind::Tcp };
-        for _ in 0..ACCEPTS_A_POLL {
-            let flags = listener.flags.load(Ordering::Acquire);
-            if flags & ACCEPTING == 0 {
-                return;
+            for handle in resumed.drain(..) {
+                if handle.kind() == Kind::Datagram { datagrams.push_back(handle) } else { readable.push_back(handle) }
             }
-            let outcome = match accept(descriptor_of(handle)) {
-                Ok((descriptor, peer)) => {
-                    if kind == Kind::Tcp && flags & OLD_BACKLOG != 0 {
-                        // A failure means that the connection is gone already, which its first receive will tell.
-                        let _ = set_options(descriptor, flags & NO_DELAY != 0, flags & KEEP_ALIVE != 0);
-                    }
-                    let handle = Handle::new(own(descriptor).into(), kind, Box::new(Stream::default()), release);
-                    Outcome::Accepted { handle, peer }
-                }
-                Err(libc::EAGAIN) => {
-                    listener.flags.fetch_and(!OLD_BACKLOG, Ordering::AcqRel);
-                    return;
-                }
-                // Closed or paused by another thread meanwhile.
-                Err(_) if listener.flags.load(Ordering::Acquire) & ACCEPTING == 0 => return,
-                Err(number) => {
-                    let pause = !concerns_one_connection(number);
-                    if pause {
-                        // The listener would be reported again and again, and every accept would fail.
-                        self.pause_accept(handle);
-                    }
-                    Outcome::AcceptFailed { error: io::Error::from_raw_os_error(number), pause }
-                }
-            };
-            completions.push(Completion { token, outcome });
         }
     }
 
     fn stream_ready(&self, handle: Handle, token: Token, events: u32, readable: &mut VecDeque<Handle>, completions: &mut Vec<Completion>) {
         let stream: &Stream = handle.state();
         let flags = stream.note(descriptor_of(&handle), handle.kind(), events);
-        if flags & WRITE_BLOCKED != 0
+        // One look at the flags for both: a stream that is connected and not blocked has neither.
+        if flags & (WRITE_BLOCKED | CONNECTING) != 0
             && events & (WRITE | HANG_UP) != 0
-            && let Some(outcome) = stream.continue_send(descriptor_of(&handle))
+            && let Some(outcome) = stream.go_on(descriptor_of(&handle), flags)
         {
             completions.push(Completion { token, outcome });
         }
@@ -310,10 +281,11 @@ impl Engine for Epoll {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen; call listen() first"));
             }
             let unix = get_option(descriptor, libc::SO_DOMAIN)? == libc::AF_UNIX;
-            Box::new(Listener { unix, flags: AtomicU32::new(0), armed: Mutex::new(false) })
+            Box::new(Listener { unix, flags: AtomicU32::new(0), left: AtomicUsize::new(0), armed: Mutex::new(false) })
         } else {
-            if get_option(descriptor, libc::SO_TYPE)? != libc::SOCK_STREAM {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "only stream sockets can be associated"));
+            let (wanted, name) = if kind == Kind::Datagram { (libc::SOCK_DGRAM, "datagram") } else { (libc::SOCK_STREAM, "stream") };
+            if get_option(descriptor, libc::SO_TYPE)? != wanted {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the descriptor is no {name} socket")));
             }
             Box::new(Stream::default())
         };
@@ -353,40 +325,29 @@ impl Engine for Epoll {
     }
 
     fn accept(&self, handle: &Handle, _window: AcceptWindow, options: &SocketOptions) -> io::Result<()> {
-        let Some(token) = handle.token() else { return Err(io::Error::from_raw_os_error(libc::EINVAL)) };
-        let listener: &Listener = handle.state();
-        let mut armed = listener.armed.lock();
-        if !listener.unix {
-            // Accepted sockets inherit both (Linux: tcp_create_openreq_child, sk_clone), which spares two system calls a connection.
-            set_options(descriptor_of(handle), options.no_delay, options.keep_alive)?;
-        }
-        let mut flags = ACCEPTING | OLD_BACKLOG;
-        flags |= if options.no_delay { NO_DELAY } else { 0 };
-        flags |= if options.keep_alive { KEEP_ALIVE } else { 0 };
-        listener.flags.fetch_and(!(NO_DELAY | KEEP_ALIVE), Ordering::AcqRel);
-        if listener.flags.fetch_or(flags, Ordering::AcqRel) & CLOSED != 0 {
-            listener.flags.fetch_and(!ACCEPTING, Ordering::AcqRel);
-            return Err(io::Error::from_raw_os_error(libc::EBADF));
-        }
-        if !*armed {
-            // Level-triggered: what a poll leaves in the backlog is told again.
-            if let Err(error) = self.control(libc::EPOLL_CTL_ADD, descriptor_of(handle), libc::EPOLLIN, token.to_bits()) {
-                listener.flags.fetch_and(!ACCEPTING, Ordering::AcqRel);
-                return Err(error);
-            }
-            *armed = true;
-        }
-        Ok(())
+        self.begin_accepts(handle, options)
     }
 
     fn pause_accept(&self, handle: &Handle) {
-        let listener: &Listener = handle.state();
-        let mut armed = listener.armed.lock();
-        listener.flags.fetch_and(!ACCEPTING, Ordering::AcqRel);
-        if mem::take(&mut *armed) {
-            // Taken out, not only disarmed: errors and hang-ups are told of every descriptor that is in, and a listener that somebody shut down would spin.
-            let _ = self.control(libc::EPOLL_CTL_DEL, descriptor_of(handle), 0, 0);
-        }
+        self.pause_accepts(handle);
+    }
+
+    fn accept_some(&self, handle: &Handle, count: usize) -> io::Result<()> {
+        self.begin_counted_accepts(handle, count)
+    }
+
+    fn surrender(&self, handle: Handle) -> i64 {
+        let descriptor = handle.disown().expect("an accepted handle that was not associated");
+        OWNED.remove(descriptor as c_int);
+        descriptor
+    }
+
+    fn connect(&self, handle: &Handle, address: &Address) -> Submission {
+        connecting::begin(handle, address)
+    }
+
+    fn cancel_connect(&self, handle: &Handle) -> bool {
+        connecting::cancel(handle)
     }
 
     fn receive(&self, handle: &Handle) {
@@ -406,6 +367,10 @@ impl Engine for Epoll {
 
     fn send(&self, handle: &Handle, data: Outgoing) -> Submission {
         handle.state::<Stream>().send(descriptor_of(handle), data)
+    }
+
+    fn send_to(&self, handle: &Handle, data: Outgoing, address: Option<&Address>) -> Submission {
+        handle.state::<Stream>().send_datagram(descriptor_of(handle), data, address)
     }
 
     fn progress(&self, handle: &Handle) -> usize {
@@ -430,6 +395,7 @@ impl Engine for Epoll {
         match handle.kind() {
             Kind::Listener => self.close_listener(handle),
             Kind::Tcp | Kind::Unix => self.close_stream(handle, how),
+            Kind::Datagram => self.close_datagrams(handle),
             Kind::Watched => self.stop_watching(handle),
         }
         drop(removed);
@@ -456,9 +422,9 @@ impl Engine for Epoll {
         if self.released.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let Polling { events, ready, readable, memory } = &mut *polling;
-        self.collect_resumed(readable);
-        let mut timeout = if readable.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let Polling { events, ready, readable, datagrams, memory } = &mut *polling;
+        self.collect_resumed(readable, datagrams);
+        let mut timeout = if readable.is_empty() && datagrams.is_empty() { timeout } else { Some(Duration::ZERO) };
         let may_sleep = timeout != Some(Duration::ZERO);
         if may_sleep && !self.sleep.begin() {
             timeout = Some(Duration::ZERO); // `wake` came before us.
@@ -468,7 +434,7 @@ impl Engine for Epoll {
             // A poll that may not sleep leaves a notification to the next one that may.
             self.sleep.end();
         }
-        self.collect_resumed(readable);
+        self.collect_resumed(readable, datagrams);
 
         {
             let table = self.table.lock();
@@ -484,6 +450,7 @@ impl Engine for Epoll {
             match handle.kind() {
                 Kind::Listener => self.accept_ready(&handle, token, completions),
                 Kind::Tcp | Kind::Unix => self.stream_ready(handle, token, events, readable, completions),
+                Kind::Datagram => datagrams_ready(handle, token, events, datagrams, completions),
                 Kind::Watched => completions.push(Completion { token, outcome: Outcome::Signalled }),
             }
         }
@@ -500,6 +467,9 @@ impl Engine for Epoll {
             if stays {
                 readable.push_back(handle);
             }
+        }
+        if !datagrams.is_empty() {
+            receive_datagrams(datagrams, memory, completions);
         }
         Ok(())
     }
@@ -545,9 +515,11 @@ impl Engine for Epoll {
         while self.users.load(Ordering::SeqCst) > 0 {
             std::thread::yield_now(); // a system call that does not block is under way
         }
-        let readable = mem::take(&mut self.polling.lock().readable); // the last poll has returned
+        let mut polling = self.polling.lock(); // the last poll has returned
+        let listed = (mem::take(&mut polling.readable), mem::take(&mut polling.datagrams));
+        drop(polling);
         let resumed = mem::take(&mut *self.resumed.lock());
-        drop((readable, resumed)); // nobody receives from them any more
+        drop((listed, resumed)); // nobody receives from them any more
         self.close_own();
     }
 

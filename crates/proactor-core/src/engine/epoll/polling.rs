@@ -9,6 +9,8 @@ pub(super) struct Polling {
     pub(super) ready: Vec<(Handle, u32)>,
     /// Handles with, perhaps, bytes to receive, in turn; each has `LISTED` set.
     pub(super) readable: VecDeque<Handle>,
+    /// The same of datagram sockets.
+    pub(super) datagrams: VecDeque<Handle>,
     pub(super) memory: ReceiveMemory,
 }
 
@@ -24,6 +26,7 @@ impl Polling {
             events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_A_POLL].into(),
             ready: Vec::with_capacity(EVENTS_A_POLL),
             readable: VecDeque::new(),
+            datagrams: VecDeque::new(),
             memory: ReceiveMemory { scratch: vec![0; RECEIVE_SIZE].into(), spare: None },
         }
     }

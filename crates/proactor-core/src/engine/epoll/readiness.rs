@@ -103,6 +103,8 @@ pub(super) const NO_DELAY: u32 = 1 << 2;
 pub(super) const KEEP_ALIVE: u32 = 1 << 3;
 /// Clients may be waiting that connected before the listener had its options: they did not inherit them.
 pub(super) const OLD_BACKLOG: u32 = 1 << 4;
+/// Accepts are counted, and end with `Listener::left`.
+pub(super) const COUNTED: u32 = 1 << 5;
 /// An edge has come, and the socket has not been found empty since.
 pub(super) const READABLE: u32 = 1 << 1;
 pub(super) const RECEIVING: u32 = 1 << 2;
@@ -124,6 +126,10 @@ pub(super) const FAILED: u32 = 1 << 9;
 pub(super) const GONE: u32 = 1 << 10;
 /// `Ended` was told, and `HungUp` was not.
 pub(super) const END_TOLD: u32 = 1 << 11;
+/// An attempt to connect is pending. Changed under the stream's lock.
+pub(super) const CONNECTING: u32 = 1 << 12;
+/// An attempt was begun, and none has succeeded: the socket's error is that of the attempt.
+pub(super) const UNLINKED: u32 = 1 << 13;
 
 // The states of `Sleep`.
 pub(super) const AWAKE: u32 = 0;

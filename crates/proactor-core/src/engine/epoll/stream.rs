@@ -4,25 +4,29 @@ use super::*;
 
 pub(super) struct Listener {
     pub(super) unix: bool,
-    /// `ACCEPTING`, `NO_DELAY`, `KEEP_ALIVE`, `OLD_BACKLOG`, `CLOSED`.
+    /// `ACCEPTING`, `COUNTED`, `NO_DELAY`, `KEEP_ALIVE`, `OLD_BACKLOG`, `CLOSED`.
     pub(super) flags: AtomicU32,
+    /// Where accepts are `COUNTED`: how many are still to be made. Set under `armed`; only `poll` counts down.
+    pub(super) left: AtomicUsize,
     /// Guards whether the listener is in the epoll set.
     pub(super) armed: Mutex<bool>,
 }
 
-/// The engine's state of a connection; small, since there are many idle ones.
+/// The engine's state of a connection or of a datagram socket; small, since there are many idle ones.
 #[derive(Default)]
 pub(super) struct Stream {
     pub(super) readiness: Readiness,
     /// The error that ended the connection, once somebody has taken it from the socket (which tells it only once); else 0.
     pub(super) error: AtomicI32,
-    /// Guards the rest of a blocked send.
+    /// Guards the rest of a blocked send, and an attempt to connect.
     pub(super) unsent: Mutex<Option<Box<Unsent>>>,
 }
 
 pub(super) struct Unsent {
     pub(super) data: Outgoing,
     pub(super) sent: usize,
+    /// Where a datagram goes, if not to the socket's peer.
+    pub(super) address: Option<Address>,
 }
 
 impl Stream {
@@ -39,7 +43,7 @@ impl Stream {
         };
         match blocked {
             Ok(false) => Submission::Done { bytes: sent },
-            Ok(true) => self.send_later(descriptor, Unsent { data, sent }),
+            Ok(true) => self.send_later(descriptor, Unsent { data, sent, address: None }),
             Err(number) => Submission::Failed { error: self.remember(number), sent, unsent: data.len() },
         }
     }
@@ -59,6 +63,12 @@ impl Stream {
             Ok(_) => Submission::Done { bytes: rest.sent },
             Err(number) => Submission::Failed { error: self.remember(number), sent: rest.sent, unsent: rest.data.len() },
         }
+    }
+
+    /// After an edge: goes on with what is pending; the outcome if it is over. Only `poll`.
+    #[cold]
+    pub(super) fn go_on(&self, descriptor: c_int, flags: u32) -> Option<Outcome> {
+        if flags & CONNECTING != 0 { self.conclude_connect(descriptor) } else { self.continue_send(descriptor) }
     }
 
     /// Goes on with a blocked send; the outcome if it is over.
@@ -121,7 +131,7 @@ impl Stream {
         if events & HANG_UP != 0 {
             seen |= HUNG_UP;
         }
-        if events & ERROR != 0 && self.take_error(descriptor) {
+        if events & ERROR != 0 && self.readiness.flags() & UNLINKED == 0 && self.take_error(descriptor) {
             seen |= FAILED;
         }
         // A TCP socket hangs up when both sides have ended, or at a reset, which is told anyway. A Unix socket's peer can be seen to have closed.
@@ -161,16 +171,19 @@ impl Epoll {
     pub(super) fn close_listener(&self, handle: &Handle) {
         let listener: &Listener = handle.state();
         listener.flags.fetch_or(CLOSED, Ordering::AcqRel);
-        self.pause_accept(handle);
-        // Others may still hold the handle, but clients must be refused from now on. shutdown(2) would also stop the other processes of a pre-forking server,
-        // so the number is made to name something harmless, and is closed with the handle.
-        let replaced = self.using().is_some_and(|_using| {
-            // SAFETY: no pointers are passed; both numbers belong to this engine, and are kept open meanwhile.
-            unsafe { libc::dup3(self.interrupter.load(Ordering::Relaxed), descriptor_of(handle), libc::O_CLOEXEC) >= 0 }
-        });
-        if !replaced {
+        self.pause_accepts(handle);
+        // Others may still hold the handle, but clients must be refused from now on. shutdown(2) would also stop the other processes of a pre-forking server.
+        if !self.let_go(handle) {
             shutdown(descriptor_of(handle), libc::SHUT_RDWR).ok();
         }
+    }
+
+    /// Makes the number name something harmless, which is closed with the handle: the socket itself, and its address, are free at once. False if it cannot be.
+    pub(super) fn let_go(&self, handle: &Handle) -> bool {
+        self.using().is_some_and(|_using| {
+            // SAFETY: no pointers are passed; both numbers belong to this engine, and are kept open meanwhile.
+            unsafe { libc::dup3(self.interrupter.load(Ordering::Relaxed), descriptor_of(handle), libc::O_CLOEXEC) >= 0 }
+        })
     }
 
     pub(super) fn close_stream(&self, handle: &Handle, how: Closing) {

@@ -51,12 +51,20 @@ pub(super) fn send(descriptor: c_int, bytes: &[u8]) -> Result<usize, c_int> {
 }
 
 pub(super) fn send_gathered(descriptor: c_int, slices: &[IoSlice<'_>]) -> Result<usize, c_int> {
+    send_datagram(descriptor, slices, None)
+}
+
+pub(super) fn send_datagram(descriptor: c_int, slices: &[IoSlice<'_>], address: Option<&RawAddress>) -> Result<usize, c_int> {
     // SAFETY: all zeros is a valid msghdr: no name, no control data.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    if let Some(address) = address {
+        message.msg_name = ptr::from_ref(&address.storage).cast_mut().cast();
+        message.msg_namelen = address.length;
+    }
     // IoSlice is guaranteed to be laid out as iovec; the kernel only reads it.
     message.msg_iov = slices.as_ptr().cast_mut().cast();
     message.msg_iovlen = slices.len() as _;
-    // SAFETY: `message` and the slices live until the call returns.
+    // SAFETY: `message`, the slices and the address live until the call returns, and the kernel only reads them.
     let count = unsafe { libc::sendmsg(descriptor, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
     if count < 0 { Err(errno()) } else { Ok(count as usize) }
 }
@@ -72,6 +80,105 @@ pub(super) fn accept(descriptor: c_int) -> Result<(c_int, Address), c_int> {
     }
     // SAFETY: it was zeroed before the kernel wrote to it, and any bytes are a valid sockaddr_storage.
     Ok((accepted, parse_address(unsafe { address.assume_init_ref() }, length as usize)))
+}
+
+/// The length of the next datagram, which may be more than was there room for, and its sender.
+pub(super) fn receive_from(descriptor: c_int, memory: &mut [u8]) -> Result<(usize, Option<Address>), c_int> {
+    let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    loop {
+        let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        // SAFETY: `memory` is writable for its whole length, `address` for `length` bytes.
+        let count = unsafe {
+            libc::recvfrom(
+                descriptor,
+                memory.as_mut_ptr().cast(),
+                memory.len(),
+                libc::MSG_TRUNC | libc::MSG_DONTWAIT,
+                address.as_mut_ptr().cast(),
+                &mut length,
+            )
+        };
+        if count >= 0 {
+            // SAFETY: it was zeroed before the kernel wrote to it, and any bytes are a valid sockaddr_storage.
+            let sender = (length > 0).then(|| parse_address(unsafe { address.assume_init_ref() }, length as usize));
+            return Ok((count as usize, sender));
+        }
+        match errno() {
+            libc::EINTR => {}
+            number => return Err(number),
+        }
+    }
+}
+
+pub(super) fn connect(descriptor: c_int, address: &RawAddress) -> Result<(), c_int> {
+    // SAFETY: the address lives until the call returns.
+    let result = unsafe { libc::connect(descriptor, ptr::from_ref(&address.storage).cast(), address.length) };
+    match result {
+        0 => Ok(()),
+        // connect(2): as if it had not been interrupted, the attempt goes on.
+        _ if errno() == libc::EINTR => Err(libc::EINPROGRESS),
+        _ => Err(errno()),
+    }
+}
+
+pub(super) fn has_peer(descriptor: c_int) -> bool {
+    let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: `address` is writable for `length` bytes.
+    unsafe { libc::getpeername(descriptor, address.as_mut_ptr().cast(), &mut length) == 0 }
+}
+
+/// An address as the kernel takes it.
+pub(super) struct RawAddress {
+    storage: libc::sockaddr_storage,
+    length: libc::socklen_t,
+}
+
+impl RawAddress {
+    /// # Errors
+    /// A Unix socket's name is too long, or there is none.
+    pub(super) fn new(address: &Address) -> Result<Self, ()> {
+        // SAFETY: any bytes are a valid sockaddr_storage.
+        let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        let start = ptr::from_mut(&mut storage);
+        let length = match address {
+            Address::Internet(SocketAddr::V4(address)) => {
+                // SAFETY: sockaddr_storage is large enough and aligned for every address.
+                let raw: &mut libc::sockaddr_in = unsafe { &mut *start.cast() };
+                raw.sin_family = libc::AF_INET as libc::sa_family_t;
+                raw.sin_port = address.port().to_be();
+                raw.sin_addr.s_addr = u32::from(*address.ip()).to_be();
+                mem::size_of::<libc::sockaddr_in>()
+            }
+            Address::Internet(SocketAddr::V6(address)) => {
+                // SAFETY: as above.
+                let raw: &mut libc::sockaddr_in6 = unsafe { &mut *start.cast() };
+                raw.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                raw.sin6_port = address.port().to_be();
+                raw.sin6_addr.s6_addr = address.ip().octets();
+                raw.sin6_flowinfo = address.flowinfo().to_be();
+                raw.sin6_scope_id = address.scope_id();
+                mem::size_of::<libc::sockaddr_in6>()
+            }
+            Address::Unix(None) => return Err(()),
+            Address::Unix(Some(path)) => {
+                // SAFETY: as above.
+                let raw: &mut libc::sockaddr_un = unsafe { &mut *start.cast() };
+                raw.sun_family = libc::AF_UNIX as libc::sa_family_t;
+                let name = path.as_os_str().as_bytes();
+                // unix(7): a path ends with a NUL; an abstract name begins with one, and all its bytes count.
+                let ends = usize::from(name.first() != Some(&0));
+                if name.is_empty() || name.len() + ends > raw.sun_path.len() {
+                    return Err(());
+                }
+                for (place, byte) in raw.sun_path.iter_mut().zip(name) {
+                    *place = *byte as libc::c_char;
+                }
+                mem::offset_of!(libc::sockaddr_un, sun_path) + name.len() + ends
+            }
+        };
+        Ok(RawAddress { storage, length: length as libc::socklen_t })
+    }
 }
 
 pub(super) fn local_address(descriptor: c_int) -> io::Result<Address> {
@@ -105,8 +212,8 @@ pub(super) fn parse_address(storage: &libc::sockaddr_storage, length: usize) -> 
             let path = unsafe { std::slice::from_raw_parts(ptr::from_ref(storage).cast::<u8>().add(start), length) };
             match path {
                 [] => Address::Unix(None),
-                // An abstract name, written with an "@" as ss(8) and systemd do.
-                [0, name @ ..] => Address::Unix(Some(PathBuf::from(OsStr::from_bytes(&[b"@", name].concat())))),
+                // An abstract name, every byte of it.
+                [0, ..] => Address::Unix(Some(PathBuf::from(OsStr::from_bytes(path)))),
                 path => {
                     let end = path.iter().position(|byte| *byte == 0).unwrap_or(path.len());
                     Address::Unix(Some(PathBuf::from(OsStr::from_bytes(&path[..end]))))
@@ -137,6 +244,13 @@ pub(super) fn discard(descriptor: c_int) {
             return;
         }
     }
+}
+
+/// Whether the kernel would take something at this moment.
+pub(super) fn is_writable(descriptor: c_int) -> bool {
+    let mut entry = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one entry, which lives until the call returns.
+    unsafe { libc::poll(&mut entry, 1, 0) == 1 }
 }
 
 /// Whether both sides of the connection are closed.

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::buffer::{BufferSource, Copied, LARGE_RECEIVE, NoLargeBuffers, Outgoing, RECEIVE_SIZE, Received};
-use crate::completion::{Completion, Outcome, Token};
+use crate::completion::{Completion, Datagram, Outcome, Token};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 
 use super::{AcceptWindow, Address, Closing, Engine, Feature, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
@@ -32,13 +33,21 @@ pub enum Fault {
     /// The next attempt to send, also that of a pending send; the connection is dead afterwards.
     Send,
     ShutdownWrite,
+    /// The next attempt to connect, at once.
+    Connect,
+    /// Asking for a count of accepts.
+    AcceptSome,
     /// Copying a descriptor to wait for it.
     Watch,
     Wait,
 }
 
+mod connecting;
+mod datagrams;
 mod network;
 
+pub use datagrams::Correspondent;
+use datagrams::*;
 use network::*;
 
 pub struct Simulated {
@@ -290,6 +299,7 @@ impl Engine for Simulated {
         let fits = match state.sockets[number] {
             Socket::Listener(_) => kind == Kind::Listener,
             Socket::Stream(_) => matches!(kind, Kind::Tcp | Kind::Unix),
+            Socket::Datagrams(_) => kind == Kind::Datagram,
             Socket::Object(_) | Socket::Wait(_) => false,
         };
         if !fits {
@@ -317,6 +327,7 @@ impl Engine for Simulated {
         match &mut state.sockets[number] {
             Socket::Listener(listener) => listener.token = Some(token),
             Socket::Stream(stream) => stream.token = Some(token),
+            Socket::Datagrams(socket) => socket.token = Some(token),
             Socket::Wait(wait) => wait.token = Some(token),
             Socket::Object(_) => unreachable!("an object has no handle"),
         }
@@ -336,12 +347,46 @@ impl Engine for Simulated {
             return Err(io::Error::from_raw_os_error(EINVAL));
         }
         listener.accepting = true;
+        listener.left = usize::MAX;
         listener.window = Some(window);
         if needs_pending {
             listener.top_up();
         }
         self.network.list(&mut state, number);
         Ok(())
+    }
+
+    fn accept_some(&self, handle: &Handle, count: usize) -> io::Result<()> {
+        let mut state = self.network.state.lock();
+        state.attempt(Fault::AcceptSome)?;
+        let needs_pending = state.needs_pending_accepts;
+        let number = handle.state::<Held>().socket;
+        let listener = state.listener(number);
+        if listener.closed {
+            return Err(io::Error::from_raw_os_error(EBADF));
+        }
+        listener.accepting = true;
+        listener.left = count;
+        listener.window = None;
+        if needs_pending {
+            listener.pending = count; // each of them is one
+        }
+        self.network.list(&mut state, number);
+        Ok(())
+    }
+
+    fn surrender(&self, handle: Handle) -> i64 {
+        handle.state::<Held>().surrendered.store(true, Ordering::Release);
+        handle.disown().expect("an accepted handle that was not associated")
+    }
+
+    fn connect(&self, handle: &Handle, _address: &Address) -> Submission {
+        self.begin_connect(handle)
+    }
+
+    fn cancel_connect(&self, handle: &Handle) -> bool {
+        let number = handle.state::<Held>().socket;
+        self.network.state.lock().cancel_connect(number)
     }
 
     fn pause_accept(&self, handle: &Handle) {
@@ -351,19 +396,19 @@ impl Engine for Simulated {
     fn receive(&self, handle: &Handle) {
         let mut state = self.network.state.lock();
         let number = handle.state::<Held>().socket;
-        state.stream(number).receiving = true;
+        *state.receiving(number) = true;
         self.network.list(&mut state, number);
     }
 
     fn pause_receive(&self, handle: &Handle) {
-        self.network.state.lock().stream(handle.state::<Held>().socket).receiving = false;
+        *self.network.state.lock().receiving(handle.state::<Held>().socket) = false;
     }
 
     fn send(&self, handle: &Handle, data: Outgoing) -> Submission {
         let mut state = self.network.state.lock();
         let number = handle.state::<Held>().socket;
         assert!(state.stream(number).unsent.is_none(), "one send at a time may be pending on a handle");
-        let mut unsent = Unsent { data, sent: 0 };
+        let mut unsent = Unsent { data, sent: 0, address: None };
         let result = state.transmit(number, &mut unsent);
         self.network.happened.notify_all();
         match result {
@@ -381,14 +426,18 @@ impl Engine for Simulated {
         }
     }
 
+    fn send_to(&self, handle: &Handle, data: Outgoing, address: Option<&Address>) -> Submission {
+        self.send_datagram(handle, data, address)
+    }
+
     fn progress(&self, handle: &Handle) -> usize {
         let number = handle.state::<Held>().socket;
-        self.network.state.lock().stream(number).unsent.as_ref().map_or(0, |unsent| unsent.sent)
+        self.network.state.lock().progress_of(number)
     }
 
     fn cancel_send(&self, handle: &Handle) -> Option<usize> {
         let number = handle.state::<Held>().socket;
-        let unsent = self.network.state.lock().stream(number).unsent.take();
+        let unsent = self.network.state.lock().take_unsent(number);
         unsent.map(|unsent| unsent.sent)
     }
 

@@ -16,7 +16,7 @@ pub(super) struct Network {
 impl Network {
     /// A handle of a socket.
     pub(super) fn hold(self: &Arc<Self>, socket: usize, descriptor: i64, kind: Kind) -> Handle {
-        let held = Held { network: Arc::clone(self), socket, descriptor };
+        let held = Held { network: Arc::clone(self), socket, descriptor, surrendered: AtomicBool::new(false) };
         Handle::new(descriptor, kind, Box::new(held), |_| {})
     }
 
@@ -46,10 +46,15 @@ pub(super) struct Held {
     pub(super) network: Arc<Network>,
     pub(super) socket: usize,
     pub(super) descriptor: i64,
+    /// The descriptor is somebody else's.
+    pub(super) surrendered: AtomicBool,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        if self.surrendered.load(Ordering::Acquire) {
+            return;
+        }
         let mut state = self.network.state.lock();
         state.descriptors[self.descriptor as usize] = None;
         let unsent = state.close(self.socket, Closing::Orderly);
@@ -80,6 +85,7 @@ pub(super) struct State {
 pub(super) enum Socket {
     Listener(Listener),
     Stream(Stream),
+    Datagrams(Datagrams),
     /// What tests make ready.
     Object(Object),
     /// Somebody's wait for an object.
@@ -105,6 +111,8 @@ pub(super) struct Listener {
     pub(super) accepting: bool,
     pub(super) closed: bool,
     pub(super) listed: bool,
+    /// How many are still to be accepted before it pauses.
+    pub(super) left: usize,
     pub(super) window: Option<AcceptWindow>,
     pub(super) pending: usize,
     pub(super) backlog: VecDeque<(usize, Address)>,
@@ -114,6 +122,9 @@ pub(super) struct Stream {
     pub(super) token: Option<Token>,
     pub(super) listed: bool,
     pub(super) closed: bool,
+    pub(super) link: Link,
+    /// What the peer says to the attempt to connect.
+    pub(super) answer: Option<Result<(), i32>>,
     pub(super) receiving: bool,
     /// The end or an error has been told; there is nothing more to receive.
     pub(super) over: bool,
@@ -131,9 +142,19 @@ pub(super) struct Stream {
     pub(super) aborted: bool,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Link {
+    #[default]
+    Connected,
+    Unconnected,
+    Connecting,
+}
+
 pub(super) struct Unsent {
     pub(super) data: Outgoing,
     pub(super) sent: usize,
+    /// Of a datagram.
+    pub(super) address: Option<Address>,
 }
 
 impl State {
@@ -225,6 +246,10 @@ impl State {
             Socket::Object(_) => return false,
             Socket::Wait(wait) => (&mut wait.listed, wait.waiting && ready && !wait.closed),
             Socket::Listener(listener) => (&mut listener.listed, listener.accepting && !listener.backlog.is_empty()),
+            Socket::Datagrams(socket) => {
+                let has_work = socket.has_work();
+                (&mut socket.listed, has_work)
+            }
             Socket::Stream(stream) => {
                 let has_work = stream.has_work();
                 (&mut stream.listed, has_work)
@@ -272,9 +297,16 @@ impl State {
                     listener.listed = false;
                     self.accept_step(network, socket, completions);
                 }
+                Socket::Datagrams(datagrams) => {
+                    datagrams.listed = false;
+                    bytes += self.datagrams_step(socket, completions, over);
+                }
                 Socket::Stream(stream) => {
                     stream.listed = false;
                     let Some(token) = stream.token else { continue };
+                    if let Some(outcome) = self.connect_step(socket) {
+                        completions.push(Completion { token, outcome });
+                    }
                     if let Some(outcome) = self.send_step(socket, over) {
                         completions.push(Completion { token, outcome });
                     }
@@ -322,6 +354,13 @@ impl State {
                 }
             };
             completions.push(Completion { token, outcome });
+            let listener = self.listener(socket);
+            if listener.left != usize::MAX {
+                listener.left = listener.left.saturating_sub(1);
+                if listener.left == 0 {
+                    listener.pause();
+                }
+            }
         }
         let listener = self.listener(socket);
         if needs_pending && listener.accepting && listener.window.is_some_and(|window| listener.pending < window.minimum.max(1)) {
@@ -394,6 +433,9 @@ impl State {
         if stream.closed || stream.write_shut {
             return Err(io::Error::from_raw_os_error(EPIPE));
         }
+        if stream.link != Link::Connected {
+            return Err(io::Error::from_raw_os_error(ENOTCONN));
+        }
         if let Some(number) = stream.failure {
             return Err(io::Error::from_raw_os_error(number));
         }
@@ -437,6 +479,11 @@ impl State {
                 }
                 stream.unsent.take()
             }
+            Socket::Datagrams(socket) => {
+                socket.closed = true;
+                socket.incoming.clear();
+                socket.unsent.take()
+            }
             Socket::Wait(wait) => {
                 wait.closed = true;
                 wait.waiting = false;
@@ -463,6 +510,11 @@ impl Stream {
         if self.closed || self.token.is_none() {
             return false;
         }
+        match self.link {
+            Link::Connected => {}
+            Link::Unconnected => return false,
+            Link::Connecting => return self.answer.is_some(),
+        }
         let can_send = self.unsent.is_some() && (self.failure.is_some() || self.write_shut || self.arrived.len() < self.window);
         let can_receive = self.receiving && !self.over && (!self.incoming.is_empty() || self.finished);
         can_send || can_receive || (self.failure.is_some() && !self.failure_told)
@@ -475,6 +527,8 @@ impl Default for Stream {
             token: None,
             listed: false,
             closed: false,
+            link: Link::Connected,
+            answer: None,
             receiving: false,
             over: false,
             large: false,
@@ -519,5 +573,7 @@ pub(super) const EBADF: i32 = 9;
 pub(super) const EINVAL: i32 = 22;
 pub(super) const EPIPE: i32 = 32;
 pub(super) const ECONNRESET: i32 = 104;
+pub(super) const EISCONN: i32 = 106;
 pub(super) const ENOTCONN: i32 = 107;
 pub(super) const ECONNREFUSED: i32 = 111;
+pub(super) const EALREADY: i32 = 114;
