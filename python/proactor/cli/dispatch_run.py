@@ -32,6 +32,7 @@ class Run:
         self._woken = woken
         self._finished = threading.Event()
         self._ending = threading.Event()
+        self._handled = threading.Semaphore(0)  # Counts handlers that have returned, for a feeder that waits for them.
         self._threads: list[threading.Thread] = []
         self._port = proactor.CompletionPort(concurrency=scene.concurrency)
         try:
@@ -64,6 +65,7 @@ class Run:
         """Feeds no more, and closes the port: handlers that run may return, what is queued is left. Does not block."""
         if not self._ending.is_set():
             self._ending.set()
+            self._handled.release(self.scene.burst)  # The feeder may wait for what nobody handles any more.
             self.statistics = self._port.statistics()
             self.recording.look(self.statistics)
             self._port.close()
@@ -91,7 +93,7 @@ class Run:
             function(*arguments)
         except BaseException as error:
             self.failure = error
-            self._finish()
+            self._finish()  # The main thread then stops all of them.
 
     def _until_waiting(self, number: int) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -109,6 +111,7 @@ class Run:
             if work is not None:
                 self._handle_one(work)
             self.recording.waits(worker)
+            self._handled.release()
             if self.recording.finished() >= self.scene.count:
                 self._finish()
 
@@ -141,11 +144,21 @@ class Run:
         self.recording.ended(work, time.thread_time() - began)
 
     def _feed(self) -> None:
-        """Posts the completions, `burst` at a time. Late ones do not delay those after them."""
-        for number in range(1, self.scene.count + 1):
-            due = (number - 1) // self.scene.burst * self.scene.burst / self.scene.rate
-            left = due - self.recording.now()
-            if self._ending.wait(left) if left > 0 else self._ending.is_set():
+        """Posts the completions, `burst` at a time. Late ones do not delay those after them, unless the scene is patient."""
+        scene = self.scene
+        interval = scene.burst / scene.rate
+        for number in range(1, scene.count + 1):
+            bursts, position = divmod(number - 1, scene.burst)
+            if position == 0:
+                due = bursts * interval
+                if scene.patient and number > 1:
+                    for _ in range(scene.burst):
+                        self._handled.acquire()
+                    due = max(due, self.recording.now() + interval / 2)
+                left = due - self.recording.now()
+                if left > 0:
+                    self._ending.wait(left)
+            if self._ending.is_set():
                 return
             posted = self.recording.posts()
             self._port.post(POSTED, (number, posted))

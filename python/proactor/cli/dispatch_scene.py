@@ -29,6 +29,8 @@ class Scene:
     """Which share of the handlers sleeps; the others compute."""
     connect: str | None = None
     """HOST:PORT: what it sends are the completions, and nothing is posted."""
+    patient: bool = False
+    """No burst is posted until the one before is handled and half of its interval has passed since: however slow the machine is."""
 
     def blocks(self, number: int) -> bool:
         """Whether completion `number` (from 1) sleeps: the share, spread evenly, the same in every run."""
@@ -46,7 +48,16 @@ class Scene:
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Slower than they are handled: nobody but the last to wait is needed.
-    "calm": {"workers": 4, "concurrency": 2, "count": 8, "rate": 5.0, "burst": 1, "handler_ms": 25.0, "blocking_share": 0.0},
+    "calm": {
+        "workers": 4,
+        "concurrency": 2,
+        "count": 8,
+        "rate": 5.0,
+        "burst": 1,
+        "handler_ms": 25.0,
+        "blocking_share": 0.0,
+        "patient": True,
+    },
     # All at once, and each needs a processor.
     "busy": {"workers": 4, "concurrency": 2, "count": 12, "rate": 100.0, "burst": 12, "handler_ms": 60.0, "blocking_share": 0.0},
     # All at once, and nobody needs a processor: the article's Sleep.
