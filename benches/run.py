@@ -113,7 +113,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def wants_proactor(options: argparse.Namespace) -> bool:
-    return options.peers is None or any(name.startswith(("proactor", "pool")) for name in options.peers)
+    return options.peers is None or any(name.startswith(("proactor", "pool", "port")) for name in options.peers)
 
 
 def check_cpus(options: argparse.Namespace) -> frozenset[int]:

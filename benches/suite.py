@@ -13,7 +13,7 @@ EXECUTOR = ("--executor", "64")
 
 @dataclass(frozen=True)
 class Server:
-    """`program` is a file in servers/; None for the bare epoll server and for what executors.py and timers.py measure."""
+    """`program` is a file in servers/; None for the bare epoll server and for what executors.py, timers.py and port.py measure."""
 
     name: str
     program: str | None
@@ -39,6 +39,12 @@ SERVERS = {
         Server("pool-threads-8", None, ("threads", "--workers", "8")),
         Server("pool-threads-32", None, ("threads", "--workers", "32")),
         Server("to-thread", None, ("to_thread",)),
+        # The port itself, with threads of one's own.
+        Server("port", "completion_port.py"),
+        Server("selectors-executor", "selectors_executor.py"),
+        # For port.py.
+        Server("port-packets", None, ("proactor",)),
+        Server("simple-queue", None, ("SimpleQueue",)),
         # For timers.py.
         Server("pool-timers", None, ("proactor",)),
         Server("asyncio-timers", None, ("asyncio",)),
@@ -215,6 +221,24 @@ WORKLOADS = {
             reference="pool-threads-32",
         ),
         Workload(
+            "port64Bx50",
+            "64 B, 50 connections, on the completion port itself with four threads",
+            ("port", "selectors-executor"),
+            "echo",
+            load(50),
+            reference="selectors-executor",
+        ),
+        Workload(
+            "packets",
+            "packets posted and got, in one thread",
+            ("port-packets", "simple-queue"),
+            "",
+            ("packets",),
+            tables=(BOTH,),
+            columns=(RATE, Column("2 to 2 threads", "threads_rate")),
+            reference="simple-queue",
+        ),
+        Workload(
             "timers",
             "100,000 timers (processor time for each)",
             ("pool-timers", "asyncio-timers"),
@@ -281,6 +305,7 @@ FLOORS = (
     *(Floor(f"submit{workers}", BOTH, "p50_us", ("pool-threads",), at_most=1.0, server="pool") for workers in (1, 2, 4, 8)),
     at_least("map", BOTH, 4.0, "pool-threads", server="pool"),
     Floor("mixed", BOTH, "seconds", ("pool-threads-8", "pool-threads-32", "to-thread"), at_most=1.0, server="pool"),
+    at_least("port64Bx50", PINNED, 1.0, "selectors-executor", server="port"),
     Floor("timers", BOTH, "call_us", ("asyncio-timers",), at_most=0.3, server="pool-timers"),
     Floor("timers", BOTH, "cancel_us", ("asyncio-timers",), at_most=1.0, server="pool-timers"),
     Floor("mixed", BOTH, "p99_us", ("pool-threads-8", "pool-threads-32", "to-thread"), at_most=1.0, server="pool"),
