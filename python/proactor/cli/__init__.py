@@ -5,6 +5,7 @@
 | 0      | OK                | it did what was asked; `serve`: an orderly shutdown; `connect`: an orderly end    |
 | 1      | FAILED            | `connect`: no connection, or it was reset; output lost; anything else not foreseen|
 |        |                   | `read`, `copy`: a file that is missing, or cannot be read or written to its end   |
+|        |                   | `dispatch`: no connection; the picture cannot be written                          |
 | 2      | USAGE             | the command line or a PROACTOR_ variable is wrong                                 |
 | 3      | ADDRESS_IN_USE    | `serve`: the port, or the Unix socket's file, is in use                           |
 | 4      | BAD_ADDRESS       | `serve`: no such host, or not an address of this machine                          |
@@ -14,7 +15,7 @@
 | 8      | NOT_A_HANDLER     | `serve`: it is neither a function of (connection, data) nor a Handler             |
 | 9      | IMPORT_FAILED     | `serve`: the module, or something it imports, raised                              |
 | 10     | CANNOT_START      | `serve`: anything else that kept it from starting                                 |
-| 128+n  |                   | signal n ended it (130: Ctrl-C); `serve`: a second one did, the first gives 0     |
+| 128+n  |                   | signal n ended it (130: Ctrl-C); `serve`, `dispatch`: a second, the first gives 0 |
 """
 
 import argparse
@@ -25,7 +26,7 @@ import sys
 from typing import Any
 
 import proactor
-from proactor.cli import connect, copy, read, serve
+from proactor.cli import connect, copy, dispatch, read, serve
 from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
 from proactor.cli.output import OutputLost, write_result
 from proactor.cli.signals import end_process
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     connect.add_parser(commands, table)
     read.add_parser(commands, table)
     copy.add_parser(commands, table)
+    dispatch.add_parser(commands, f"{table}\n\nEvery option is also an environment variable: --handler-ms is PROACTOR_HANDLER_MS.")
     return parser
 
 

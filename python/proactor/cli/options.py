@@ -43,6 +43,22 @@ def seconds(*, zero: bool = True, maximum: float | None = None, unit_hint: str =
     return parse
 
 
+def decimal(what: str, minimum: float, maximum: float) -> Callable[[str], float]:
+    """A parser of decimal numbers from `minimum` to `maximum`; `what` they are, for the messages."""
+    limits = f"{what}, from {minimum:g} to {maximum:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number: {limits}") from None
+        if not minimum <= value <= maximum:
+            raise argparse.ArgumentTypeError(f"{text} is out of range: {limits}")
+        return value
+
+    return parse
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     """A parser of one of a few words, in any case."""
 

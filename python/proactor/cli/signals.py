@@ -1,4 +1,4 @@
-"""What signals do to `proactor serve`: the first asks for the shutdown, a second ends the process. Knows nothing of servers."""
+"""What signals do to `serve` and `dispatch`: the first asks for the orderly end, a second ends the process. Knows nothing of servers."""
 
 import contextlib
 import os
@@ -69,6 +69,11 @@ class StopRequests:
         """Asks for the shutdown. Safe from any thread, and in a signal handler."""
         self._reasons.append(reason)
         self.wakeup.wake()
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody has asked."""
+        return bool(self._reasons)
 
     def wait(self) -> str:
         """Blocks until somebody asks. From then on a signal ends the process."""
