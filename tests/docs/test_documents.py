@@ -357,8 +357,8 @@ def missing_files(page: Path, markdown: str) -> list[str]:
     found = []
     for token in MarkdownIt().parse(markdown):
         for child in token.children or []:
-            if child.type == "link_open":
-                target = str(child.attrGet("href")).partition("#")[0]
+            if child.type in ("link_open", "image"):
+                target = str(child.attrGet("href" if child.type == "link_open" else "src")).partition("#")[0]
                 if target and not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
                     found.append(f"{page.name}: link to {target}")
             elif child.type == "code_inline" and re.fullmatch(r"[\w./-]+\.(rs|py|pyi|md|toml)", child.content):
@@ -465,7 +465,11 @@ def test_a_false_docstring_example_fails() -> None:
 
 def test_a_link_to_a_file_that_is_gone_is_found() -> None:
     page = ROOT / "docs" / "page.md"
-    assert missing_files(page, "[a](design.md) [b](gone.md#x) `engine/mod.rs` `engine/gone.rs` `module.function`") == [
+    text = (
+        "[a](design.md) [b](gone.md#x) ![c](pictures/calm.svg) ![d](pictures/gone.svg) `engine/mod.rs` `engine/gone.rs` `module.function`"
+    )
+    assert missing_files(page, text) == [
         "page.md: link to gone.md",
+        "page.md: link to pictures/gone.svg",
         "page.md: `engine/gone.rs`",
     ]

@@ -54,8 +54,8 @@ class Facts:
     most_in_handlers: int
     blocked_seconds: float
     processor_seconds: float
-    running_seconds: float
-    """Summed over the workers; the time in blocking calls is left out."""
+    together_seconds: float
+    """For how long two or more ran."""
     compensations: int
 
 
@@ -85,7 +85,7 @@ def facts_of(snapshot: Snapshot) -> Facts:
         most_in_handlers=max((inside for _, _, _, inside, _ in steps), default=0),
         blocked_seconds=sum((snapshot.at if end is None else end) - start for work in works for start, end in work.blocked),
         processor_seconds=sum(work.processor_seconds for work in works),
-        running_seconds=sum((end - start) * running for start, end, running, _, _ in steps),
+        together_seconds=sum(end - start for start, end, running, _, _ in steps if running > 1),
         compensations=snapshot.samples[-1].compensations if snapshot.samples else 0,
     )
 

@@ -18,6 +18,9 @@ NAMED_LIMIT = 3
 SHARES_LIMIT = 8
 """Of so many workers is said how much each did: the busiest."""
 
+TOGETHER_SHARE = 0.05
+"""For less of the time than this it does not matter what two that ran at once were doing."""
+
 LEADERS_SHARE = 0.1
 """Of posted completions so many may go past somebody because of the leader; were it more, that would be the rule."""
 
@@ -135,9 +138,9 @@ def _blocked(facts: Facts, snapshot: Snapshot) -> str:
 
 
 def _interpreter(facts: Facts, *, interpreter_lock: bool) -> list[str]:
-    if facts.running_seconds <= 0 or facts.most_running < 2 or facts.processor_seconds < 0.5 * facts.running_seconds / facts.most_running:
-        return []  # Nobody computed at the same time as somebody else.
-    used = f"together they used {facts.processor_seconds / facts.seconds:.1f} processors" if facts.seconds else ""
+    if facts.together_seconds <= TOGETHER_SHARE * facts.seconds:
+        return []
+    used = f"together they used {facts.processor_seconds / facts.seconds:.1f} processors"
     if interpreter_lock:
         return [f"This Python has an interpreter lock: of those that ran at once only one could compute ({used})."]
     return [f"This Python has no interpreter lock: those that ran at once could compute at once ({used})."]
