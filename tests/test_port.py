@@ -252,6 +252,7 @@ def test_an_echo_server_of_four_threads(make_port: MakePort, pair, start) -> Non
             theirs.sendall(b"%4d" % number)
         for _, theirs in sockets:
             assert theirs.recv(100) == b"%4d" % number
+    eventually(lambda: port.statistics().waiting == 4, "the last receives are submitted")
     assert port.statistics().handles == 20
     port.close()
     assert all(handle.closed for handle in kept)

@@ -75,6 +75,22 @@ def test_what_nobody_has_got_is_dropped_and_counted(make_port: MakePort, pair) -
     assert theirs.recv(1) == b"", "its handles are closed"
 
 
+def test_those_who_wait_are_told_of_the_close_and_not_of_what_it_cancels(start) -> None:
+    for _ in range(50):
+        with PortNetwork() as network:
+            got: list[proactor.Completion] = []
+            threads = [start(lambda got=got, port=network.port: got.extend(port)) for _ in range(2)]
+            connected, _peer = network.pair()
+            handle = network.port.associate(connected)
+            for _ in range(20):
+                handle.receive()
+            eventually(lambda network=network: network.port.statistics().waiting == 2, "both wait")
+        for thread in threads:
+            thread.join(TIMEOUT)
+        assert got == []
+        assert network.port.statistics().dropped == 20
+
+
 def test_what_a_thread_has_got_is_its_own_after_a_close(make_port: MakePort) -> None:
     port = make_port()
     port.post("key", [1])

@@ -29,8 +29,7 @@ struct Scene {
     changed: Condvar,
 }
 
-/// Caught: a time-out that leaves the thread on the stack of the parked (the wake-up goes to nobody); one that drops the wake-up it has just been given; one that
-/// leaves the permit behind.
+/// Caught: a time-out that leaves the thread on the stack of the parked (the wake-up goes to nobody).
 #[test]
 fn a_time_out_loses_no_wake_up() {
     explore(|| {
@@ -47,7 +46,7 @@ fn a_time_out_loses_no_wake_up() {
     });
 }
 
-/// Caught: a leader whose time is out and that wakes nobody for its role; a role that is left taken.
+/// Caught: a role that is left taken.
 #[test]
 fn a_leader_whose_time_is_out_is_followed() {
     explore(|| {
@@ -67,7 +66,7 @@ fn a_leader_whose_time_is_out_is_followed() {
 }
 
 /// A thread that is interrupted where it waits, or between being told to take and taking, goes away with nothing.
-/// Caught: a `give_up` that keeps the slot; that wakes nobody; that leaves its permit for the next wait.
+/// Caught: a `give_up` that keeps the slot; one that wakes nobody.
 #[test]
 fn an_interrupted_thread_hands_on_what_was_meant_for_it() {
     explore(|| {
@@ -89,7 +88,6 @@ fn an_interrupted_thread_hands_on_what_was_meant_for_it() {
     });
 }
 
-/// Caught: a close that leaves a thread parked that was on its way there.
 #[test]
 fn a_close_wakes_everybody() {
     explore(|| {

@@ -5,8 +5,8 @@
 //! PROACTOR_SEED as in `shuttle_port`; of SHUTTLE_ITERATIONS ten times as many seeds, because a scenario is short. In half of them nothing ticks: there a lost
 //! wake-up is a deadlock.
 //!
-//! Caught: `decide_or_give_up` or `release` that wakes nobody; `stop_parking` that leaves the thread on the stack; a `wait` that leaves the permit of a thread whose
-//! time was out; completions that go to the ready queue once for several; an `abandon` that keeps the slot.
+//! Caught: a `release` that wakes nobody; `stop_parking` that leaves the thread on the stack; a role that is left taken; a `give_up` that keeps the slot; a `wait` that
+//! leaves the permit of a thread whose time was out. (Not caught: a `decide_or_give_up` that wakes nobody; `tests/scheduler/callers.rs` sees that.)
 
 #![cfg(feature = "shuttle")]
 

@@ -436,8 +436,10 @@ impl<U: Upper> Port<U> {
     fn release_all(&self, drain: bool) -> Vec<U::Call> {
         self.ending.store(true, Ordering::Release);
         let calls = self.cancel_all();
+        // Workers are still to tell what this cancels. Callers' threads are to be told of the close, and of nothing that it brings about.
+        let callers = self.scheduler.limits().are_callers().then(|| self.scheduler.close(drain));
         self.close_associations();
-        let parkers = self.scheduler.close(drain);
+        let parkers = callers.unwrap_or_else(|| self.scheduler.close(drain));
         self.engine.wake();
         for parker in parkers {
             parker.unpark();
