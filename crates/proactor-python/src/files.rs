@@ -103,7 +103,7 @@ impl World {
                     if engine.files.is_none() {
                         let files = match &name {
                             Some(name) => Files::open_named(name, Limits::default()),
-                            None => Files::open(Limits::default()),
+                            None => Ok(Files::open(Limits::default())),
                         };
                         engine.files = Some(Arc::new(files?));
                     }
