@@ -109,6 +109,8 @@ def measure(server: Server, workload: Workload, setting: Setting) -> dict:
         return measure_program(server, ["timers.py", *server.options], setting)
     if workload.generator[0] == "packets":
         return measure_program(server, ["port.py", *server.options], setting)
+    if workload.generator[0] == "files":
+        return measure_program(server, ["files.py", *server.options, *workload.generator[1:], "--seconds", str(setting.seconds)], setting)
     with RunningServer(server, workload.mode, setting) as running:
         if workload.generator[0] == "takeover":
             return measure_takeover(running, workload.generator[1:], setting)

@@ -48,6 +48,8 @@ SERVERS = {
         # For timers.py.
         Server("pool-timers", None, ("proactor",)),
         Server("asyncio-timers", None, ("asyncio",)),
+        # For files.py.
+        *(Server(f"files-{kind}", None, (kind,)) for kind in ("proactor", "threads", "aiofiles", "fio", "cp", "shutil")),
     )
 }
 
@@ -252,6 +254,16 @@ WORKLOADS = {
             ),
             reference="asyncio-timers",
         ),
+        *(
+            Workload(name, title, tuple(f"files-{kind}" for kind in kinds), "", ("files", name), (BOTH,), (RATE,), f"files-{kinds[1]}")
+            for name, title, *kinds in (
+                ("cached", "4 KiB reads of a file in memory, one after the other", "proactor", "threads", "aiofiles"),
+                ("direct1", "4 KiB reads past the page cache, one at a time", "proactor", "fio"),
+                ("direct4", "4 KiB reads past the page cache, 4 at a time", "proactor", "fio"),
+                ("direct32", "4 KiB reads past the page cache, 32 at a time", "proactor", "fio"),
+                ("copy", "copying 1 GiB that is in memory (rate: MiB)", "proactor", "cp", "shutil"),
+            )
+        ),
     )
 }
 
@@ -308,6 +320,10 @@ FLOORS = (
     at_least("port64Bx50", PINNED, 1.0, "selectors-executor", server="port"),
     Floor("timers", BOTH, "call_us", ("asyncio-timers",), at_most=0.3, server="pool-timers"),
     Floor("timers", BOTH, "cancel_us", ("asyncio-timers",), at_most=1.0, server="pool-timers"),
+    at_least("cached", BOTH, 4.0, "files-threads", server="files-proactor"),
+    at_least("cached", BOTH, 20.0, "files-aiofiles", server="files-proactor"),
+    *(at_least(f"direct{depth}", BOTH, 0.85, "files-fio", server="files-proactor") for depth in (1, 4, 32)),
+    at_least("copy", BOTH, 0.9, "files-cp", "files-shutil", server="files-proactor"),
     Floor("mixed", BOTH, "p99_us", ("pool-threads-8", "pool-threads-32", "to-thread"), at_most=1.0, server="pool"),
 )
 

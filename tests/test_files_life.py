@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import proactor
-from peers import run_python
+from peers import TIMEOUT, eventually, run_python
 
 PREPARE = """
 import os, sys, threading
@@ -159,3 +159,32 @@ def test_the_threads_end_with_the_last_file(tmp_path) -> None:
         first.read()
         assert native()
     assert not native()
+
+
+def test_a_read_that_was_put_off_begins_as_soon_as_anybody_looks(tmp_path) -> None:
+    """Who always waits at once reads by himself, so that nobody is woken at the submit; other ways of waiting must have it begun."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 65536)
+
+    def polled(request) -> None:
+        eventually(request.done, "a read that is polled")
+
+    def told(request) -> None:
+        event = threading.Event()
+        request.add_done_callback(lambda request: event.set())
+        assert event.wait(TIMEOUT)
+
+    def waited(request) -> None:
+        assert concurrent.futures.wait([request], TIMEOUT).done
+
+    with proactor.open(path, direct=True) as file:
+        for look in (polled, told, waited, lambda request: request.result(TIMEOUT), lambda request: file.sync()):
+            for _ in range(10):
+                assert file.read_at(0, 512).result() == b"x" * 512
+            request = file.read_at(512, 512)
+            look(request)
+            assert request.done()
+            assert request.result() == b"x" * 512
+        for _ in range(10):
+            file.read_at(0, 512).result()
+        file.read_at(0, 512)  # and nobody looks

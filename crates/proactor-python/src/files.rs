@@ -103,7 +103,7 @@ impl World {
                     if engine.files.is_none() {
                         let files = match &name {
                             Some(name) => Files::open_named(name, Limits::default()),
-                            None => Files::open(Limits::default()),
+                            None => Ok(Files::open(Limits::default())),
                         };
                         engine.files = Some(Arc::new(files?));
                     }
@@ -351,9 +351,8 @@ impl File {
         };
         let start = Start(memory.start());
         let read = || {
-            let start = start;
             // SAFETY: `memory` is writable for `size` bytes, and nobody else looks at it.
-            unsafe { file.read_cached(start.0, size, offset) }
+            unsafe { file.read_cached(start.get(), size, offset) }
         };
         match if size <= BRIEF { read() } else { py.detach(read) } {
             Cached::Whole(count) => {
@@ -372,6 +371,12 @@ impl File {
 
 #[derive(Clone, Copy)]
 struct Start(*mut u8);
+
+impl Start {
+    fn get(self) -> *mut u8 {
+        self.0
+    }
+}
 
 // SAFETY: only the thread that reads uses it, while the other waits for it.
 unsafe impl Send for Start {}

@@ -132,7 +132,7 @@ impl Shared {
         }
     }
 
-    fn into_object(&self, py: Python<'_>, name: &Py<PyAny>, outcome: Outcome) -> PyResult<Py<PyAny>> {
+    fn object_of(&self, py: Python<'_>, name: &Py<PyAny>, outcome: Outcome) -> PyResult<Py<PyAny>> {
         let Outcome { memory, transferred, error } = outcome;
         let memory = memory.into_any().downcast::<Held>().map_err(|_| PyTypeError::new_err("memory that is none of this layer's"))?;
         let made = match error {
@@ -218,7 +218,7 @@ impl Transfer {
                 continue;
             };
             drop(state);
-            let (object, failed) = match self.shared.into_object(py, &self.name, outcome) {
+            let (object, failed) = match self.shared.object_of(py, &self.name, outcome) {
                 Ok(object) => (object, false),
                 Err(error) => (error.into_value(py).into_any(), true),
             };

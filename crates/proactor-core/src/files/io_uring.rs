@@ -48,7 +48,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
 
 /// In the child of a fork. The ring's memory is not there: it was mapped so.
 pub(super) fn forked(shared: &Shared) {
-    let descriptor = shared.started.load(Ordering::SeqCst);
+    let descriptor = shared.ring.load(Ordering::SeqCst);
     if let Ok(descriptor) = RawFd::try_from(descriptor) {
         system::close(descriptor);
     }
@@ -100,15 +100,14 @@ impl Ring {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's is too old: it cannot read, write and cancel"));
         }
         let wake = shared.wake.as_ref().map_or(-1, |wake| wake.as_raw_fd());
-        shared.started.store(ring.as_raw_fd() as usize, Ordering::SeqCst);
+        shared.ring.store(ring.as_raw_fd() as usize, Ordering::SeqCst);
         let slots: Vec<Slot> = (0..entries as usize).map(|_| Slot::default()).collect();
         let free = (0..slots.len()).rev().collect();
         Ok(Ring { shared, ring, wake, slots, free, unsubmitted: VecDeque::new(), again: Vec::new(), watched: false })
     }
 
     fn run(mut self) {
-        loop {
-            let Some(wait) = self.fill() else { break };
+        while let Some(wait) = self.fill() {
             let entered = self.ring.submitter().submit_and_wait(wait);
             self.note_submitted();
             let completed = self.reap();
@@ -125,7 +124,7 @@ impl Ring {
                 _ => return self.give_up(&error),
             }
         }
-        self.shared.started.store(usize::MAX, Ordering::SeqCst);
+        self.shared.ring.store(usize::MAX, Ordering::SeqCst);
     }
 
     /// Moves requests into the submission queue. How many completions to wait for; None: it is all over.
@@ -257,7 +256,7 @@ impl Ring {
             let requests = again.into_iter().filter_map(|slot| self.release(slot)).collect();
             self.hand_over(requests, None);
         }
-        self.shared.started.store(usize::MAX, Ordering::SeqCst);
+        self.shared.ring.store(usize::MAX, Ordering::SeqCst);
     }
 
     /// Puts requests to the front of the queue, and has threads take them.

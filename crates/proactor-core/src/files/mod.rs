@@ -162,7 +162,7 @@ impl Request {
             (Action::Write, 0) if self.memory.length() > self.transferred => Some(Err(libc::EIO)),
             (action, count) => {
                 self.transferred += count as usize;
-                let ended = self.file.direct && action == Action::Read && count as usize % SECTOR != 0;
+                let ended = self.file.direct && action == Action::Read && !(count as usize).is_multiple_of(SECTOR);
                 (ended || self.transferred >= self.memory.length()).then_some(Ok(()))
             }
         }
@@ -222,7 +222,8 @@ struct Shared {
     retries: AtomicU64,
     /// Told once, by `refusal`.
     told: AtomicBool,
-    started: AtomicUsize,
+    /// The ring's descriptor, for the child of a fork; `usize::MAX` while there is none.
+    ring: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -242,17 +243,15 @@ struct Queue {
 
 impl Files {
     /// Opens the default mechanism, or the next where the kernel refuses it.
-    ///
-    /// # Errors
-    /// Where not a single thread can be started.
-    pub fn open(limits: Limits) -> io::Result<Self> {
+    pub fn open(limits: Limits) -> Self {
         #[cfg(target_os = "linux")]
-        match Self::open_ring(limits) {
-            Ok(files) => return Ok(files),
-            Err(error) => return Ok(Self::open_threads(limits, Some(explained(&error)))),
-        }
+        let refusal = match Self::open_ring(limits) {
+            Ok(files) => return files,
+            Err(error) => Some(explained(&error)),
+        };
         #[cfg(not(target_os = "linux"))]
-        Ok(Self::open_threads(limits, None))
+        let refusal = None;
+        Self::open_threads(limits, refusal)
     }
 
     /// # Errors
@@ -437,7 +436,7 @@ impl Shared {
             taken_back: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             told: AtomicBool::new(false),
-            started: AtomicUsize::new(usize::MAX),
+            ring: AtomicUsize::new(usize::MAX),
         })
     }
 

@@ -54,7 +54,10 @@ unsafe impl Memory for Counted {
     }
 }
 
-struct Told(Mutex<Sender<(u64, Vec<u8>, usize, Option<i32>)>>);
+/// Id, bytes, how many were transferred, the error's number.
+type Completion = (u64, Vec<u8>, usize, Option<i32>);
+
+struct Told(Mutex<Sender<Completion>>);
 
 impl Complete for Told {
     fn complete(&self, id: u64, outcome: Outcome) {
@@ -67,7 +70,7 @@ impl Complete for Told {
 struct World {
     files: Files,
     file: Arc<File>,
-    told: Receiver<(u64, Vec<u8>, usize, Option<i32>)>,
+    told: Receiver<Completion>,
     sink: Arc<Told>,
     alive: Arc<AtomicUsize>,
     path: std::path::PathBuf,
@@ -98,7 +101,7 @@ impl World {
         id
     }
 
-    fn next(&self) -> (u64, Vec<u8>, usize, Option<i32>) {
+    fn next(&self) -> Completion {
         self.told.recv_timeout(PATIENCE).expect("a completion")
     }
 }
@@ -258,7 +261,7 @@ fn what_is_in_memory_is_read_at_once() {
 #[test]
 fn names_are_checked() {
     assert!(Files::open_named("uring", SMALL).is_err_and(|error| error.to_string().contains("io_uring, threads")));
-    assert_eq!(Files::open(SMALL).unwrap().statistics().mechanism, "io_uring");
+    assert_eq!(Files::open(SMALL).statistics().mechanism, "io_uring");
 }
 
 macro_rules! suite {
