@@ -477,7 +477,8 @@ impl<I> State<I> {
     fn decide(&mut self, me: WorkerId, limits: Limits) -> Decision {
         let worker = self.worker(me);
         worker.decisions += 1;
-        worker.idled += u64::from(!std::mem::take(&mut worker.looked));
+        let idled = u64::from(!std::mem::take(&mut worker.looked));
+        worker.idled += idled;
         match worker.phase {
             Phase::Woken => self.woken -= 1,
             Phase::Idle => self.deciding -= 1,
@@ -495,7 +496,7 @@ impl<I> State<I> {
                 self.lead(Leader::Worker(me));
                 let worker = self.worker(me);
                 worker.phase = Phase::Leading;
-                worker.idled -= 1;
+                worker.idled -= idled;
                 worker.looked = true;
                 return Decision::Look;
             }

@@ -513,3 +513,20 @@ fn where_the_queue_has_emptied_meanwhile_the_next_leader_waits() {
     rig.takes(worker, 4);
     rig.finishes_and_takes(worker, 5);
 }
+
+#[test]
+fn a_worker_whose_first_decision_is_to_look_may_look_again() {
+    let mut rig = Rig::callers(2);
+    let [busy, looking] = rig.idle_workers();
+    rig.post([1, 2, 3, 4, 5]);
+    rig.takes(busy, 1);
+    rig.finishes_and_takes(busy, 2);
+    rig.tick(MILLISECOND, &[MILLISECOND]);
+    assert_eq!(rig.decide(looking), Decision::Look);
+    rig.scheduler.led(looking, []);
+    rig.finishes_and_takes(busy, 3);
+    rig.tick(MILLISECOND, &[MILLISECOND]);
+    rig.finishes_and_takes(busy, 4);
+    rig.tick(MILLISECOND, &[MILLISECOND]);
+    assert_eq!(rig.decide(looking), Decision::Look);
+}
