@@ -307,12 +307,13 @@ impl<I> State<I> {
             let processors = if limits.interpreter_lock { 1 } else { limits.concurrency as u64 };
             let mostly_waiting = tally.busy_cpu * 2 < tally.busy_wall;
             let room = tally.busy_cpu * 5 < tick_wall * processors * 4;
-            // Nobody was looked at because slots are left: that is no sign of computing.
-            let waits = tally.waits(contended) || (self.watch.tells && tally.looked_at == 0);
+            let waits = tally.waits(contended);
+            // Nobody was looked at because slots are left: that is no sign of computing, nor one that more are needed.
+            let unseen = self.watch.tells && tally.looked_at == 0;
             if mostly_waiting && room && waits {
                 self.extra = (self.extra * 2).max(1).min(limits.max_workers);
                 self.watch.extra_changed = now;
-            } else if self.extra > 0 && (!waits || tally.busy_cpu * 5 > tally.busy_wall * 4) {
+            } else if self.extra > 0 && (!(waits || unseen) || tally.busy_cpu * 5 > tally.busy_wall * 4) {
                 self.extra /= 2;
                 self.watch.extra_changed = now;
             }
