@@ -196,8 +196,8 @@ class ThreadPool(Executor):
             never_begun=partial(_never_begun, broken),
             slow_seconds=slow_handler_seconds,
         )
-        # Guards _members and _shut.
-        self._lock = threading.Lock()
+        # Guards _members and _shut. Reentrant: a signal handler may shut down, whatever the main thread was doing.
+        self._lock = threading.RLock()
         self._members: weakref.WeakSet[Any] = weakref.WeakSet()
         self._shut = False
 
@@ -304,7 +304,8 @@ class ThreadPool(Executor):
         What timers and waits wait for is cancelled; functions whose time or signal has come are queued, and count as such.
 
         Arguments:
-            wait: for the workers to end; else the report is of this moment.
+            wait: for the workers to end; else the report is of this moment. A signal handler that has interrupted a start or shutdown of
+                the same pool cannot wait for it.
             cancel_futures: what has not begun is cancelled, but for the one that an idle worker is on its way to.
             timeout: seconds to wait at most. What has not begun by then is cancelled, and what has not returned is in the report.
 
@@ -316,6 +317,7 @@ class ThreadPool(Executor):
         timeout = check.seconds("timeout", timeout, zero=True)
         if self._workers.forked:
             return PoolShutdownReport(True, 0, 0, ())  # there is nothing of it in this process
+        wait = wait and self._workers.may_wait()
         before = self._port.call_numbers()[3]
         running: tuple[str, ...] = ()
         if cancel_futures:

@@ -12,7 +12,8 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -52,10 +53,13 @@ class Workers:
         self._broken = broken
         self._never_begun = never_begun
         self.slow_seconds = slow_seconds
-        # Guards _threads, _in_loop, _number, started and _closing.
-        self._lock = threading.Lock()
-        self._threads: set[threading.Thread] = set()
-        self._in_loop = 0
+        # Guards _threads, _in_loop, _number, started and _closing. Reentrant: a signal handler may end the workers, whatever the main
+        # thread was doing with them. The two sets are replaced, never changed, so that they can be read without the lock.
+        self._lock = threading.RLock()
+        self._threads: frozenset[threading.Thread] = frozenset()
+        self._in_loop: frozenset[threading.Thread] = frozenset()
+        # The threads that start or join workers at this moment: what a signal handler calls in one of them cannot wait for it.
+        self._busy: set[int] = set()
         self._watcher: threading.Thread | None = None
         self._number = 0
         self._closing = False
@@ -73,7 +77,7 @@ class Workers:
         Raises:
             RuntimeError: the workers are closed, or no thread can be started.
         """
-        with self._lock:
+        with self._interruptible(), self._lock:
             if self._closing:
                 raise RuntimeError("the pool is shut down: it takes no new work")
             if self.started:
@@ -95,8 +99,8 @@ class Workers:
         self._number += 1
         thread = threading.Thread(target=_work, args=(self, self.port), name=f"{self.prefix}-{self._number}")
         thread.start()
-        self._threads = {*filter(threading.Thread.is_alive, self._threads), thread}
-        self._in_loop += 1
+        self._threads = frozenset({*self.alive(), thread})
+        self._in_loop |= {thread}
 
     def start_spare(self) -> None:
         """What a worker does when it is the last spare that was released."""
@@ -124,9 +128,9 @@ class Workers:
     def left(self) -> None:
         """The calling worker thread is about to exit."""
         with self._lock:
-            self._in_loop -= 1
+            self._in_loop -= {threading.current_thread()}
             # After a drain nobody waited for, or when the initializer has failed in the only worker.
-            last = self._in_loop == 0 and (self._closing or self._initializer_failed)
+            last = not self._in_loop and (self._closing or self._initializer_failed)
         if last:
             self._never_begun(self.port.close())
             self.port.release()
@@ -134,58 +138,76 @@ class Workers:
     def close(self, *, drain: bool = False, wait: bool = True, timeout: float | None = None) -> tuple[str, ...]:
         """Ends the workers; with `drain` after everything queued was done.
 
-        Idempotent, and safe inside a handler: a thread never joins itself.
+        Idempotent, and safe inside a handler: a thread never joins itself. Safe inside a signal handler, which does not wait where it has
+        interrupted a start or a join of these workers.
 
         Returns:
             Which handlers did not return in time.
         """
         if self.forked:
             return ()
-        inside = threading.current_thread() in self.alive()
-        with self._lock:
+        wait = wait and self.may_wait()
+        with self._interruptible(), self._lock:
             self._closing = True
+            inside = threading.current_thread() in self._threads
         deadline = None if timeout is None else time.monotonic() + timeout
         if drain or inside:
             self.port.finish()
             stuck = self._join(deadline) if wait else ()
-            if inside or (not wait and self.alive()):
+            if inside or (not wait and self._in_loop):
                 # Nobody waits, or the caller is a worker, whose own connection has yet to be told its end:
                 # the last worker to leave closes the port.
                 return stuck
         self._never_begun(self.port.close())
         stuck = self._join(deadline) if wait else ()
-        with self._lock:
-            over = self._in_loop == 0
+        with self._interruptible(), self._lock:
+            over = not self._in_loop
         if over:
             self.port.release()
         return stuck
 
     def _join(self, deadline: float | None) -> tuple[str, ...]:
         me = threading.current_thread()
-        _core.block()
+        with self._interruptible():
+            _core.block()
+            try:
+                while threads := [thread for thread in self.alive() if thread is not me]:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return tuple(describe(threads))
+                    threads[0].join(left)
+            finally:
+                _core.unblock()
+            watcher = self._watcher
+            if watcher is not None and watcher is not me and self.port.is_closed():
+                watcher.join()
+            return ()
+
+    def may_wait(self) -> bool:
+        """False in a signal handler that has interrupted a start or a join of these workers: it would wait for its own thread."""
+        return threading.get_ident() not in self._busy
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Marks what holds locks, ours or those of `threading`, that a signal handler in the same thread would wait for in vain."""
+        me = threading.get_ident()
+        outermost = me not in self._busy
         try:
-            while threads := [thread for thread in self.alive() if thread is not me]:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return tuple(describe(threads))
-                threads[0].join(left)
+            self._busy.add(me)
+            yield
         finally:
-            _core.unblock()
-        watcher = self._watcher
-        if watcher is not None and watcher is not me and self.port.is_closed():
-            watcher.join()
-        return ()
+            if outermost:
+                self._busy.discard(me)
 
     def after_fork(self) -> None:
         """In the child: there are no workers here, and whoever held the lock is not here either."""
         self.forked = True
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.port.forked()
 
     def is_closing(self) -> bool:
         """They take no new work."""
-        with self._lock:
-            return self._closing
+        return self._closing
 
     def check_process(self) -> None:
         """Raises:
@@ -195,19 +217,18 @@ class Workers:
             raise RuntimeError("this belongs to the parent process and does not survive fork(): make a new pool or server in the child")
 
     def alive(self) -> list[threading.Thread]:
-        """The worker threads that have not exited."""
-        with self._lock:
-            return [thread for thread in self._threads if thread.is_alive()]
+        """The worker threads that have not exited. Takes locks of `threading`'s."""
+        return [thread for thread in self._threads if thread.is_alive()]
 
     def stacks(self) -> tuple[str, ...]:
         """What the workers in handlers are doing, with their stacks; the caller is left out."""
         me = threading.current_thread()
-        return tuple(stack for thread in self.alive() if thread is not me and (stack := stack_of(thread)) is not None)
+        return tuple(stack for thread in self._in_loop if thread is not me and (stack := stack_of(thread)) is not None)
 
     def running(self) -> tuple[str, ...]:
-        """What the workers in handlers are doing, one line each; the caller is left out."""
+        """What the workers in handlers are doing, one line each; the caller is left out. Takes no lock."""
         me = threading.current_thread()
-        return tuple(describe([thread for thread in self.alive() if thread is not me]))
+        return tuple(describe([thread for thread in self._in_loop if thread is not me]))
 
 
 def _work(workers: Workers, port: _core.Port) -> None:
@@ -409,7 +430,7 @@ def _at_exit() -> None:
     # As the standard library's pools: what is queued is done, then the threads are joined, before the interpreter goes.
     for workers in list(_every):
         if not workers.forked:
-            with workers._lock:
+            with workers._interruptible(), workers._lock:
                 workers._closing = True
             workers.port.finish()
             if stuck := workers._join(time.monotonic() + _SAYS_WHY_AFTER):

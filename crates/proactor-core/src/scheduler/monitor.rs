@@ -86,6 +86,8 @@ pub(super) struct Watch {
     idle_ticks: u32,
     progress: u64,
     progress_at: u64,
+    /// The platform shows what threads do.
+    tells: bool,
     /// How many items were finished up to the last tick.
     finished: u64,
     /// How often somebody had led by then.
@@ -296,10 +298,12 @@ impl<I> State<I> {
     /// Moves the allowance. A stuck runner that computes makes room for one more, below the cap; short blocks earn extra runners while work waits.
     fn adapt(&mut self, tally: &Tally, now: u64, limits: Limits) {
         let contended = self.is_contended(now, limits);
+        self.watch.tells |= tally.looked_at > 0;
         let finished = self.counts.finished - self.watch.finished;
         self.watch.finished = self.counts.finished;
         let most = if limits.are_callers() { self.live.max(1) } else { limits.max_workers };
-        if !self.ready.is_empty() && tally.relieved > 0 && tally.relieved as u64 * 2 >= finished {
+        let work_waits = !self.ready.is_empty() || self.leader.is_none(); // where nobody polls there may be some
+        if work_waits && finished > 0 && tally.relieved as u64 * 2 >= finished {
             // Most items block. Those who come back are to go on with the next one, rather than park and be woken again.
             self.extra = (self.extra + tally.relieved).min(most);
             self.watch.extra_changed = now;
@@ -310,10 +314,12 @@ impl<I> State<I> {
             let mostly_waiting = tally.busy_cpu * 2 < tally.busy_wall;
             let room = tally.busy_cpu * 5 < tick_wall * processors * 4;
             let waits = tally.waits(contended);
+            // Nobody was looked at because slots are left: that is no sign of computing, nor one that more are needed.
+            let unseen = self.watch.tells && tally.looked_at == 0;
             if mostly_waiting && room && waits {
                 self.extra = (self.extra * 2).clamp(1, most);
                 self.watch.extra_changed = now;
-            } else if self.extra > 0 && (!waits || tally.busy_cpu * 5 > tally.busy_wall * 4) {
+            } else if self.extra > 0 && (!(waits || unseen) || tally.busy_cpu * 5 > tally.busy_wall * 4) {
                 self.extra /= 2;
                 self.watch.extra_changed = now;
             }

@@ -262,7 +262,7 @@ fn runners_that_mostly_wait_earn_extra_runners_while_work_waits() {
 
 #[test]
 fn relieving_earns_extra_runners_where_most_items_block_and_none_where_few_do() {
-    for (finished_meanwhile, earned) in [(0, 1), (1, 1), (2, 1), (3, 0)] {
+    for (finished_meanwhile, earned) in [(0, 0), (1, 1), (2, 1), (3, 0)] {
         let mut rig = Rig::locked(1, 16);
         let [first, _spare] = rig.idle_workers();
         rig.post(1..=100);
@@ -294,6 +294,34 @@ fn suspects_are_not_looked_at_while_slots_that_blocks_have_earned_are_left() {
     rig.finish(first);
     assert_eq!(rig.decide(first), Decision::Take);
     assert!(rig.scheduler.observe(&mut Vec::new()), "none is");
+}
+
+#[test]
+fn extra_runners_stay_where_nobody_was_looked_at_because_slots_are_left() {
+    let mut rig = Rig::locked(1, 16);
+    let [first, second] = rig.idle_workers();
+    rig.post(1..=100);
+    rig.takes(first, 1);
+    rig.tick(MILLISECOND, &[MILLISECOND]);
+    rig.activity[0] = Activity::Waiting;
+    rig.finishes_and_takes(first, 2);
+    rig.tick(MILLISECOND, &[200 * MICROSECOND]);
+    rig.finishes_and_takes(first, 3);
+    rig.tick(MILLISECOND, &[200 * MICROSECOND]);
+    rig.finishes(first);
+    assert_eq!(rig.counts().allowance, 3, "two were seen blocked");
+
+    // One waits long for the interpreter, so that standing still proves nothing.
+    rig.takes(first, 4);
+    assert_eq!(rig.decide(second), Decision::Take);
+    rig.activity[0] = Activity::Unknown;
+    for item in 5..10 {
+        assert!(!rig.scheduler.observe(&mut Vec::new()), "a slot is left");
+        rig.tick(MILLISECOND, &[200 * MICROSECOND]);
+        rig.finishes_and_takes(first, item);
+        assert_eq!(rig.counts().allowance, 3, "nor are there more of them: {:?}", rig.counts());
+    }
+    assert_eq!(rig.phase(second), Phase::Attaching);
 }
 
 #[test]

@@ -1,0 +1,74 @@
+"""Fault 17: a signal handler that shuts down, wherever it interrupts a shutdown or a start. It runs in the main thread, on top of whatever
+that was doing, so whatever it waits for must not be held below it.
+
+Signals come when they like: here the handler is called before each instruction of our Python in turn.
+"""
+
+import pytest
+
+from peers import run_python
+
+PROGRAM = """
+import faulthandler, os, sys, threading
+import proactor
+
+faulthandler.dump_traceback_later(40, exit=True)
+OURS = os.path.dirname(proactor.__file__)
+FILES = {threading.__file__, *(os.path.join(OURS, name) for name in ("server.py", "pool.py", "workers.py"))}
+
+def interrupt(function, handler, at):
+    '''Calls `handler` before the instruction number `at` of `function`; says whether there were so many.'''
+    left = at
+    def trace(frame, event, argument):
+        nonlocal left
+        if frame.f_code.co_filename not in FILES:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                handler()  # not traced itself
+        return trace
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(None)
+    return left <= 0
+
+def shutting_down_a_server():
+    server = proactor.serve(lambda connection, data: None, ("127.0.0.1", 0))
+    return server.shutdown, server.shutdown
+
+def shutting_down_a_pool():
+    pool = proactor.ThreadPool(max_workers=2)
+    pool.submit(int).result()
+    return pool.shutdown, pool.shutdown
+
+def starting_a_pool():
+    pool = proactor.ThreadPool(max_workers=2)
+    def submit():
+        try:
+            pool.submit(int)
+        except RuntimeError:
+            pass  # it came after the shutdown
+    return submit, pool.shutdown
+
+at = 0
+more = True
+while more:
+    at += 1
+    function, handler = globals()[sys.argv[1]]()
+    more = interrupt(function, handler, at)
+    handler()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join()  # a handler that could not wait has left this to others
+assert at > 100, at
+"""
+
+
+@pytest.mark.parametrize("which", ["shutting_down_a_server", "shutting_down_a_pool", "starting_a_pool"])
+def test_a_signal_handler_that_shuts_down_waits_for_nothing_that_it_interrupted(which) -> None:
+    ended = run_python(PROGRAM, which, timeout=90)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
