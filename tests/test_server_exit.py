@@ -151,6 +151,20 @@ def test_the_end_of_the_program_says_once_for_which_handlers_it_waits(program, h
         assert server.wait() == 0
 
 
+def test_ctrl_c_while_the_end_of_the_program_says_why_it_waits_ends_it(program) -> None:
+    interrupts = """
+import logging, signal
+class Interrupts(logging.StreamHandler):
+    def emit(self, record):
+        super().emit(record)
+        os.kill(os.getpid(), signal.SIGINT)
+logging.getLogger("proactor").addHandler(Interrupts())
+"""
+    server: Program = program(HEAD + interrupts + STUCK)
+    server.wait_for_error("the end of the program waits for handlers")
+    server.wait()
+
+
 def test_leaving_the_with_block_says_which_handlers_did_not_return_in_time(caplog, monkeypatch, connect) -> None:
     monkeypatch.setattr(proactor.server, "_DRAIN_SECONDS", 0.1)
     go_on, there = threading.Event(), threading.Event()

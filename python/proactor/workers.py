@@ -283,10 +283,12 @@ _LOOP = (_work.__code__, _apply.__code__)
 
 
 def _log(level: int, text: str, *arguments: object, exc_info: BaseException | None = None) -> None:
-    """A user's logging handler may raise too, whatever it likes; that must not cost the thread."""
+    """A user's logging handler may raise too, whatever it likes; that must not cost the thread. Ctrl-C in the main thread is none of that."""
     try:
         log.log(level, text, *arguments, exc_info=exc_info)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
         try:
             traceback.print_exc()
         except BaseException:
