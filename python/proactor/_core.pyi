@@ -141,6 +141,7 @@ class Completion:
         receive_from: (bytes, address); also of a datagram that was too long (EMSGSIZE), whose beginning it is.
         send, send_to: how many bytes the kernel has taken, all of them unless it failed.
         accept: (socket, address). connect, shutdown: None.
+        read: the bytes, fewer at the end of the file. read_into: how many bytes. write: how many bytes, also if it failed after some. sync: None.
         """
 
     @property
@@ -203,6 +204,7 @@ class CompletionPort:
         """
 
     def _associate(self, socket: socket | ConnectedSocket, kind: str, key: Any) -> Handle: ...
+    def _associate_file(self, descriptor: int, name: Any, key: Any) -> Handle: ...
     def _numbers(self) -> tuple[int, int, int, int, int, int, int, int, int, int, int]: ...
     def _pending(self) -> tuple[int, int]: ...
     def _inside(self) -> int: ...
@@ -395,14 +397,15 @@ class Event:
 
 @final
 class Handle:
-    """What `associate` answers: a socket whose operations are submitted one by one, each with one completion. Safe from any thread; never blocks.
+    """What `associate` answers: a socket or file whose operations are submitted one by one, each with one completion. Safe from any thread; never blocks.
     On a pool the completions are told to the function that it was associated with; a completion port's threads get them, with its key.
 
     A stream socket can connect, receive, receive_into, send and shutdown; a listening one accept; a datagram socket receive_from, send_to, connect and
-    send (to its peer). What it cannot do is refused with ValueError, a closed handle with OSError (EBADF), one of the parent process with RuntimeError.
+    send (to its peer); a file read, read_into, write and sync. What it cannot do is refused with ValueError, a closed handle with OSError (EBADF), one of
+    the parent process with RuntimeError.
 
-    Operations that receive complete in the order in which they were submitted, and so do those that send, connect and shut down, cancelled ones aside.
-    There is no limit on how many are pending: what they take is the memory of their bytes, which is the caller's.
+    Operations that receive complete in the order in which they were submitted, and so do those that send, connect and shut down, cancelled ones aside;
+    those of a file in any order. There is no limit on how many are pending: what they take is the memory of their bytes, which is the caller's.
     """
 
     def receive(self, limit: int = 65536, /) -> Operation:
@@ -500,22 +503,68 @@ class Handle:
             RuntimeError: it belongs to the parent process.
         """
 
+    def read(self, size: int, offset: int) -> Operation:
+        """Submits a read of a file: it completes with `size` bytes from `offset` on, fewer at the end of the file, b"" beyond it. What is in memory is read before
+        this returns, and its completion queued. Operations on a file complete in any order. (Win32's ReadFile with an OVERLAPPED; pread(2).)
+
+        Raises:
+            ValueError: a number is negative or too large; or the handle is a socket's.
+            io.UnsupportedOperation: the file is not open for reading.
+            OSError: the handle is closed (EBADF).
+            RuntimeError: it belongs to the parent process.
+        """
+
+    def read_into(self, buffer: Any, offset: int) -> Operation:
+        """As `read`, into writable memory, as much as it holds: it completes with how many bytes came, fewer at the end of the file. The memory is held until then,
+        as in `receive_into`; but also a read that is cancelled may have written to it before it completes. Nothing is written after the completion.
+
+        Raises:
+            TypeError: `buffer` is no writable bytes-like object.
+            ValueError, io.UnsupportedOperation, OSError, RuntimeError: as `read`.
+        """
+
+    def write(self, data: Any, offset: int) -> Operation:
+        """Submits a write of a bytes-like object to a file: it completes with how many bytes were written at `offset`, which are all, or with an error, and then with
+        how many were before. Nothing is copied: the memory is held until then, and should not be written to. In the mode "ab" everything goes to the end,
+        whatever the offset. Writes that overlap have no order. (Win32's WriteFile with an OVERLAPPED; pwrite(2).)
+
+        Raises:
+            TypeError: `data` is no bytes-like object.
+            ValueError: as `read`; a file that bypasses the page cache is written at multiples of 512 bytes.
+            io.UnsupportedOperation: the file is not open for writing.
+            OSError, RuntimeError: as `read`.
+        """
+
+    def sync(self, data_only: bool = False) -> Operation:
+        """Submits a sync of a file: it completes with None when the device has what was written by operations that were complete before; what is pending may be left
+        out. `data_only`: without what is only of interest to `stat`. (Win32's FlushFileBuffers; fsync(2), fdatasync(2).)
+
+        Raises:
+            ValueError: the handle is a socket's.
+            OSError: the handle is closed (EBADF).
+            RuntimeError: it belongs to the parent process.
+        """
+
     def cancel(self) -> int:
         """Cancels every pending operation, see `Operation.cancel`; the handle stays open. Returns how many there were."""
 
     def close(self) -> None:
         """Closes the handle: pending operations complete with ECANCELED, what has come and was not asked for is dropped (a client is closed), and what the kernel
-        has taken still reaches the peer. Idempotent. To send everything first, close when the last send is complete."""
+        has taken still reaches the peer. Idempotent. To send everything first, close when the last send is complete. Of a file it closes the handle's own
+        descriptor; what the kernel is at completes when it is done, with what became of it, and its memory is held until then."""
 
     @property
     def closed(self) -> bool:
         """Whether it was closed, by `close` or with its pool."""
 
     def fileno(self) -> int:
-        """The descriptor, which belongs to the pool; -1 once the handle is closed."""
+        """The descriptor, which belongs to the pool; -1 once the handle is closed. A file's is the handle's own, and not that of the object that was associated."""
 
     def statistics(self) -> HandleStatistics:
         """A snapshot."""
+
+    def _forked(self) -> None:
+        """In the child of a fork: closes the child's descriptor of a file."""
 
 @final
 class Operation:
@@ -523,8 +572,8 @@ class Operation:
 
     def cancel(self) -> bool:
         """Asks for an early end: True if it was pending. It still completes exactly once: one that waits, with ECANCELED; one that the kernel is at, with
-        whatever comes first. A send that is cancelled after some of its bytes were taken says how many (`completion.value`): the peer gets
-        those, and what is sent next follows them. (Win32's CancelIoEx.)"""
+        whatever comes first, which for a file is mostly its result. A send that is cancelled after some of its bytes were taken says how many
+        (`completion.value`): the peer gets those, and what is sent next follows them. (Win32's CancelIoEx.)"""
 
     @property
     def handle(self) -> Handle:
@@ -533,6 +582,10 @@ class Operation:
     @property
     def kind(self) -> str:
         """What was asked for: the name of the method, as in "receive"."""
+
+    @property
+    def offset(self) -> int | None:
+        """Where in the file it reads or writes, in bytes; None for a sync, and on a socket. (Win32's OVERLAPPED.Offset.)"""
 
     @property
     def pending(self) -> bool:
@@ -674,6 +727,9 @@ class Port:
 
     def associate(self, socket: socket | ConnectedSocket, kind: str, function: Callable[[Completion], object]) -> Handle:
         """Takes over a socket: calls its `fileno` and `detach`. `kind` is "tcp" or "unix", with "unconnected " before it, "listener" or "datagram"."""
+
+    def associate_file(self, descriptor: int, name: Any, function: Callable[[Completion], object]) -> Handle:
+        """Gives a file a handle with a descriptor of its own; errors call it `name`."""
 
     def pending(self) -> tuple[int, int, int, int]:
         """`(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them."""

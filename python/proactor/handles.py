@@ -1,20 +1,25 @@
 """What can be associated with a pool or a completion port, and what an associated handle shows: its statistics.
 
-Knows the ports; knows nothing of pools or workers.
+Knows the ports, sockets and file objects; knows nothing of pools or workers.
 """
 
 from __future__ import annotations
 
 import errno
+import io
+import os
 import socket
+import stat
+import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from proactor import _core
 from proactor._core import Completion, Handle, Operation
 
-__all__ = ["Completion", "ConnectedSocket", "Handle", "HandleStatistics", "Operation", "associate", "associate_with_key"]
+__all__ = ["Associable", "Completion", "ConnectedSocket", "Handle", "HandleStatistics", "Operation", "associate", "associate_with_key"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,11 @@ class HandleStatistics:
 
     open: bool
     receives: int
-    """Receives of every kind and accepts that are pending."""
+    """Receives of every kind, accepts and reads that are pending."""
     sends: int
-    """Sends, connects and shutdowns that are pending."""
+    """Sends, connects, shutdowns, writes and syncs that are pending."""
     unsent_bytes: int
-    """What the pending sends are to send."""
+    """What the pending sends are to send, and writes to write."""
     kept_bytes: int
     """Received, and not asked for yet."""
     untold: int
@@ -39,9 +44,9 @@ class HandleStatistics:
     cancelled: int
     """Of those: with ECANCELED."""
     received_bytes: int
-    """Given to receives."""
+    """Given to receives and reads."""
     sent_bytes: int
-    """Taken by the kernel."""
+    """Taken by the kernel: sent, or written."""
 
 
 class ConnectedSocket:
@@ -61,34 +66,100 @@ class ConnectedSocket:
         return descriptor
 
 
-def associate(port: _core.Port, handle: socket.socket | ConnectedSocket, fn: Callable[[Completion], object]) -> Handle:
+Associable = socket.socket | ConnectedSocket | _core.File | IO[bytes]
+"""What can be associated: a socket, a `proactor.File`, or a binary file object with a descriptor."""
+
+
+def associate(port: _core.Port, handle: Associable, fn: Callable[[Completion], object]) -> Handle:
     """As `ThreadPool.associate`, on a port."""
     if not callable(fn):
         raise TypeError(f"fn must be a callable that takes a completion, not {type(fn).__name__}")
-    return port.associate(handle, _kind_of(handle), fn)
+    if isinstance(handle, ConnectedSocket | socket.socket):
+        return port.associate(handle, _kind_of(handle), fn)
+    return _associate_file(handle, lambda descriptor, name: port.associate_file(descriptor, name, fn))
 
 
-def associate_with_key(port: _core.CompletionPort, handle: socket.socket | ConnectedSocket, key: Any) -> Handle:
+def associate_with_key(port: _core.CompletionPort, handle: Associable, key: Any) -> Handle:
     """As `CompletionPort.associate`."""
-    return port._associate(handle, _kind_of(handle), key)
+    if isinstance(handle, ConnectedSocket | socket.socket):
+        return port._associate(handle, _kind_of(handle), key)
+    return _associate_file(handle, lambda descriptor, name: port._associate_file(descriptor, name, key))
+
+
+# ---- files ----
+
+_handles: weakref.WeakKeyDictionary[Any, weakref.ref[Handle]] = weakref.WeakKeyDictionary()
+"""Which handle a file object has, so that it gets no second one."""
+# Guards _handles, and that a file object is associated once.
+_lock = threading.Lock()
+
+
+def _associate_file(file: Any, make: Callable[[int, Any], Handle]) -> Handle:
+    descriptor = _descriptor(file)
+    name = getattr(file, "name", descriptor)
+    flush = getattr(file, "flush", None)
+    if flush is not None and not file.closed:
+        flush()  # what its buffer holds is in the file before any operation
+    with _lock:
+        known = _handles.get(file)
+        before = None if known is None else known()
+        if before is not None and not before.closed:
+            raise ValueError(f"{name!r} is associated already: close its handle first, or open the file once more for another port")
+        handle = make(descriptor, name)
+        _handles[file] = weakref.ref(handle)
+    return handle
+
+
+def _descriptor(file: Any) -> int:
+    """The descriptor of a file that has offsets; raises for everything else."""
+    kind = type(file).__name__
+    if isinstance(file, Handle):
+        raise ValueError(
+            "the handle is associated already: it belongs to one pool and its operations to one function, or to one completion port"
+        )
+    if isinstance(file, int):
+        raise TypeError(
+            f"{kind}: a bare descriptor has no owner; give the object that it belongs to, or os.fdopen(descriptor, 'rb', closefd=False)"
+        )
+    if isinstance(file, io.TextIOBase) or isinstance(getattr(file, "file", None), io.TextIOBase):
+        raise TypeError(f"{kind}: files are read and written as bytes; open it in a binary mode, such as 'rb', or with proactor.open")
+    if not isinstance(file, _core.File | io.IOBase) and not isinstance(getattr(file, "file", None), io.IOBase):
+        raise TypeError(f"{kind} is no handle: give a socket.socket, a file of proactor.open, or a binary file object")
+    try:
+        descriptor = file.fileno()
+    except io.UnsupportedOperation:
+        raise TypeError(f"{kind} has no descriptor, so there is nothing for the kernel to do: give a file that is open") from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISSOCK(mode):
+        raise ValueError(f"{kind} is a socket's: associate the socket itself")
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        name = getattr(file, "name", kind)
+        raise ValueError(f"{name!r} is neither a file nor a disk, so it has no offsets: call_when of a ThreadPool waits for pipes")
+    return int(descriptor)
+
+
+def _forked() -> None:
+    """In the child: closes the descriptors that handles have of their own."""
+    global _lock
+    _lock = threading.Lock()  # a thread that is gone may hold it
+    for known in list(_handles.values()):
+        handle = known()
+        if handle is not None:
+            handle._forked()
+    _handles.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+# ---- sockets ----
 
 
 def _kind_of(handle: socket.socket | ConnectedSocket) -> str:
     """What the port calls it; raises for what cannot be associated."""
-    if isinstance(handle, ConnectedSocket | socket.socket):
-        if handle.fileno() < 0:
-            raise ValueError("the socket is closed, or a pool or port has taken it over: a handle is associated once")
-        return handle.kind if isinstance(handle, ConnectedSocket) else _kind(handle)
-    if isinstance(handle, Handle):
-        raise ValueError(
-            "the handle is associated already: it belongs to one pool and its operations to one function, or to one completion port"
-        )
-    if callable(getattr(handle, "fileno", None)) or isinstance(handle, int):
-        raise NotImplementedError(
-            f"{type(handle).__name__}: only sockets can be associated so far. "
-            "Files have proactor.open, and no CompletionPort yet; call_when of a ThreadPool waits for a pipe"
-        )
-    raise TypeError(f"{type(handle).__name__} is no handle: give a socket.socket")
+    if handle.fileno() < 0:
+        raise ValueError("the socket is closed, or a pool or port has taken it over: a handle is associated once")
+    return handle.kind if isinstance(handle, ConnectedSocket) else _kind(handle)
 
 
 def _kind(handle: socket.socket) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import os
-import socket
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from proactor import arguments as check
 from proactor.arguments import flag, whole_number
 from proactor.errors import PoolHung, QueueFull
 from proactor.futures import SubmittedCall, publish, run, run_with
-from proactor.handles import Completion, ConnectedSocket, Handle
+from proactor.handles import Associable, Completion, Handle
 from proactor.timers import Timer, Wait, Waitable
 from proactor.workers import Workers
 
@@ -467,29 +466,33 @@ class ThreadPool(Executor):
 
     # ---- operations ----
 
-    def associate(self, handle: socket.socket | ConnectedSocket, fn: Callable[[Completion], object], /) -> Handle:
-        """Takes a socket over and answers its handle, whose operations call `fn(completion)` when complete: a stream socket (TCP or Unix),
-        connected, to be connected, or listening; or a datagram socket (UDP or Unix). `Handle` says what each can do.
+    def associate(self, handle: Associable, fn: Callable[[Completion], object], /) -> Handle:
+        """Answers a handle, whose operations call `fn(completion)` when complete: of a stream socket (TCP or Unix), connected, to be
+        connected, or listening; of a datagram socket (UDP or Unix); or of a file. `Handle` says what each can do.
 
         (Win32's CreateThreadpoolIo.) The socket object is detached, as by `socket.detach`: the descriptor belongs to the pool from here on,
         which makes it non-blocking and closes it with the handle. So no number is used again under an operation that is under way.
+
+        A file is one of `proactor.open`, or a binary file object with a descriptor. It stays yours, to use and to close: the handle has a
+        descriptor of its own for the same open file, which is closed with the handle. One handle at a time for each file object.
 
         `fn` runs on a worker and may block. For one handle it is called for one completion at a time, in the order in which they came;
         for different handles at the same time. What it raises is logged, and the handle stays open: what was submitted is still to be told.
 
         Every operation completes exactly once. `shutdown` closes the handles, which completes what is pending with ECANCELED, and calls
-        `fn` for that, too; what has not been told when its `timeout` has passed is dropped. The interpreter's exit and the end of the
-        pool's last reference do the same. A handle that nobody holds, without a pending operation, closes by itself.
+        `fn` for that, too; a file's operation that the kernel is at it waits for. What has not been told when its `timeout` has passed is
+        dropped. The interpreter's exit and the end of the pool's last reference do the same. A handle that nobody holds, without a pending
+        operation, closes by itself.
 
         Raises:
-            ValueError: the socket is closed, associated, encrypted or of another kind.
-            NotImplementedError: it is a file, or another descriptor.
-            TypeError: `handle` is none at all, or `fn` is not callable.
+            ValueError: the socket is closed, associated, encrypted or of another kind; the file is closed, associated, or a pipe or a
+                device without offsets.
+            TypeError: `handle` is none at all, a text file or a bare descriptor; or `fn` is not callable.
             OSError: the kernel refuses.
             RuntimeError: the pool is shut down, or belongs to the parent process.
             BrokenExecutor: the initializer raised.
 
-        The socket then stays the caller's; but where the pool is being shut down at this moment, or the kernel has no memory, it is closed.
+        A socket then stays the caller's; but where the pool is being shut down at this moment, or the kernel has no memory, it is closed.
         """
         if not self._workers.usable:
             self._start_for_calls()

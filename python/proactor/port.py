@@ -6,7 +6,6 @@ Knows what can be associated; knows nothing of workers, servers or futures.
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import Any, Self
 
 from proactor import _core, handles
 from proactor.arguments import whole_number
-from proactor.handles import ConnectedSocket, Handle
+from proactor.handles import Associable, Handle
 from proactor.pool import available_processors
 
 __all__ = ["CompletionPort", "PortStatistics"]
@@ -111,23 +110,28 @@ class CompletionPort(_core.CompletionPort):
         """How many threads may be at work at once."""
         return self._concurrency
 
-    def associate(self, handle: socket.socket | ConnectedSocket, key: Any = None) -> Handle:
-        """Takes a socket over and answers its handle; completions of its operations come with `key`.
+    def associate(self, handle: Associable, key: Any = None) -> Handle:
+        """Answers a handle of a socket or file; completions of its operations come with `key`.
 
         Stream sockets (TCP or Unix), connected, not connected yet or listening, and datagram sockets; what each can do says `Handle`.
-        The socket object is detached, as by `socket.detach`: the descriptor belongs to the port from here on, which makes it non-blocking
-        and closes it with the handle. A handle belongs to one port only. One that nobody holds, without a pending operation, closes by
-        itself.
+        A socket object is detached, as by `socket.detach`: the descriptor belongs to the port from here on, which makes it non-blocking
+        and closes it with the handle.
+
+        A file is one of `proactor.open`, or a binary file object with a descriptor. It stays yours, to use and to close, with and without
+        the port: the handle has a descriptor of its own for the same open file, which is closed with the handle. What its buffer holds is
+        flushed here; what is buffered later does not know of the operations. One handle at a time for each file object.
+
+        A handle belongs to one port only. One that nobody holds, without a pending operation, closes by itself.
 
         Raises:
-            ValueError: the socket is closed, associated, or encrypted.
-            NotImplementedError: it is a file, or another descriptor.
-            TypeError: `handle` is none at all.
+            ValueError: the socket is closed, associated, or encrypted; the file is closed, associated, or a pipe or a device without
+                offsets.
+            TypeError: `handle` is none at all, a text file or a bare descriptor.
             OSError: the kernel refuses.
             proactor.errors.PortClosed: the port is closed.
             RuntimeError: it belongs to the parent process.
 
-        The socket then stays the caller's; but where the port is being closed at this moment, or the kernel has no memory, it is closed.
+        A socket then stays the caller's; but where the port is being closed at this moment, or the kernel has no memory, it is closed.
         """
         return handles.associate_with_key(self, handle, key)
 

@@ -139,6 +139,7 @@ impl Story {
                     assert!(matches!(came, Came::Received(_) | Came::Sent { bytes: 1 }), "{came:?}");
                     which
                 }
+                Some(Taken::FileCompletion(_)) => unreachable!("there are no files"),
             };
             self.came[which].fetch_add(1, Ordering::SeqCst);
             self.count.fetch_add(1, Ordering::SeqCst);

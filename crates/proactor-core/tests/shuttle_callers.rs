@@ -206,6 +206,7 @@ impl Scenario {
                 assert!(matches!(came, Came::Received(_) | Came::Sent { bytes: 1 }), "{came:?}");
                 number
             }
+            Some(Taken::FileCompletion(_)) => unreachable!("there are no files"),
             None => unreachable!("the loop ends with it"),
         };
         thread::yield_now();

@@ -1,12 +1,13 @@
-//! `proactor._core.Handle` and `Operation`: what `pool.associate` and its operations answer.
+//! `proactor._core.Handle`: what `pool.associate` answers. Of files only what users call stands here; see `file_handles.rs`.
 //!
 //! Who holds whom: a pending operation is held by the core, and holds its handle. So a handle that nobody holds has nothing pending, and closes.
 
 use std::sync::Arc;
 
-use proactor_core::association::{Came, OperationId, Request};
+use proactor_core::association::{Came, Numbers, OperationId, Request};
 use proactor_core::engine::{Address, Kind, TOO_LONG};
-use proactor_core::port::{Association, Completed, Port as CorePort, Refusal};
+use proactor_core::files::Outcome;
+use proactor_core::port::{Association, FileNumbers, Port as CorePort, Refusal};
 use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::gc::PyVisit;
@@ -17,25 +18,43 @@ use crate::addresses;
 use crate::buffers::{Pool, Writable, gather, to_bytes};
 use crate::completion::Completion;
 use crate::errors;
+use crate::file_handles::{self, OpenFile, Place};
 use crate::layer::Layer;
+use crate::operations::Operation;
 
-/// What `associate` answers: a socket whose operations are submitted one by one, each with one completion. Safe from any thread; never blocks.
+/// What `associate` answers: a socket or file whose operations are submitted one by one, each with one completion. Safe from any thread; never blocks.
 /// On a pool the completions are told to the function that it was associated with; a completion port's threads get them, with its key.
 ///
 /// A stream socket can connect, receive, receive_into, send and shutdown; a listening one accept; a datagram socket receive_from, send_to, connect and
-/// send (to its peer). What it cannot do is refused with ValueError, a closed handle with OSError (EBADF), one of the parent process with RuntimeError.
+/// send (to its peer); a file read, read_into, write and sync. What it cannot do is refused with ValueError, a closed handle with OSError (EBADF), one of
+/// the parent process with RuntimeError.
 ///
-/// Operations that receive complete in the order in which they were submitted, and so do those that send, connect and shut down, cancelled ones aside.
-/// There is no limit on how many are pending: what they take is the memory of their bytes, which is the caller's.
+/// Operations that receive complete in the order in which they were submitted, and so do those that send, connect and shut down, cancelled ones aside;
+/// those of a file in any order. There is no limit on how many are pending: what they take is the memory of their bytes, which is the caller's.
 #[pyclass(module = "proactor._core", frozen, weakref)]
 pub struct Handle {
-    port: Arc<CorePort<Layer>>,
-    core: Arc<Association<Layer>>,
+    pub port: Arc<CorePort<Layer>>,
     pool: Arc<Pool>,
     told: Told,
+    target: Target,
+}
+
+enum Target {
+    Socket(Socket),
+    File(OpenFile),
+}
+
+struct Socket {
+    core: Arc<Association<Layer>>,
     kind: Kind,
     /// Which family of addresses it takes; None where the engine does not tell.
     local: Option<Address>,
+}
+
+/// What became of an operation, of either kind of handle.
+pub enum Became {
+    Socket(Came),
+    File(Outcome),
 }
 
 /// Whom the handle's completions are for.
@@ -46,27 +65,11 @@ pub enum Told {
     Key(Py<PyAny>),
 }
 
-/// What a handle's operations answer: a request under way. Safe from any thread; never blocks.
-#[pyclass(module = "proactor._core", frozen, weakref)]
-pub struct Operation {
-    /// The handle that it was submitted on.
-    #[pyo3(get)]
-    handle: Py<Handle>,
-    /// What was asked for: the name of the method, as in "receive".
-    #[pyo3(get)]
-    kind: &'static str,
-    id: OperationId,
-}
-
 /// Takes a socket over: `detach` is called once its descriptor is the engine's. `kind` is one of those below.
 pub fn associate(port: &Arc<CorePort<Layer>>, pool: &Arc<Pool>, socket: &Bound<'_, PyAny>, kind: &str, told: Told) -> PyResult<Handle> {
     let py = socket.py();
-    let shut_down = || match told {
-        Told::Function(_) => errors::shut_down(),
-        Told::Key(_) => errors::port_closed(py),
-    };
     if port.scheduler.is_closing() {
-        return Err(shut_down());
+        return Err(refused(py, &told));
     }
     let descriptor: i64 = socket.call_method0("fileno")?.extract()?;
     let (kind, connected) = match kind {
@@ -82,26 +85,53 @@ pub fn associate(port: &Arc<CorePort<Layer>>, pool: &Arc<Pool>, socket: &Bound<'
     socket.call_method0("detach")?;
     let local = port.engine.local_address(&handle).ok();
     match py.detach(|| port.associate(handle, connected)) {
-        Ok(core) => Ok(Handle { port: port.clone(), core, pool: pool.clone(), told, kind, local }),
-        Err(Refusal::Closed) => Err(shut_down()),
+        Ok(core) => {
+            let target = Target::Socket(Socket { core, kind, local });
+            Ok(Handle { port: port.clone(), pool: pool.clone(), told, target })
+        }
+        Err(Refusal::Closed) => Err(refused(py, &told)),
         Err(Refusal::Engine(error)) => Err(errors::from_io(&error)),
     }
 }
 
+/// Gives a file a handle: it stays its owner's, who knows it by `descriptor` and `name`.
+pub fn associate_file(
+    py: Python<'_>,
+    port: &Arc<CorePort<Layer>>,
+    pool: &Arc<Pool>,
+    (descriptor, name): (i32, Py<PyAny>),
+    told: Told,
+) -> PyResult<Handle> {
+    let file = file_handles::associate(port, descriptor, name, &told, py)?;
+    Ok(Handle { port: port.clone(), pool: pool.clone(), told, target: Target::File(file) })
+}
+
+/// The pool or port takes no more handles.
+pub fn refused(py: Python<'_>, told: &Told) -> PyErr {
+    match told {
+        Told::Function(_) => errors::shut_down(),
+        Told::Key(_) => errors::port_closed(py),
+    }
+}
+
 /// A function, and its one argument, for a completed operation. Attached.
-pub fn told<'py>(py: Python<'py>, completed: Completed<Layer>) -> PyResult<(Py<PyAny>, Bound<'py, PyTuple>)> {
-    let function = match &completed.0.bind(py).get().handle.bind(py).get().told {
+pub fn told<'py>(py: Python<'py>, operation: Py<Operation>, became: Became) -> PyResult<(Py<PyAny>, Bound<'py, PyTuple>)> {
+    let function = match &operation.bind(py).get().handle.bind(py).get().told {
         Told::Function(function) => function.clone_ref(py),
         Told::Key(_) => unreachable!("a completion port has no functions"),
     };
-    Ok((function, PyTuple::new(py, [completion(py, completed, 0)?])?))
+    Ok((function, PyTuple::new(py, [completion(py, operation, became, 0)?])?))
 }
 
 /// What became of an operation, for the thread that took it. Attached.
-pub fn completion(py: Python<'_>, (operation, came): Completed<Layer>, ticket: u64) -> PyResult<Py<Completion>> {
+pub fn completion(py: Python<'_>, operation: Py<Operation>, became: Became, ticket: u64) -> PyResult<Py<Completion>> {
     let handle = operation.bind(py).get().handle.bind(py);
     handle.get().pool.release_buried(py); // the memory of an operation is the user's again before he is told
-    let (value, error) = value_and_error(py, handle.get(), came)?;
+    let (value, error) = match (became, &handle.get().target) {
+        (Became::File(outcome), Target::File(file)) => file.value_and_error(py, operation.bind(py).get(), outcome)?,
+        (Became::Socket(came), _) => value_and_error(py, handle.get(), came)?,
+        (Became::File(_), Target::Socket(_)) => unreachable!("a socket has no file's requests"),
+    };
     let key = match &handle.get().told {
         Told::Function(_) => py.None(),
         Told::Key(key) => key.clone_ref(py),
@@ -160,8 +190,8 @@ fn as_socket(py: Python<'_>, descriptor: i64) -> PyResult<Bound<'_, PyAny>> {
     Ok(socket)
 }
 
-fn closed() -> PyErr {
-    PyOSError::new_err((EBADF, "the handle is closed: associate another socket"))
+pub fn closed() -> PyErr {
+    PyOSError::new_err((EBADF, "the handle is closed: associate another socket, or the file once more"))
 }
 
 const STREAMS: &[Kind] = &[Kind::Tcp, Kind::Unix];
@@ -169,18 +199,24 @@ const STREAMS: &[Kind] = &[Kind::Tcp, Kind::Unix];
 const EBADF: i32 = 9;
 
 impl Handle {
-    fn check(&self) -> PyResult<()> {
+    pub fn check(&self) -> PyResult<()> {
         errors::check_process(&self.port)
     }
 
     /// # Errors
     /// The handle belongs to the parent process; or it cannot do what is asked.
-    fn check_can(&self, name: &str, kinds: &[Kind]) -> PyResult<()> {
+    fn check_can(&self, name: &str, kinds: &[Kind]) -> PyResult<&Socket> {
         self.check()?;
-        if kinds.contains(&self.kind) {
-            return Ok(());
+        let socket = match &self.target {
+            Target::Socket(socket) => socket,
+            Target::File(_) => {
+                return Err(PyValueError::new_err(format!("{name}: a file is no socket; use read, read_into, write or sync")));
+            }
+        };
+        if kinds.contains(&socket.kind) {
+            return Ok(socket);
         }
-        Err(PyValueError::new_err(match self.kind {
+        Err(PyValueError::new_err(match socket.kind {
             Kind::Listener => format!("{name}: a listening socket can only accept; associate what an accept brings, and use that"),
             Kind::Datagram => match name {
                 "receive" | "receive_into" => {
@@ -197,15 +233,57 @@ impl Handle {
         }))
     }
 
-    fn submit(this: &Bound<'_, Self>, kind: &'static str, request: Request) -> PyResult<Py<Operation>> {
+    /// As `check_can`, for what files can do.
+    fn check_file(&self, name: &str) -> PyResult<&OpenFile> {
+        self.check()?;
+        match &self.target {
+            Target::File(file) => Ok(file),
+            Target::Socket(Socket { kind, .. }) => Err(PyValueError::new_err(match kind {
+                Kind::Listener => format!("{name}: a listening socket has no offsets; use accept"),
+                Kind::Datagram => format!("{name}: a socket has no offsets; use receive_from and send_to"),
+                _ => format!("{name}: a socket has no offsets; use receive, receive_into and send"),
+            })),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        match &self.target {
+            Target::Socket(socket) => socket.core.numbers().open,
+            Target::File(file) => file.core.descriptor() >= 0,
+        }
+    }
+
+    pub fn is_pending(&self, id: OperationId) -> bool {
+        match &self.target {
+            Target::Socket(socket) => socket.core.is_pending(id),
+            Target::File(file) => file.core.is_pending(id),
+        }
+    }
+
+    /// Asks one operation for an early end. With the interpreter released.
+    pub fn cancel_one(&self, id: OperationId) -> bool {
+        match &self.target {
+            Target::Socket(socket) => self.port.cancel_operation(&socket.core, id),
+            Target::File(file) => file.core.cancel_operation(id),
+        }
+    }
+
+    fn close_target(&self) {
+        match &self.target {
+            Target::Socket(socket) => self.port.close_association(&socket.core),
+            Target::File(file) => self.port.close_file(&file.core),
+        }
+    }
+
+    fn submit(this: &Bound<'_, Self>, socket: &Socket, kind: &'static str, request: Request) -> PyResult<Py<Operation>> {
         let py = this.py();
         let handle = this.get();
-        let id = handle.core.next_id();
-        let operation = Py::new(py, Operation { handle: this.clone().unbind(), kind, id })?;
+        let id = socket.core.next_id();
+        let operation = Py::new(py, Operation::new(this, kind, id, Place::default()))?;
         let kept = operation.clone_ref(py);
         let submitted = match request.writes() {
-            false => handle.port.submit(&handle.core, id, request, kept),
-            true => py.detach(|| handle.port.submit(&handle.core, id, request, kept)),
+            false => handle.port.submit(&socket.core, id, request, kept),
+            true => py.detach(|| handle.port.submit(&socket.core, id, request, kept)),
         };
         match submitted {
             Ok(()) => Ok(operation),
@@ -221,7 +299,7 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if !self.port.is_forked() {
-            self.port.close_association(&self.core);
+            self.close_target();
         }
     }
 }
@@ -238,11 +316,11 @@ impl Handle {
     ///     RuntimeError: it belongs to the parent process.
     #[pyo3(signature = (limit=65536, /))]
     fn receive(this: &Bound<'_, Self>, limit: usize) -> PyResult<Py<Operation>> {
-        this.get().check_can("receive", STREAMS)?;
+        let socket = this.get().check_can("receive", STREAMS)?;
         if limit == 0 {
             return Err(PyValueError::new_err("limit must be at least 1 byte: a receive of nothing would never tell the peer's end"));
         }
-        Self::submit(this, "receive", Request::Receive { limit })
+        Self::submit(this, socket, "receive", Request::Receive { limit })
     }
 
     /// As `receive`, into writable memory: it completes with how many bytes came, from the start of `buffer`, 0 when the peer has finished sending.
@@ -256,9 +334,9 @@ impl Handle {
     ///     RuntimeError: it belongs to the parent process.
     #[pyo3(signature = (buffer, /))]
     fn receive_into(this: &Bound<'_, Self>, buffer: &Bound<'_, PyAny>) -> PyResult<Py<Operation>> {
-        this.get().check_can("receive_into", STREAMS)?;
+        let socket = this.get().check_can("receive_into", STREAMS)?;
         let memory = Writable::new(buffer, &this.get().pool)?;
-        Self::submit(this, "receive_into", Request::ReceiveInto(Box::new(memory)))
+        Self::submit(this, socket, "receive_into", Request::ReceiveInto(Box::new(memory)))
     }
 
     /// Submits a send of a bytes-like object, or of a sequence of them, gathered: it completes with how many bytes the kernel has taken, which is all, or
@@ -273,10 +351,10 @@ impl Handle {
     ///     RuntimeError: it belongs to the parent process.
     #[pyo3(signature = (data, /))]
     fn send(this: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<Py<Operation>> {
-        this.get().check_can("send", &[Kind::Tcp, Kind::Unix, Kind::Datagram])?;
+        let socket = this.get().check_can("send", &[Kind::Tcp, Kind::Unix, Kind::Datagram])?;
         let outgoing = gather(data, &this.get().pool)?;
-        let request = if this.get().kind == Kind::Datagram { Request::SendTo(outgoing, None) } else { Request::Send(outgoing) };
-        Self::submit(this, "send", request)
+        let request = if socket.kind == Kind::Datagram { Request::SendTo(outgoing, None) } else { Request::Send(outgoing) };
+        Self::submit(this, socket, "send", request)
     }
 
     /// Submits a shutdown: no more is sent after the sends before it, and the peer sees the end. It completes with None. What the peer sends still comes.
@@ -287,8 +365,8 @@ impl Handle {
     ///     OSError: the handle is closed (EBADF).
     ///     RuntimeError: it belongs to the parent process.
     fn shutdown(this: &Bound<'_, Self>) -> PyResult<Py<Operation>> {
-        this.get().check_can("shutdown", STREAMS)?;
-        Self::submit(this, "shutdown", Request::Shutdown)
+        let socket = this.get().check_can("shutdown", STREAMS)?;
+        Self::submit(this, socket, "shutdown", Request::Shutdown)
     }
 
     /// Submits an accept: it completes with (socket, address), as `socket.accept` answers them. Associate the socket, or close it. (Win32's AcceptEx.)
@@ -302,8 +380,8 @@ impl Handle {
     ///     OSError: the handle is closed (EBADF).
     ///     RuntimeError: it belongs to the parent process.
     fn accept(this: &Bound<'_, Self>) -> PyResult<Py<Operation>> {
-        this.get().check_can("accept", &[Kind::Listener])?;
-        Self::submit(this, "accept", Request::Accept)
+        let socket = this.get().check_can("accept", &[Kind::Listener])?;
+        Self::submit(this, socket, "accept", Request::Accept)
     }
 
     /// Submits an attempt to connect: it completes with None, or with the error. Receives, sends and shutdowns that are submitted meanwhile wait for it; after a
@@ -319,9 +397,9 @@ impl Handle {
     ///     RuntimeError: it belongs to the parent process.
     #[pyo3(signature = (address, /))]
     fn connect(this: &Bound<'_, Self>, address: &Bound<'_, PyAny>) -> PyResult<Py<Operation>> {
-        this.get().check_can("connect", &[Kind::Tcp, Kind::Unix, Kind::Datagram])?;
-        let address = addresses::parse(address, this.get().local.as_ref())?;
-        Self::submit(this, "connect", Request::Connect(address))
+        let socket = this.get().check_can("connect", &[Kind::Tcp, Kind::Unix, Kind::Datagram])?;
+        let address = addresses::parse(address, socket.local.as_ref())?;
+        Self::submit(this, socket, "connect", Request::Connect(address))
     }
 
     /// Submits a receive of one datagram: it completes with (bytes, address), as `socket.recvfrom` answers them; None for a sender without an address. A datagram
@@ -334,11 +412,11 @@ impl Handle {
     ///     RuntimeError: it belongs to the parent process.
     #[pyo3(signature = (limit=65535, /))]
     fn receive_from(this: &Bound<'_, Self>, limit: usize) -> PyResult<Py<Operation>> {
-        this.get().check_can("receive_from", &[Kind::Datagram])?;
+        let socket = this.get().check_can("receive_from", &[Kind::Datagram])?;
         if limit == 0 {
             return Err(PyValueError::new_err("limit must be at least 1 byte: every datagram but an empty one would be cut off"));
         }
-        Self::submit(this, "receive_from", Request::ReceiveFrom { limit })
+        Self::submit(this, socket, "receive_from", Request::ReceiveFrom { limit })
     }
 
     /// Submits the sending of one datagram, from a bytes-like object or a sequence of them, as `send` takes them, to an address, as `connect` takes it. It
@@ -351,116 +429,146 @@ impl Handle {
     ///     RuntimeError: it belongs to the parent process.
     #[pyo3(signature = (data, address, /))]
     fn send_to(this: &Bound<'_, Self>, data: &Bound<'_, PyAny>, address: &Bound<'_, PyAny>) -> PyResult<Py<Operation>> {
-        this.get().check_can("send_to", &[Kind::Datagram])?;
-        let address = addresses::parse(address, this.get().local.as_ref())?;
+        let socket = this.get().check_can("send_to", &[Kind::Datagram])?;
+        let address = addresses::parse(address, socket.local.as_ref())?;
         let outgoing = gather(data, &this.get().pool)?;
-        Self::submit(this, "send_to", Request::SendTo(outgoing, Some(address)))
+        Self::submit(this, socket, "send_to", Request::SendTo(outgoing, Some(address)))
+    }
+
+    /// Submits a read of a file: it completes with `size` bytes from `offset` on, fewer at the end of the file, b"" beyond it. What is in memory is read before
+    /// this returns, and its completion queued. Operations on a file complete in any order. (Win32's ReadFile with an OVERLAPPED; pread(2).)
+    ///
+    /// Raises:
+    ///     ValueError: a number is negative or too large; or the handle is a socket's.
+    ///     io.UnsupportedOperation: the file is not open for reading.
+    ///     OSError: the handle is closed (EBADF).
+    ///     RuntimeError: it belongs to the parent process.
+    #[pyo3(signature = (size, offset))]
+    fn read(this: &Bound<'_, Self>, size: &Bound<'_, PyAny>, offset: &Bound<'_, PyAny>) -> PyResult<Py<Operation>> {
+        this.get().check_file("read")?.read(this, size, offset)
+    }
+
+    /// As `read`, into writable memory, as much as it holds: it completes with how many bytes came, fewer at the end of the file. The memory is held until then,
+    /// as in `receive_into`; but also a read that is cancelled may have written to it before it completes. Nothing is written after the completion.
+    ///
+    /// Raises:
+    ///     TypeError: `buffer` is no writable bytes-like object.
+    ///     ValueError, io.UnsupportedOperation, OSError, RuntimeError: as `read`.
+    #[pyo3(signature = (buffer, offset))]
+    fn read_into(this: &Bound<'_, Self>, buffer: &Bound<'_, PyAny>, offset: &Bound<'_, PyAny>) -> PyResult<Py<Operation>> {
+        this.get().check_file("read_into")?.read_into(this, buffer, offset)
+    }
+
+    /// Submits a write of a bytes-like object to a file: it completes with how many bytes were written at `offset`, which are all, or with an error, and then with
+    /// how many were before. Nothing is copied: the memory is held until then, and should not be written to. In the mode "ab" everything goes to the end,
+    /// whatever the offset. Writes that overlap have no order. (Win32's WriteFile with an OVERLAPPED; pwrite(2).)
+    ///
+    /// Raises:
+    ///     TypeError: `data` is no bytes-like object.
+    ///     ValueError: as `read`; a file that bypasses the page cache is written at multiples of 512 bytes.
+    ///     io.UnsupportedOperation: the file is not open for writing.
+    ///     OSError, RuntimeError: as `read`.
+    #[pyo3(signature = (data, offset))]
+    fn write(this: &Bound<'_, Self>, data: &Bound<'_, PyAny>, offset: &Bound<'_, PyAny>) -> PyResult<Py<Operation>> {
+        this.get().check_file("write")?.write(this, data, offset)
+    }
+
+    /// Submits a sync of a file: it completes with None when the device has what was written by operations that were complete before; what is pending may be left
+    /// out. `data_only`: without what is only of interest to `stat`. (Win32's FlushFileBuffers; fsync(2), fdatasync(2).)
+    ///
+    /// Raises:
+    ///     ValueError: the handle is a socket's.
+    ///     OSError: the handle is closed (EBADF).
+    ///     RuntimeError: it belongs to the parent process.
+    #[pyo3(signature = (data_only=false))]
+    fn sync(this: &Bound<'_, Self>, data_only: bool) -> PyResult<Py<Operation>> {
+        this.get().check_file("sync")?.sync(this, data_only)
     }
 
     /// Cancels every pending operation, see `Operation.cancel`; the handle stays open. Returns how many there were.
     fn cancel(&self, py: Python<'_>) -> PyResult<usize> {
         self.check()?;
-        Ok(py.detach(|| self.port.cancel_operations(&self.core)))
+        Ok(py.detach(|| match &self.target {
+            Target::Socket(socket) => self.port.cancel_operations(&socket.core),
+            Target::File(file) => file.core.cancel_operations(),
+        }))
     }
 
     /// Closes the handle: pending operations complete with ECANCELED, what has come and was not asked for is dropped (a client is closed), and what the kernel
-    /// has taken still reaches the peer. Idempotent. To send everything first, close when the last send is complete.
+    /// has taken still reaches the peer. Idempotent. To send everything first, close when the last send is complete. Of a file it closes the handle's own
+    /// descriptor; what the kernel is at completes when it is done, with what became of it, and its memory is held until then.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.check()?;
-        py.detach(|| self.port.close_association(&self.core));
+        py.detach(|| self.close_target());
+        file_handles::release(py);
         Ok(())
     }
 
-    /// The descriptor, which belongs to the pool; -1 once the handle is closed.
+    /// The descriptor, which belongs to the pool; -1 once the handle is closed. A file's is the handle's own, and not that of the object that was associated.
     fn fileno(&self) -> PyResult<i64> {
         self.check()?;
+        let socket = match &self.target {
+            Target::File(file) => return Ok(file.core.descriptor().into()),
+            Target::Socket(socket) => socket,
+        };
         if self.port.engine.name() == "simulated" {
             return Ok(-1); // the number is none of the system's
         }
-        Ok(self.core.handle().map_or(-1, |handle| handle.descriptor()))
+        Ok(socket.core.handle().map_or(-1, |handle| handle.descriptor()))
     }
 
     /// Whether it was closed, by `close` or with its pool.
     #[getter]
     fn closed(&self) -> PyResult<bool> {
         self.check()?;
-        Ok(!self.core.numbers().open)
+        Ok(!self.is_open())
     }
 
     /// A snapshot.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.check()?;
-        let numbers = self.core.numbers();
-        let values = (
-            numbers.open,
-            numbers.receives,
-            numbers.sends,
-            numbers.unsent,
-            numbers.kept,
-            numbers.untold,
-            numbers.completed,
-            numbers.failed,
-            numbers.cancelled,
-            numbers.received,
-            numbers.sent,
-        );
+        let values = match &self.target {
+            Target::Socket(socket) => {
+                let Numbers { open, receives, sends, unsent, kept, untold, completed, failed, cancelled, received, sent } =
+                    socket.core.numbers();
+                (open, receives, sends, unsent, kept, untold, completed, failed, cancelled, received, sent)
+            }
+            Target::File(file) => {
+                let FileNumbers { open, reads, writes, unwritten, untold, completed, failed, cancelled, read, written } =
+                    file.core.numbers();
+                (open, reads, writes, unwritten, 0, untold, completed, failed, cancelled, read, written)
+            }
+        };
         py.import("proactor.handles")?.getattr("HandleStatistics")?.call1(values)
+    }
+
+    /// In the child of a fork: closes the child's descriptor of a file.
+    fn _forked(&self) {
+        if let Target::File(file) = &self.target {
+            file.core.forked();
+        }
     }
 
     fn __repr__(&self) -> String {
         if self.port.is_forked() {
             return "<Handle of the parent process>".to_owned();
         }
-        let numbers = self.core.numbers();
-        match numbers.open {
-            true => format!("<Handle open, {} operations pending>", numbers.receives + numbers.sends),
-            false => "<Handle closed>".to_owned(),
+        let (pending, of) = match &self.target {
+            Target::Socket(socket) => (socket.core.pending(), ""),
+            Target::File(file) => (file.core.pending(), " of a file"),
+        };
+        match self.is_open() {
+            true => format!("<Handle{of} open, {pending} operations pending>"),
+            false => format!("<Handle{of} closed>"),
         }
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Target::File(file) = &self.target {
+            file.traverse(&visit)?;
+        }
         match &self.told {
             Told::Function(object) | Told::Key(object) => visit.call(object),
         }
-    }
-}
-
-impl Operation {
-    pub fn kind(&self) -> &'static str {
-        self.kind
-    }
-}
-
-#[pymethods]
-impl Operation {
-    /// Asks for an early end: True if it was pending. It still completes exactly once: one that waits, with ECANCELED; one that the kernel is at, with
-    /// whatever comes first. A send that is cancelled after some of its bytes were taken says how many (`completion.value`): the peer gets
-    /// those, and what is sent next follows them. (Win32's CancelIoEx.)
-    fn cancel(&self, py: Python<'_>) -> PyResult<bool> {
-        let handle = self.handle.bind(py).get();
-        handle.check()?;
-        Ok(py.detach(|| handle.port.cancel_operation(&handle.core, self.id)))
-    }
-
-    /// Whether it is not complete. Its completion may still wait for a worker.
-    #[getter]
-    fn pending(&self, py: Python<'_>) -> PyResult<bool> {
-        let handle = self.handle.bind(py).get();
-        handle.check()?;
-        Ok(handle.core.is_pending(self.id))
-    }
-
-    fn __repr__(&self, py: Python<'_>) -> String {
-        let handle = self.handle.bind(py).get();
-        let state = match handle.port.is_forked() {
-            true => "of the parent process",
-            false if handle.core.is_pending(self.id) => "pending",
-            false => "completed",
-        };
-        format!("<Operation {} {} {state}>", self.id, self.kind)
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.handle)
     }
 }

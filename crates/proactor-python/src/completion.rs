@@ -4,7 +4,8 @@ use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
-use crate::associations::{Handle, Operation};
+use crate::associations::Handle;
+use crate::operations::Operation;
 use crate::seats;
 
 /// What became of one operation, or a packet that was posted. Immutable; safe from any thread.
@@ -25,6 +26,7 @@ pub struct Completion {
     /// receive_from: (bytes, address); also of a datagram that was too long (EMSGSIZE), whose beginning it is.
     /// send, send_to: how many bytes the kernel has taken, all of them unless it failed.
     /// accept: (socket, address). connect, shutdown: None.
+    /// read: the bytes, fewer at the end of the file. read_into: how many bytes. write: how many bytes, also if it failed after some. sync: None.
     #[pyo3(get)]
     pub value: Py<PyAny>,
     /// An OSError, None if it succeeded; `errno.ECANCELED` where it was cancelled or its handle closed.

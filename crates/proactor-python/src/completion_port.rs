@@ -13,7 +13,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyFloat};
 
-use crate::associations::{self, Handle, Told};
+use crate::associations::{self, Became, Handle, Told};
 use crate::buffers::Pool;
 use crate::completion::Completion;
 use crate::errors;
@@ -116,7 +116,8 @@ impl CompletionPort {
                 Py::new(py, Completion { key, handle: None, operation: None, value, error: py.None(), ticket })
             }
             Taken::Call(_) => unreachable!("only packets are posted here"),
-            Taken::Completion(completed) => associations::completion(py, completed, ticket),
+            Taken::Completion((operation, came)) => associations::completion(py, operation, Became::Socket(came), ticket),
+            Taken::FileCompletion((operation, outcome)) => associations::completion(py, operation, Became::File(outcome), ticket),
         };
         completion.map(Got::Completion)
     }
@@ -127,6 +128,7 @@ impl CompletionPort {
             let dropped = match item {
                 // They hold their handle, and it holds the port.
                 Item::Association(association) => association.take_untold().len(),
+                Item::File(file) => file.take_untold().len(),
                 _ => 1,
             };
             self.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
@@ -245,6 +247,12 @@ impl CompletionPort {
         associations::associate(&self.core, &self.pool, socket, kind, Told::Key(key))
     }
 
+    /// Gives a file a handle.
+    fn _associate_file(&self, py: Python<'_>, descriptor: i32, name: Py<PyAny>, key: Py<PyAny>) -> PyResult<Handle> {
+        self.check()?;
+        associations::associate_file(py, &self.core, &self.pool, (descriptor, name), Told::Key(key))
+    }
+
     /// `(threads, waiting, running, blocked, queued, compensations, hand_overs, monitor_leads, posted, completed, dropped)`
     fn _numbers(&self) -> PyResult<Numbers> {
         self.check()?;
@@ -260,7 +268,7 @@ impl CompletionPort {
             counts.monitor_leads,
             self.posted.load(Ordering::Relaxed),
             counts.finished,
-            self.dropped.load(Ordering::Relaxed),
+            self.dropped.load(Ordering::Relaxed) + self.core.came_late(),
         ))
     }
 

@@ -47,6 +47,25 @@ pub fn ended(py: Python<'_>, failure: Option<&Failure>) -> PyErr {
     }
 }
 
+/// What a request on a file was to do, and how far it came. Sizes in bytes.
+pub fn transfer(did: &str, size: usize, offset: u64, transferred: usize) -> String {
+    let after = if transferred > 0 { format!(" after {transferred} of them") } else { String::new() };
+    format!("{did} {size} bytes at {offset}{after}")
+}
+
+/// The error of a request on a file, which errors call `name`.
+pub fn of_file(py: Python<'_>, number: i32, did: &str, name: &Py<PyAny>) -> PyErr {
+    PyOSError::new_err((number, format!("{did}: {}", text_of(number)), name.clone_ref(py)))
+}
+
+/// `io.UnsupportedOperation`, as Python's own files raise it.
+pub fn unsupported(py: Python<'_>, text: String) -> PyErr {
+    match py.import("io").and_then(|module| module.getattr("UnsupportedOperation")).and_then(|class| class.call1((text,))) {
+        Ok(error) => PyErr::from_value(error),
+        Err(error) => error,
+    }
+}
+
 pub fn forked() -> PyErr {
     PyRuntimeError::new_err(
         "this object belongs to the parent process: a completion port does not survive fork(); make a new pool or server in the child, or start the child with subprocess or the spawn method",

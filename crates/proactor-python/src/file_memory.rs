@@ -36,11 +36,10 @@ pub struct Lent(Option<Buried>);
 impl Lent {
     /// # Errors
     /// `TypeError` for anything that is not bytes-like, or is read-only where it is to be written to; `ValueError` for memory that is not contiguous.
-    pub fn new(data: &Bound<'_, PyAny>, writable: bool) -> PyResult<Self> {
-        let what = if writable {
-            "readinto_at fills a writable buffer (bytearray, memoryview, array)"
-        } else {
-            "write_at takes a bytes-like object"
+    pub fn new(data: &Bound<'_, PyAny>, method: &str, writable: bool) -> PyResult<Self> {
+        let what = match writable {
+            true => format!("{method} fills a writable buffer (bytearray, memoryview, array)"),
+            false => format!("{method} takes a bytes-like object"),
         };
         if data.is_instance_of::<PyString>() {
             return Err(PyTypeError::new_err(format!("{what}, not str: encode the text first, as in text.encode()")));

@@ -1,153 +1,19 @@
-//! `proactor._core.File`: an open file and its requests; and the engine of the process, which starts with the first request and ends with the last open file.
+//! `proactor._core.File`: an open file and its requests.
 
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proactor_core::files::{self, Action, Cached, Files, Limits, Memory, Outcome, Request};
+use proactor_core::files::{self, Action, Cached, Memory, Outcome, Request};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::file_engine::{World, forced, world};
 use crate::file_memory::{Held, Lent, SECTOR, release_buried};
-use crate::transfers::{Kind, Shared, Teller, make};
+use crate::transfers::{Kind, Shared, make};
 use crate::{errors, worker};
-
-/// What all files of a process share. A child that is forked begins with a new one, and finds its parent's files in the old one.
-#[derive(Default)]
-pub struct World {
-    // Guards the engine and how many files are open.
-    engine: Mutex<Engine>,
-    pub teller: Teller,
-    /// The log says once why there is no ring, however often the engine starts.
-    told: AtomicBool,
-}
-
-#[derive(Default)]
-struct Engine {
-    files: Option<Arc<Files>>,
-    open: usize,
-}
-
-static WORLD: AtomicPtr<World> = AtomicPtr::new(std::ptr::null_mut());
-
-pub fn world() -> &'static World {
-    let world = WORLD.load(Ordering::Acquire);
-    if !world.is_null() {
-        // SAFETY: worlds are never freed.
-        return unsafe { &*world };
-    }
-    let fresh = Box::into_raw(Box::<World>::default());
-    match WORLD.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
-        // SAFETY: as above.
-        Ok(_) => unsafe { &*fresh },
-        Err(world) => {
-            // SAFETY: made above, and nobody has seen it.
-            drop(unsafe { Box::from_raw(fresh) });
-            // SAFETY: as above.
-            unsafe { &*world }
-        }
-    }
-}
-
-/// In the child of a fork, before anything else.
-#[pyfunction]
-pub fn files_forked() {
-    let old = world();
-    WORLD.store(Box::into_raw(Box::<World>::default()), Ordering::Release);
-    // Held by a thread that is not here: then its ring's descriptor stays open in the child, unused.
-    if let Ok(engine) = old.engine.try_lock()
-        && let Some(files) = &engine.files
-    {
-        files.forked();
-    }
-}
-
-/// At the end of the interpreter: waits for what is under way, and ends the native threads. Whoever reads on starts them again.
-#[pyfunction]
-pub fn files_finish(py: Python<'_>) {
-    let world = world();
-    world.teller.hurry(true);
-    let files = world.lock().files.take();
-    if let Some(files) = files {
-        py.detach(|| files.close());
-    }
-}
-
-/// What PROACTOR_FILES says, checked; None: it says nothing.
-fn forced() -> PyResult<Option<String>> {
-    let Some(name) = std::env::var_os("PROACTOR_FILES").filter(|name| !name.is_empty()) else { return Ok(None) };
-    let name = name.to_string_lossy().into_owned();
-    files::check_name(&name).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    Ok(Some(name))
-}
-
-impl World {
-    fn lock(&self) -> MutexGuard<'_, Engine> {
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn engine_if_any(&self) -> Option<Arc<Files>> {
-        self.lock().files.clone()
-    }
-
-    /// The engine, started if there is none.
-    fn engine(&self, py: Python<'_>) -> PyResult<Arc<Files>> {
-        let files = match self.engine_if_any() {
-            Some(files) => files,
-            None => {
-                let name = forced()?;
-                let made = py.detach(|| {
-                    let mut engine = self.lock();
-                    if engine.files.is_none() {
-                        let files = match &name {
-                            Some(name) => Files::open_named(name, Limits::default()),
-                            None => Ok(Files::open(Limits::default())),
-                        };
-                        engine.files = Some(Arc::new(files?));
-                    }
-                    Ok(engine.files.clone())
-                });
-                made.map_err(|error: std::io::Error| errors::from_io(&error))?.expect("made above")
-            }
-        };
-        if let Some(refusal) = files.refusal()
-            && !self.told.swap(true, Ordering::Relaxed)
-        {
-            let log = py.import("logging")?.call_method1("getLogger", ("proactor",))?;
-            log.call_method1("info", ("%s: reading and writing files with threads", refusal))?;
-        }
-        Ok(files)
-    }
-
-    /// Gives back what was taken back.
-    pub fn resubmit(&self, request: Request) {
-        match self.engine_if_any() {
-            Some(files) => files.submit(request),
-            None => files::end(request),
-        }
-    }
-
-    fn opened(&self) {
-        let mut engine = self.lock();
-        engine.open += 1;
-        if engine.open == 1 {
-            self.teller.hurry(false);
-        }
-    }
-
-    /// Answers the engine, if that was the last file.
-    fn closed(&self) -> Option<Arc<Files>> {
-        let mut engine = self.lock();
-        engine.open -= 1;
-        if engine.open > 0 {
-            return None;
-        }
-        self.teller.hurry(true);
-        engine.files.take()
-    }
-}
 
 pub fn held(outcome: &mut Outcome) -> Option<&mut Held> {
     outcome.memory.as_any_mut().downcast_mut::<Held>()
@@ -246,7 +112,7 @@ impl Open {
 }
 
 /// Reads up to so many bytes do not let go of the interpreter: it costs more than they do.
-const BRIEF: usize = 64 * 1024;
+pub const BRIEF: usize = 64 * 1024;
 
 #[pyclass(module = "proactor._core", subclass, frozen)]
 pub struct File {
@@ -289,16 +155,9 @@ impl File {
         } else if !allowed {
             format!("the file is not open for {what}: see the modes of proactor.open")
         } else {
-            let offset = whole("offset", offset)?;
-            if offset.checked_add(size as u64).is_none_or(|end| end > i64::MAX as u64) {
-                return Err(PyValueError::new_err(format!(
-                    "offset + size must be below 2**63, which no file reaches; not {offset} + {size}"
-                )));
-            }
-            return Ok(offset);
+            return offset_of(offset, size);
         };
-        let class = py.import("io")?.getattr("UnsupportedOperation")?;
-        Err(PyErr::from_value(class.call1((why,))?))
+        Err(errors::unsupported(py, why))
     }
 
     fn submit<'py>(
@@ -395,6 +254,19 @@ fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
     }
 }
 
+pub fn size_of(size: &Bound<'_, PyAny>) -> PyResult<usize> {
+    Ok(usize::try_from(whole("size", size)?).unwrap_or(usize::MAX))
+}
+
+/// An offset at which `size` bytes may lie.
+pub fn offset_of(offset: &Bound<'_, PyAny>, size: usize) -> PyResult<u64> {
+    let offset = whole("offset", offset)?;
+    if offset.checked_add(size as u64).is_none_or(|end| end > i64::MAX as u64) {
+        return Err(PyValueError::new_err(format!("offset + size must be below 2**63, which no file reaches; not {offset} + {size}")));
+    }
+    Ok(offset)
+}
+
 #[pymethods]
 impl File {
     /// `descriptor` becomes the file's. `future`: the class of its futures.
@@ -427,7 +299,7 @@ impl File {
     ///     io.UnsupportedOperation: it is a pipe or a character device, or not open for reading.
     fn read_at<'py>(&self, py: Python<'py>, offset: &Bound<'py, PyAny>, size: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let file = self.opened()?;
-        let size = usize::try_from(whole("size", size)?).unwrap_or(usize::MAX);
+        let size = size_of(size)?;
         let offset = self.check(py, offset, size, self.access.readable, "reading")?;
         self.read(py, file, offset, size, None)
     }
@@ -440,7 +312,7 @@ impl File {
     ///     ValueError, io.UnsupportedOperation: as `read_at`.
     fn readinto_at<'py>(&self, py: Python<'py>, offset: &Bound<'py, PyAny>, buffer: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let file = self.opened()?;
-        let lent = Lent::new(buffer, true)?;
+        let lent = Lent::new(buffer, "readinto_at", true)?;
         let size = lent.length();
         let offset = self.check(py, offset, size, self.access.readable, "reading")?;
         self.read(py, file, offset, size, Some(lent))
@@ -457,7 +329,7 @@ impl File {
         let memory = match data.cast_exact::<PyBytes>() {
             Ok(bytes) if !self.access.direct => Held::constant(bytes),
             _ => {
-                let lent = Lent::new(data, false)?;
+                let lent = Lent::new(data, "write_at", false)?;
                 if self.access.direct { Held::block_to_write(&lent)? } else { Held::lent(lent) }
             }
         };
@@ -489,10 +361,7 @@ impl File {
             let _blocking = worker::Blocking::enter();
             file.sync(data_only)
         });
-        synced.map_err(|number| {
-            let text = format!("syncing: {}", errors::text_of(number));
-            pyo3::exceptions::PyOSError::new_err((number, text, self.name.clone_ref(py)))
-        })
+        synced.map_err(|number| errors::of_file(py, number, "syncing", &self.name))
     }
 
     /// The end: waits for what is under way, then closes the descriptor. Idempotent. Blocks; in a worker with the worker's slot free.

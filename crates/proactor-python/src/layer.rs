@@ -9,8 +9,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
-use crate::associations::Operation;
 use crate::call::Submitted;
+use crate::operations::Operation;
 
 /// What this layer keeps with the core's objects.
 pub struct Layer;

@@ -12,10 +12,13 @@ mod completion;
 mod completion_port;
 mod connection;
 mod errors;
+mod file_engine;
+mod file_handles;
 mod file_memory;
 mod files;
 mod group;
 mod layer;
+mod operations;
 mod port;
 mod process;
 mod seats;
@@ -28,7 +31,7 @@ mod _core {
     #[pymodule_export]
     use crate::appointments::{Event, Timer, Wait};
     #[pymodule_export]
-    use crate::associations::{Handle, Operation};
+    use crate::associations::Handle;
     #[pymodule_export]
     use crate::call::Call;
     #[pymodule_export]
@@ -38,7 +41,11 @@ mod _core {
     #[pymodule_export]
     use crate::connection::Connection;
     #[pymodule_export]
-    use crate::files::{File, files_finish, files_forked};
+    use crate::file_engine::{files_finish, files_forked};
+    #[pymodule_export]
+    use crate::files::File;
+    #[pymodule_export]
+    use crate::operations::Operation;
     #[pymodule_export]
     use crate::port::{Group, Listener, Port};
     #[pymodule_export]

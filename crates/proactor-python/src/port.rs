@@ -401,6 +401,12 @@ impl Port {
         associations::associate(&self.core, &self.pool, socket, kind, Told::Function(function))
     }
 
+    /// Gives a file a handle with a descriptor of its own; errors call it `name`.
+    fn associate_file(&self, py: Python<'_>, descriptor: i32, name: Py<PyAny>, function: Py<PyAny>) -> PyResult<Handle> {
+        self.check()?;
+        associations::associate_file(py, &self.core, &self.pool, (descriptor, name), Told::Function(function))
+    }
+
     /// `(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them.
     fn pending(&self) -> PyResult<(usize, usize, usize, usize)> {
         self.check()?;
@@ -490,6 +496,7 @@ impl Port {
                 },
                 Item::Appointment(appointment) => drop(self.core.cancel(&appointment)),
                 Item::Association(association) => drop(association.take_untold()),
+                Item::File(file) => drop(file.take_untold()),
                 Item::Connection(_) => {}
             }
         }
@@ -520,8 +527,10 @@ impl Drop for Port {
             // Ends the monitor, which holds the core; nobody is left to take what was never begun.
             let (rest, _calls) = self.core.close();
             for item in rest {
-                if let Item::Association(association) = item {
-                    drop(association.take_untold()); // they hold their handle, and it holds them
+                match item {
+                    Item::Association(association) => drop(association.take_untold()), // they hold their handle, and it holds them
+                    Item::File(file) => drop(file.take_untold()),
+                    _ => {}
                 }
             }
         }

@@ -14,14 +14,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use proactor_core::files::{Complete, Outcome};
-use pyo3::exceptions::{PyOSError, PyTimeoutError, PyTypeError};
+use pyo3::exceptions::{PyTimeoutError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use pyo3::{PyTraverseError, PyVisit, intern};
 
 use crate::call::CancelledError;
+use crate::file_engine::{World, world};
 use crate::file_memory::{Held, release_buried};
-use crate::files::{Open, World, world};
+use crate::files::Open;
 use crate::{errors, worker};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,9 +140,7 @@ impl Shared {
             Some(number) => {
                 drop(memory);
                 let did = if self.kind == Kind::Write { "writing" } else { "reading" };
-                let after = if transferred > 0 { format!(" after {transferred} of them") } else { String::new() };
-                let text = format!("{did} {} bytes at {}{after}: {}", self.size, self.offset, errors::text_of(number));
-                Err(PyOSError::new_err((number, text, name.clone_ref(py))))
+                Err(errors::of_file(py, number, &errors::transfer(did, self.size, self.offset, transferred), name))
             }
             None => match memory.into_bytes(py, transferred)? {
                 Some(bytes) if self.kind == Kind::Read => Ok(bytes.into_any()),

@@ -14,7 +14,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::associations::told;
+use crate::associations::{Became, told};
 use crate::buffers::{Pool, to_bytes};
 use crate::call::{Submissions, Work};
 use crate::connection::public_object;
@@ -289,8 +289,12 @@ impl Worker {
                 };
                 return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any()]).map(Some);
             }
-            Next::Task(Some(Task::Completion(completed))) => {
-                let (function, arguments) = told(py, completed)?;
+            Next::Task(Some(Task::FileCompletion((operation, outcome)))) => {
+                let (function, arguments) = told(py, operation, Became::File(outcome))?;
+                return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any().unbind()]).map(Some);
+            }
+            Next::Task(Some(Task::Completion((operation, came)))) => {
+                let (function, arguments) = told(py, operation, Became::Socket(came))?;
                 return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any().unbind()]).map(Some);
             }
             Next::Task(Some(Task::Event(event, object))) => (event, object),

@@ -47,6 +47,15 @@ impl File {
         Arc::new(File { descriptor, direct, waits: AtomicBool::new(direct) })
     }
 
+    /// The same open file with a descriptor of its own, and what may be done with it.
+    ///
+    /// # Errors
+    /// It is no open descriptor, or there is none left.
+    pub fn duplicate(descriptor: RawFd) -> io::Result<(Arc<Self>, Access)> {
+        let (descriptor, access) = system::duplicate(descriptor)?;
+        Ok((Self::new(descriptor, access.direct), access))
+    }
+
     pub fn descriptor(&self) -> RawFd {
         self.descriptor.as_raw_fd()
     }
@@ -64,6 +73,14 @@ impl File {
         system::close(self.descriptor());
         std::mem::forget(self);
     }
+}
+
+/// What a descriptor was opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    pub readable: bool,
+    pub writable: bool,
+    pub direct: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

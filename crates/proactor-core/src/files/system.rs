@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 
-use super::{Action, File, Request};
+use super::{Access, Action, File, Memory, Request};
 
 pub(super) fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
@@ -13,6 +13,21 @@ pub(super) fn errno() -> i32 {
 pub(super) fn close(descriptor: RawFd) {
     // SAFETY: the caller's descriptor, which nobody uses any more.
     unsafe { libc::close(descriptor) };
+}
+
+/// The same open file once more: fcntl(2), F_DUPFD_CLOEXEC and F_GETFL.
+pub(super) fn duplicate(descriptor: RawFd) -> io::Result<(OwnedFd, Access)> {
+    // SAFETY: no pointers are passed.
+    let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFL) };
+    // SAFETY: as above.
+    let copy = if flags < 0 { -1 } else { unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 0) } };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mode = flags & libc::O_ACCMODE;
+    let access = Access { readable: mode != libc::O_WRONLY, writable: mode != libc::O_RDONLY, direct: flags & libc::O_DIRECT != 0 };
+    // SAFETY: it is new, so it is nobody else's.
+    Ok((unsafe { OwnedFd::from_raw_fd(copy) }, access))
 }
 
 /// A counter to sleep on: eventfd(2).
@@ -84,6 +99,12 @@ pub enum Cached {
 }
 
 impl File {
+    /// As `read_cached`, into the memory of a read that no mechanism has yet.
+    pub fn read_cached_into(&self, memory: &mut dyn Memory, offset: u64) -> Cached {
+        // SAFETY: of a read it is writable for its length, as `Memory` promises, and nobody else has it meanwhile.
+        unsafe { self.read_cached(memory.start(), memory.length(), offset) }
+    }
+
     /// Reads what is in memory, without waiting for the disk: preadv2(2), RWF_NOWAIT.
     ///
     /// # Safety

@@ -112,8 +112,12 @@ impl<U: Upper> Port<U> {
     /// Handles that are open, and operations that are pending.
     pub fn associated(&self) -> (usize, usize) {
         let handles = self.handles.load(Ordering::Relaxed);
-        let pending = if handles > 0 { self.associations().iter().map(|association| association.pending()).sum() } else { 0 };
-        (handles, pending)
+        if handles == 0 {
+            return (0, 0);
+        }
+        let pending: usize = self.associations().iter().map(|association| association.pending()).sum();
+        let of_files: usize = self.files().iter().map(|file| file.pending()).sum();
+        (handles, pending + of_files)
     }
 
     /// Closes all, once `ending` is set: none is associated after it.

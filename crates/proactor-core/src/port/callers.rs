@@ -15,6 +15,7 @@ pub struct Seat {
 pub enum Taken<U: Upper> {
     Call(U::Call),
     Completion(Completed<U>),
+    FileCompletion(FileCompleted<U>),
 }
 
 /// How a thread waits, and where its wait stands.
@@ -89,6 +90,11 @@ impl<U: Upper> Port<U> {
                         return Some(Taken::Completion(completed));
                     }
                     // The port is closing: its completions were taken away.
+                }
+                Work::Item(Item::File(file)) => {
+                    if let Some(completed) = file.begin() {
+                        return Some(Taken::FileCompletion(completed));
+                    }
                 }
                 Work::Item(Item::Connection(_) | Item::Appointment(_)) | Work::StartWorker => unreachable!("for workers of the port's own"),
             }

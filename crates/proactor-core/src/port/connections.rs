@@ -2,6 +2,27 @@
 
 use super::*;
 
+/// Why bytes were not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SendError {
+    Full,
+    Ended(Option<Failure>),
+}
+
+/// What a broadcast does with a connection whose queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slow {
+    Skip,
+    Close,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Broadcast {
+    pub sent: usize,
+    pub skipped: usize,
+    pub closed: usize,
+}
+
 impl<U: Upper> Port<U> {
     /// Listens on an adopted handle.
     pub fn listen(&self, handle: Handle, address: String, group: &Arc<Group<U>>) -> io::Result<Arc<Listener<U>>> {

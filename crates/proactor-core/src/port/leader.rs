@@ -146,7 +146,7 @@ impl<U: Upper> Port<U> {
                 Some(Entry::Wait(wait)) => self.occurred(wait, Cause::Signal, ready),
                 Some(Entry::Lingering(lingering)) => self.dispatch_lingering(&lingering, outcome),
                 Some(Entry::Association(association)) => self.dispatch_association(association, outcome, ready),
-                None => drop(outcome),
+                Some(Entry::File(_)) | None => drop(outcome),
             }
         }
     }

@@ -38,6 +38,7 @@ mod appointments;
 mod associations;
 mod callers;
 mod connections;
+mod files;
 mod leader;
 mod lingering;
 mod monitor;
@@ -45,6 +46,8 @@ mod monitor;
 pub use appointments::{Appointment, ManualResetEvent, Refusal, Waitable};
 pub use associations::{Association, Completed};
 pub use callers::{Seat, Taken, Waited, Waiting};
+pub use connections::{Broadcast, SendError, Slow};
+pub use files::{FileCompleted, FileNumbers, FileRequest, PortFile};
 
 pub struct Port<U: Upper> {
     pub engine: Arc<dyn Engine>,
@@ -63,6 +66,8 @@ pub struct Port<U: Upper> {
     waits_pending: AtomicUsize,
     /// How many associated handles are open.
     handles: AtomicUsize,
+    /// Completions that came from files after the end.
+    late: AtomicU64,
     /// For the events that waits wait for.
     this: Weak<Self>,
     // Guards the connections with sends that wait for the end of a handler.
@@ -115,6 +120,7 @@ pub enum Item<U: Upper> {
     Call(U::Call),
     Appointment(Arc<Appointment<U>>),
     Association(Arc<Association<U>>),
+    File(Arc<PortFile<U>>),
 }
 
 /// What a worker is to do.
@@ -126,6 +132,7 @@ pub enum Task<U: Upper, R> {
     Appointment(Option<bool>, U::Call),
     /// An operation on an associated handle is complete.
     Completion(Completed<U>),
+    FileCompletion(FileCompleted<U>),
     StartWorker,
 }
 
@@ -138,6 +145,7 @@ pub struct Worker<U: Upper> {
     appointment: Option<Arc<Appointment<U>>>,
     /// Of whose operations one is being told.
     association: Option<Arc<Association<U>>>,
+    file: Option<Arc<PortFile<U>>>,
 }
 
 pub struct Listener<U: Upper> {
@@ -156,6 +164,8 @@ enum Entry<U: Upper> {
     /// The connection is over; see `lingering.rs`.
     Lingering(Arc<Lingering>),
     Association(Arc<Association<U>>),
+    /// For the port's end; engines know nothing of it.
+    File(Arc<PortFile<U>>),
 }
 
 impl<U: Upper> Clone for Entry<U> {
@@ -166,6 +176,7 @@ impl<U: Upper> Clone for Entry<U> {
             Entry::Wait(wait) => Entry::Wait(wait.clone()),
             Entry::Lingering(lingering) => Entry::Lingering(lingering.clone()),
             Entry::Association(association) => Entry::Association(association.clone()),
+            Entry::File(file) => Entry::File(file.clone()),
         }
     }
 }
@@ -190,27 +201,6 @@ impl Drop for BlockedSend<'_> {
     }
 }
 
-/// Why bytes were not taken.
-#[derive(Debug, PartialEq, Eq)]
-pub enum SendError {
-    Full,
-    Ended(Option<Failure>),
-}
-
-/// What a broadcast does with a connection whose queue is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slow {
-    Skip,
-    Close,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Broadcast {
-    pub sent: usize,
-    pub skipped: usize,
-    pub closed: usize,
-}
-
 impl<U: Upper> Port<U> {
     /// `idle`: after how long a surplus worker retires. `busy_poll`: how many nanoseconds the leader polls before it sleeps.
     pub fn new(engine: Arc<dyn Engine>, limits: Limits, idle: Option<Duration>, busy_poll: u64) -> Arc<Self> {
@@ -227,6 +217,7 @@ impl<U: Upper> Port<U> {
             timers_pending: AtomicUsize::new(0),
             waits_pending: AtomicUsize::new(0),
             handles: AtomicUsize::new(0),
+            late: AtomicU64::new(0),
             this: this.clone(),
             dirty: Mutex::new(Vec::new()),
             has_dirty: AtomicBool::new(false),
@@ -252,7 +243,7 @@ impl<U: Upper> Port<U> {
     /// The calling thread becomes a worker.
     pub fn worker(&self) -> Worker<U> {
         let (id, parker) = self.scheduler.register(self.engine.thread_clock());
-        Worker { id, parker, current: None, appointment: None, association: None }
+        Worker { id, parker, current: None, appointment: None, association: None, file: None }
     }
 
     /// Finishes what the worker had, and waits for its next task; None: it is to exit. `with` makes something of a connection's public object, `copy` a further
@@ -271,6 +262,8 @@ impl<U: Upper> Port<U> {
             again = self.end_appointment(appointment);
         } else if let Some(association) = worker.association.take() {
             again = association.finish().then_some(Item::Association(association));
+        } else if let Some(file) = worker.file.take() {
+            again = file.finish().then_some(Item::File(file));
         }
         if self.flush_now.load(Ordering::Relaxed) && self.has_dirty.load(Ordering::Relaxed) {
             // With the interpreter held: where handlers block others want it, and to get it back would cost more than the send.
@@ -305,6 +298,14 @@ impl<U: Upper> Port<U> {
                         return Some(Task::Completion(completed));
                     }
                     let again = association.finish().then_some(Item::Association(association));
+                    work = self.finish_and_pop(worker.id, again);
+                }
+                Some(Work::Item(Item::File(file))) => {
+                    if let Some(completed) = file.begin() {
+                        worker.file = Some(file);
+                        return Some(Task::FileCompletion(completed));
+                    }
+                    let again = file.finish().then_some(Item::File(file));
                     work = self.finish_and_pop(worker.id, again);
                 }
                 None => {
@@ -439,6 +440,7 @@ impl<U: Upper> Port<U> {
         // Workers are still to tell what this cancels. Callers' threads are to be told of the close, and of nothing that it brings about.
         let callers = self.scheduler.limits().are_callers().then(|| self.scheduler.close(drain));
         self.close_associations();
+        self.close_files();
         let parkers = callers.unwrap_or_else(|| self.scheduler.close(drain));
         self.engine.wake();
         for parker in parkers {
@@ -461,6 +463,11 @@ impl<U: Upper> Port<U> {
             && association.finish()
         {
             self.post(vec![Item::Association(association)]);
+        }
+        if let Some(file) = worker.file.take()
+            && file.finish()
+        {
+            self.post(vec![Item::File(file)]);
         }
         let wakes = self.scheduler.abandon(worker.id);
         self.wake(wakes);

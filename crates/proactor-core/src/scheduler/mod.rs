@@ -18,6 +18,7 @@ use crate::engine::ThreadClock;
 use crate::sync::Mutex;
 
 mod callers;
+mod ending;
 mod looking;
 mod monitor;
 mod parker;
@@ -166,6 +167,8 @@ struct State<I> {
     live: usize,
     start: Start,
     closing: Closing,
+    /// Items that are under way; see `ending.rs`.
+    expected: usize,
     monitor_asleep: bool,
     counts: Counts,
     watch: monitor::Watch,
@@ -209,6 +212,7 @@ impl<I> Scheduler<I> {
                 live: 0,
                 start: Start::Unneeded,
                 closing: Closing::No,
+                expected: 0,
                 monitor_asleep: false,
                 counts: Counts::default(),
                 watch: monitor::Watch::default(),
@@ -408,41 +412,6 @@ impl<I> Scheduler<I> {
         state.leave(me);
         state.wake_for_vacancy(self.limits)
     }
-
-    /// Everybody exits at the next decision, with `drain` once the queue is empty; running items are finished first.
-    /// Answers the parkers of those who wait.
-    pub fn close(&self, drain: bool) -> Vec<Arc<Parker>> {
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        if state.closing != Closing::Now {
-            state.closing = if drain { Closing::Drain } else { Closing::Now };
-        }
-        let parked = std::mem::take(&mut state.parked);
-        let mut parkers = Vec::with_capacity(parked.len());
-        for id in parked {
-            let worker = state.worker(id);
-            worker.phase = Phase::Woken;
-            parkers.push(worker.parker.clone());
-            state.woken += 1;
-        }
-        parkers
-    }
-
-    /// A worker that exits wakes the next one, which may have parked while there was still something queued.
-    pub fn pass_exit_on(&self) -> Option<Arc<Parker>> {
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        let id = state.parked.pop()?;
-        state.woken += 1;
-        let worker = state.worker(id);
-        worker.phase = Phase::Woken;
-        Some(worker.parker.clone())
-    }
-
-    /// What was never begun, after `close`.
-    pub fn take_rest(&self) -> VecDeque<I> {
-        std::mem::take(&mut self.state.lock().ready)
-    }
 }
 
 impl Limits {
@@ -486,7 +455,7 @@ impl<I> State<I> {
             _ => {}
         }
         // A monitor that leads may be about to bring the last items: it wakes somebody when it has.
-        let drained = self.closing == Closing::Drain && self.ready.is_empty() && self.leader != Some(Leader::Monitor);
+        let drained = self.closing == Closing::Drain && self.ready.is_empty() && self.expected == 0 && self.leader != Some(Leader::Monitor);
         if self.closing == Closing::Now || drained {
             self.exit(me, limits);
             return Decision::Exit;
@@ -506,7 +475,8 @@ impl<I> State<I> {
                 self.worker(me).phase = Phase::Attaching;
                 return Decision::Take;
             }
-            if self.leader.is_none() {
+            // In a drain there is nothing to poll for: who waits for what is expected sleeps where `pass_exit_on` finds it.
+            if self.leader.is_none() && self.closing == Closing::No {
                 self.lead(Leader::Worker(me));
                 self.worker(me).phase = Phase::Leading;
                 return Decision::Lead;

@@ -190,6 +190,43 @@ fn a_drain_lets_workers_go_when_the_queue_is_empty_and_a_close_at_once() {
 }
 
 #[test]
+fn a_drain_waits_for_what_is_expected() {
+    let rig = Rig::locked(1, 4);
+    let [first, second] = rig.idle_workers();
+    rig.leads(first);
+    rig.parks(second);
+    for _ in 0..3 {
+        rig.scheduler.expect();
+    }
+    assert_eq!(rig.scheduler.close(true).len(), 1);
+    rig.scheduler.led(first, []);
+    assert_eq!(rig.decide(first), Decision::Park, "nobody sleeps in a poll, where no exit is passed on to");
+    assert_eq!(rig.decide(second), Decision::Park);
+    assert_eq!(rig.woke(rig.scheduler.post_expected(1).unwrap()), Woke::Worker);
+    rig.takes(second, 1);
+    assert!(rig.scheduler.unexpect(), "it came by another way");
+    rig.finishes(second);
+    assert_eq!(rig.decide(second), Decision::Park, "one is still to come");
+    assert_eq!(rig.woke(rig.scheduler.post_expected(2).unwrap()), Woke::Worker);
+    rig.takes(second, 2);
+    rig.finishes(second);
+    assert_eq!(rig.decide(second), Decision::Exit);
+    assert!(rig.scheduler.pass_exit_on().is_some());
+    assert_eq!(rig.decide(first), Decision::Exit);
+}
+
+#[test]
+fn what_is_expected_comes_back_once_nobody_will_take_it() {
+    let rig = Rig::callers(2);
+    rig.scheduler.expect();
+    rig.scheduler.expect();
+    assert!(rig.scheduler.close(false).is_empty());
+    assert_eq!(rig.scheduler.post_expected(1).err(), Some(1));
+    assert!(!rig.scheduler.unexpect());
+    assert!(rig.scheduler.take_rest().is_empty());
+}
+
+#[test]
 fn a_drain_waits_for_what_the_monitor_brings() {
     let mut rig = Rig::locked(1, 1);
     let [only] = rig.idle_workers();

@@ -254,7 +254,7 @@ impl Scenario {
                 // Not where a handler may wait for what another worker does.
                 Task::StartWorker if !self.plan.needs_workers() && self.chance(8) => self.port.scheduler.start_failed(),
                 Task::StartWorker => self.start_worker(),
-                Task::Completion(_) => unreachable!("nothing is associated here"),
+                Task::Completion(_) | Task::FileCompletion(_) => unreachable!("nothing is associated here"),
                 Task::Call(number) => *lock(&self.calls_run).entry(number).or_default() += 1,
                 Task::Appointment(..) => {
                     *self.came.lock() += 1;

@@ -1,0 +1,156 @@
+"""Operations on files under races: however completing, cancelling and closing meet, each completes once, and no byte goes astray."""
+
+import collections
+import errno
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import proactor
+from peers import TIMEOUT
+
+ROUNDS = 10_000
+SECONDS = 20.0
+"""What the races may take; so many rounds as fit into it are made, and at least a tenth."""
+SIZE = 8192
+CANARY = b"\xa5" * 64
+
+
+@pytest.fixture(params=["io_uring", "threads"], autouse=True)
+def mechanism(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("PROACTOR_FILES", request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    path.write_bytes(bytes(range(256)) * 32 * 16)  # sixteen pieces, all the same
+    return path
+
+
+def filled(memory: bytearray) -> bool:
+    """Nothing beside its middle was written to; whether that was filled."""
+    assert memory[: len(CANARY)] == memory[-len(CANARY) :] == CANARY, "written beside the buffer"
+    return memory[len(CANARY) : -len(CANARY)] == bytes(range(256)) * 32
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_ten_thousand_cancels_against_completions_leave_the_canaries_alive(
+    path: Path, make_port: Callable[..., proactor.CompletionPort]
+) -> None:
+    port = make_port(concurrency=2)
+    turns: list[list[proactor.Operation]] = []
+    barrier = threading.Barrier(2)
+    over = False
+
+    def canceller() -> None:
+        while True:
+            barrier.wait(TIMEOUT)
+            if over:
+                return
+            for operation in turns.pop():
+                operation.cancel()
+            barrier.wait(TIMEOUT)
+
+    thread = threading.Thread(target=canceller)
+    thread.start()
+    outcomes: collections.Counter[str] = collections.Counter()
+    began, rounds = time.monotonic(), 0
+    try:
+        with open(path, "r+b", buffering=0) as file:
+            descriptor = file.fileno()
+            handle = port.associate(file)
+            piece = bytes(range(256)) * 32
+            for number in range(ROUNDS):
+                random.seed(number)
+                if number % 2:
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                memories: dict[proactor.Operation, bytearray] = {}
+                settled: list[bytearray] = []
+                for _ in range(random.randrange(1, 5)):
+                    at = random.randrange(16) * SIZE
+                    if random.random() < 0.4:
+                        memories[handle.write(piece, at)] = bytearray()
+                    else:
+                        memory = bytearray(CANARY + bytes(SIZE) + CANARY)
+                        memories[handle.read_into(memoryview(memory)[len(CANARY) : -len(CANARY)], at)] = memory
+                turns.append(random.sample(list(memories), len(memories)))
+                barrier.wait(TIMEOUT)
+                for _ in range(len(memories)):
+                    completion = port.get(TIMEOUT)
+                    assert completion.operation is not None
+                    memory = memories.pop(completion.operation)
+                    error = completion.error
+                    assert error is None or (isinstance(error, OSError) and error.errno == errno.ECANCELED)
+                    outcomes[f"{completion.operation.kind} {'cancelled' if error else 'done'}"] += 1
+                    if memory:
+                        assert filled(memory) or error is not None
+                        memory[len(CANARY) : -len(CANARY)] = bytes(SIZE)
+                        memory.extend(b"")  # nobody holds it
+                        settled.append(memory)
+                barrier.wait(TIMEOUT)
+                while settled:  # what came after the completion would be here
+                    assert settled.pop()[len(CANARY) : -len(CANARY)] == bytes(SIZE), "written after the completion"
+                rounds += 1
+                if time.monotonic() - began > SECONDS and rounds >= ROUNDS // 10:
+                    break
+            assert handle.statistics().receives == handle.statistics().sends == 0
+    finally:
+        over = True
+        barrier.wait(TIMEOUT)
+        thread.join(TIMEOUT)
+    with pytest.raises(TimeoutError):
+        port.get(0)
+    assert path.read_bytes() == bytes(range(256)) * 32 * 16
+    assert outcomes["read_into done"], outcomes
+    assert outcomes["write done"], outcomes
+    assert outcomes["write cancelled"], outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_closes_of_handles_and_ports_race_with_completions_and_lose_nothing(path: Path) -> None:
+    began = time.monotonic()
+    for number in range(1000):
+        random.seed(number)
+        port = proactor.CompletionPort()
+        got: list[proactor.Completion] = []
+        lock = threading.Lock()
+
+        def work(port=port, got=got, lock=lock) -> None:
+            for completion in port:
+                with lock:
+                    got.append(completion)
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        with open(path, "r+b", buffering=0) as file:
+            handle = port.associate(file)
+            memory = bytearray(SIZE)
+            operations = [
+                handle.read_into(memory, 0) if random.random() < 0.5 else handle.write(bytes(range(256)) * 32, SIZE)
+                for _ in range(random.randrange(1, 40))
+            ]
+            if random.random() < 0.5:
+                handle.close()
+            port.close()
+            for thread in threads:
+                thread.join(TIMEOUT)
+            deadline = time.monotonic() + TIMEOUT
+            while len(got) + port.statistics().dropped < len(operations):
+                assert time.monotonic() < deadline, (len(got), port.statistics())
+                time.sleep(0.0005)
+            assert len(got) + port.statistics().dropped == len(operations)
+            assert len({completion.operation for completion in got}) == len(got)
+            handle.close()
+            memory.clear()  # nobody holds it
+        if time.monotonic() - began > SECONDS / 2 and number >= 100:
+            break
