@@ -457,6 +457,62 @@ def test_a_get_in_a_signal_handler_that_interrupted_a_get_is_refused(make_port: 
     assert "a signal handler has interrupted it there" in said[1]
 
 
+def test_what_a_signal_handler_got_of_another_port_is_over_with_the_get_that_it_interrupted(make_port: MakePort, start) -> None:
+    port, other = make_port(1), make_port(1)
+    other.post(value=1)
+
+    def handler(*_: object) -> None:
+        assert other.get(0).value == 1
+        port.post(value=2)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        sender = start(lambda: (eventually(lambda: port._inside(), "main waits"), os.kill(os.getpid(), signal.SIGUSR1)))
+        assert port.get(TIMEOUT).value == 2
+        sender.join(TIMEOUT)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    numbers = other.statistics()
+    assert (numbers.running, numbers.blocked, numbers.completed) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_signal_handler_may_fork_and_the_child_is_told_that_the_port_is_its_parents(others) -> None:
+    source = f"""
+import os, signal, threading, warnings
+import proactor
+warnings.simplefilter("ignore", DeprecationWarning)
+port = proactor.CompletionPort()
+children = []
+def fork(number, frame):
+    children.append(os.fork())
+    if number == signal.SIGUSR2 and not children[-1]:
+        raise ZeroDivisionError
+    if children[-1]:
+        port.post("the parent")
+signal.signal(signal.SIGUSR1, fork)
+signal.signal(signal.SIGUSR2, fork)
+waiting = [threading.Thread(target=lambda: list(port)) for _ in range({others})]
+for thread in waiting: thread.start()
+for number in (signal.SIGUSR1, signal.SIGUSR2):
+    threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+    try:
+        port.get(1)
+    except TimeoutError:
+        assert children[-1]  # one of the others has got it
+    except RuntimeError as error:
+        os._exit(42 if not children[-1] and "belongs to the parent process" in str(error) else 1)
+    except ZeroDivisionError:
+        os._exit(43)
+    signal.alarm(20)
+    print(os.waitstatus_to_exitcode(os.waitpid(children[-1], 0)[1]))
+port.close()
+for thread in waiting: thread.join()
+"""
+    result = run_python(source)
+    assert (result.stdout.split(), result.returncode) == (["42", "43"], 0), result.stderr
+
+
 @pytest.mark.parametrize("setup", ["", "threading.Thread(target=port.get).start(); time.sleep(0.3)"])
 def test_ctrl_c_ends_a_program_that_waits(setup) -> None:
     source = f"""

@@ -242,7 +242,15 @@ def test_only_the_thread_that_got_a_completion_releases_it_and_once(make_port: M
     port.post(value=1)
     port.post(value=2)
     first = port.get(0)
-    start(first.release).join(TIMEOUT)
+    refused = threading.Event()
+
+    def release_of_another() -> None:
+        with pytest.raises(RuntimeError, match="another thread got this completion"):
+            first.release()
+        refused.set()
+
+    start(release_of_another).join(TIMEOUT)
+    assert refused.is_set()
     assert port.statistics().completed == 0
     second = port.get(0)
     first.release()

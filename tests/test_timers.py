@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 import proactor
+from peers import TIMEOUT, eventually
 from proactor import ThreadPool
 
-TIMEOUT = 20.0
 MakePool = Callable[..., ThreadPool]
 
 
@@ -57,13 +57,6 @@ class Calls:
             return list(self.made)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 # ---- timers ----
 
 
@@ -74,7 +67,7 @@ def test_a_timer_calls_once_with_its_arguments_and_not_too_early(pool: ThreadPoo
     assert timer.pending
     assert calls.wait_for(1) == [(1, "two")]
     assert calls.times[0] - begun >= 0.05
-    wait_until(lambda: not timer.pending)
+    eventually(lambda: not timer.pending, "it is over")
     assert not timer.cancel()
     assert not timer.cancelled
     assert (timer.interval, timer.missed) == (None, 0)
@@ -148,7 +141,7 @@ def test_a_timer_that_was_called_lets_its_function_go(pool: ThreadPool) -> None:
     timer = pool.call_after(0, calls)
     calls.wait_for(1)
     del calls
-    wait_until(lambda: gone() is None)
+    eventually(lambda: gone() is None, "its function is let go")
     assert not timer.pending
 
 
@@ -164,7 +157,7 @@ def test_a_periodic_timer_may_cancel_itself(pool: ThreadPool) -> None:
     timers.append(pool.call_every(0.01, tick))
     held.set()
     assert calls.wait_for(1) == [(True,)]
-    wait_until(lambda: not timers[0].pending)
+    eventually(lambda: not timers[0].pending, "it is over")
     assert pool.statistics().timers == 0
     timers.clear()
 
@@ -381,7 +374,7 @@ def test_a_repeated_wait_goes_on_after_a_timeout(pool: ThreadPool, pair: Any) ->
     wait = pool.call_when(pair[0], receive, repeat=True, timeout=0.02)
     assert calls.wait_for(2)[:2] == [(False,), (False,)]
     pair[1].send(b"x")
-    wait_until(lambda: (True,) in calls.made)
+    eventually(lambda: (True,) in calls.made, "it was called with a signal")
     before = len(calls.made)
     calls.wait_for(before + 2)
     assert wait.cancel()
@@ -416,7 +409,7 @@ def test_a_wait_that_is_over_keeps_no_descriptor(pool: ThreadPool, pair: Any) ->
     calls.wait_for(10)
     pair[1].send(b"x")
     calls.wait_for(20)
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    eventually(lambda: len(os.listdir("/proc/self/fd")) == before, "the descriptors are given back")
     assert not any(wait.pending for wait in waits)
 
 
@@ -486,7 +479,7 @@ def test_an_event_that_is_waited_for_repeatedly_comes_once_a_set_if_it_is_cleare
     for count in range(1, 6):
         event.set()
         assert calls.wait_for(count) == [(True,)] * count
-        wait_until(lambda: event.statistics().waits == 1)
+        eventually(lambda: event.statistics().waits == 1, "it waits")
     assert wait.cancel()
     assert event.statistics().waits == 0
 

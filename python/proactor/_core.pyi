@@ -150,7 +150,10 @@ class Completion:
 
     def release(self) -> None:
         """The thread that got it is done with it, before its next `get`: it no longer counts as running, and another one may. For a thread that goes on
-        to something else. No effect on a pool, from another thread, or the second time.
+        to something else. No effect on a pool, or the second time.
+
+        Raises:
+            RuntimeError: another thread got it.
         """
 
 @disjoint_base
@@ -414,7 +417,7 @@ class Handle:
         attempt to connect is pending it waits for it; on a stream that is not connected it fails (ENOTCONN). (Win32's WSARecv.)
 
         Raises:
-            ValueError: `limit` is 0, or the socket is no stream.
+            ValueError: `limit` is less than 1, or the socket is no stream.
             OSError: the handle is closed (EBADF).
             RuntimeError: it belongs to the parent process.
         """
@@ -487,7 +490,7 @@ class Handle:
         kernel has for the socket (ECONNREFUSED: nobody listens where an earlier one was sent) completes one receive. (Win32's WSARecvFrom.)
 
         Raises:
-            ValueError: `limit` is 0, or the socket is none for datagrams.
+            ValueError: `limit` is less than 1, or the socket is none for datagrams.
             OSError: the handle is closed (EBADF).
             RuntimeError: it belongs to the parent process.
         """

@@ -31,6 +31,13 @@ def test_help_that_cannot_be_written_is_a_failure(arguments, unbuffered):
     assert result.stderr == b"proactor: cannot write to standard output: No space left on device\n"
 
 
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+@pytest.mark.parametrize("command", [[], ["serve"], ["connect"], ["read"], ["copy"], ["dispatch"]], ids=" ".join)
+def test_help_is_as_wide_as_the_terminal_at_most(command, columns):
+    result = subprocess.run([*COMMAND, *command, "--help"], capture_output=True, timeout=TIMEOUT, env=os.environ | {"COLUMNS": columns})
+    assert [line for line in result.stdout.decode().splitlines() if len(line) > int(columns)] == []
+
+
 @BUFFERING
 def test_a_report_that_cannot_be_written_is_in_the_log_and_a_failure(unbuffered):
     result = run_into("/dev/full", "serve", "--port", "0", unbuffered=unbuffered, stdin=b"Exit\n")

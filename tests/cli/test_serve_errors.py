@@ -178,7 +178,7 @@ def test_help_lists_every_exit_status_and_option(run):
     for option in options.split():
         assert f"--{option} " in text
     assert "PROACTOR_IDLE_TIMEOUT" in text
-    assert re.search(r"^  128\+n +signal n ended it \(130: Ctrl-C\); `serve`, `dispatch`: a second, the first gives 0$", text, re.MULTILINE)
+    assert "128+n signal n ended it (130: Ctrl-C); `serve`, `dispatch`: a second, the first gives 0" in " ".join(text.split())
 
 
 def test_the_documented_table_names_every_exit_status():

@@ -8,6 +8,8 @@ import time
 import pytest
 from cli_process import COMMAND, name_of, read_exactly, read_to_end
 
+from peers import eventually
+
 REPORT = r"served \d+ clients?, sent \d+ bytes?, dropped \d+ bytes?"
 
 
@@ -120,10 +122,10 @@ def slow(connection, data):
     )
     client = server.connect()
     client.sendall(b"this")
-    wait_until(lambda: (tmp_path / "entered").exists())
+    eventually(lambda: (tmp_path / "entered").exists(), "the handler runs")
     server.signal(signal.SIGTERM)
     server.log.wait_for("shutting down")
-    wait_until(lambda: refuses_new_clients(server))
+    eventually(lambda: refuses_new_clients(server), "it accepts no more")
     (tmp_path / "go").touch()
     assert read_to_end(client) == b"done this"
     assert server.wait() == 0
@@ -178,13 +180,6 @@ def test_a_signal_after_exit_ends_the_process_at_once(serve):
     server.signal(signal.SIGINT)
     assert server.wait(10) == 128 + signal.SIGINT
     client.close()
-
-
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def refuses_new_clients(server) -> bool:

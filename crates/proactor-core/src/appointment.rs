@@ -137,9 +137,12 @@ impl<C, S> Appointment<C, S> {
     }
 
     /// Its time has come, or what it waits for is signalled. With what was armed, if it goes to the ready queue: the caller puts it there.
-    pub fn occur(&self, cause: Cause) -> Option<Armed> {
+    ///
+    /// `timer`: which one has run out. Whoever took it from among the others comes here later: by then it may be of an arming that is past, and this one's time
+    /// not out. (A signal is of use whenever it comes: the event may have been cleared since, and nobody would tell of it again.)
+    pub fn occur(&self, cause: Cause, timer: Option<TimerId>) -> Option<Armed> {
         let mut state = self.state.lock();
-        if state.phase != Phase::Armed {
+        if state.phase != Phase::Armed || (timer.is_some() && timer != state.armed.timer) {
             return None;
         }
         state.phase = Phase::Queued(cause);
@@ -257,7 +260,7 @@ mod tests {
     fn a_cancelled_one_gives_its_call_back_once_and_never_begins() {
         let timer = Appointment::timer((), 10, 0, "call");
         assert_eq!(timer.begin_waiting(armed::<()>), Next::Nothing);
-        assert!(timer.occur(Cause::Time).is_some() && timer.occur(Cause::Signal).is_none());
+        assert!(timer.occur(Cause::Time, None).is_some() && timer.occur(Cause::Signal, None).is_none());
         assert_eq!(timer.cancel(), Cancelled { prevented: true, first: true, call: Some("call"), armed: None });
         assert_eq!(timer.cancel(), Cancelled { prevented: true, first: false, call: None, armed: None });
         assert_eq!(timer.begin(nothing), None);
@@ -268,7 +271,7 @@ mod tests {
     fn a_running_one_is_cancelled_only_if_it_would_come_again() {
         let once = Appointment::timer((), 10, 0, "call");
         assert_eq!(once.begin_waiting(armed::<()>), Next::Nothing);
-        assert!(once.occur(Cause::Time).is_some());
+        assert!(once.occur(Cause::Time, None).is_some());
         assert_eq!(once.begin(nothing), Some((Cause::Time, "call")));
         assert!(!once.cancel().prevented && !once.is_pending());
         assert_eq!(once.finish(|| 0, armed::<()>), Next::Over(None, None));
@@ -291,6 +294,23 @@ mod tests {
         let late = Appointment::wait((), false, "call");
         assert!(late.cancel_armed().is_some());
         assert_eq!(late.begin_waiting(|_| -> Arming<()> { unreachable!("it was cancelled") }), Next::Over(None, None));
+    }
+
+    #[test]
+    fn a_time_that_is_out_is_not_that_of_a_later_arming() {
+        let mut timers = crate::timer::Timers::new();
+        let mut due = Vec::new();
+        let wait = Appointment::wait((), true, "call");
+        let first = Armed { timer: Some(timers.add(10, ())), place: None };
+        assert_eq!(wait.begin_waiting(|_| Arming::<()>::Armed(first)), Next::Nothing);
+        timers.take_due(10, 1, &mut due); // and whoever has taken it is held up
+        assert_eq!(due, [(first.timer.expect("it was added"), ())]);
+        assert_eq!(wait.occur(Cause::Signal, None), Some(first));
+        assert_eq!(wait.begin(|call| *call), Some((Cause::Signal, "call")));
+        let second = Armed { timer: Some(timers.add(20, ())), place: None };
+        assert_eq!(wait.finish(|| 0, |_| Arming::<()>::Armed(second)), Next::Nothing);
+        assert_eq!(wait.occur(Cause::Time, first.timer), None);
+        assert_eq!(wait.occur(Cause::Time, second.timer), Some(second));
     }
 
     proptest! {

@@ -81,14 +81,14 @@ impl<T> Timers<T> {
 
     /// Removes the timers that are due at `now`, in the order of their deadlines and, of one deadline, of their adding. Looks at so many deadlines at
     /// most, stale ones included.
-    pub fn take_due(&mut self, now: u64, most: usize, taken: &mut Vec<T>) {
+    pub fn take_due(&mut self, now: u64, most: usize, taken: &mut Vec<(TimerId, T)>) {
         // First the deadlines, then the values: each value is a miss of the cache, and so the processor waits for several at a time.
         while self.due.len() < most && self.deadlines.peek().is_some_and(|(deadline, _)| deadline <= now) {
             let Some((_, id)) = self.deadlines.pop() else { break };
             self.due.push(id);
         }
         for id in self.due.drain(..) {
-            taken.extend(self.values.remove(&id)); // not there: cancelled
+            taken.extend(self.values.remove(&id).map(|value| (id, value))); // not there: cancelled
         }
         self.shrink();
     }
@@ -130,13 +130,13 @@ mod tests {
     fn take_first<T>(timers: &mut Timers<T>, now: u64) -> Option<T> {
         let mut taken = Vec::new();
         timers.take_due(now, 1, &mut taken);
-        taken.pop()
+        taken.pop().map(|(_, value)| value)
     }
 
     fn take_all<T>(timers: &mut Timers<T>, now: u64) -> Vec<T> {
         let mut taken = Vec::new();
         timers.take_due(now, usize::MAX, &mut taken);
-        taken
+        taken.into_iter().map(|(_, value)| value).collect()
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread::spawn;
 use proactor_core::appointment::{Appointment, Armed, Arming, Cause, Next};
+use proactor_core::sync::Mutex;
+use proactor_core::timer::Timers;
 
 /// A worker takes a timer that has come; somebody cancels it meanwhile.
 /// Caught: `cancel` that leaves `Queued` alone, or answers true while it runs; `begin` that does not look at the phase; a call that stays behind, or leaves twice.
@@ -79,6 +81,33 @@ fn a_periodic_timer_does_not_start_again_after_it_was_cancelled() {
     });
 }
 
+/// The leader takes the timer of a repeated wait and is held up; meanwhile the wait is signalled, told, and armed again, for a time that is not out.
+/// Caught: `occur` that does not look whose timer it was: the second wait is over as soon as it has begun.
+#[test]
+fn a_time_that_is_out_is_that_of_its_own_arming() {
+    explore(|| {
+        let timers = Arc::new(Mutex::new(Timers::new()));
+        let arm = |timers: &Mutex<Timers<()>>, deadline| Armed { timer: Some(timers.lock().add(deadline, ())), place: None };
+        let wait = Arc::new(Appointment::wait((), true, ()));
+        assert_eq!(wait.begin_waiting(|_| Arming::<()>::Armed(arm(&timers, 10))), Next::Nothing);
+        let leader = {
+            let (wait, timers) = (wait.clone(), timers.clone());
+            spawn(move || {
+                let mut due = Vec::new();
+                timers.lock().take_due(10, 1, &mut due);
+                due.pop().and_then(|(timer, ())| wait.occur(Cause::Time, Some(timer))).is_some()
+            })
+        };
+        let signalled = wait.occur(Cause::Signal, None);
+        if let Some(armed) = signalled {
+            timers.lock().cancel(armed.timer.expect("it has a time-out"));
+            assert_eq!(wait.begin(|()| ()), Some((Cause::Signal, ())));
+            assert_eq!(wait.finish(|| 0, |_| Arming::<()>::Armed(arm(&timers, 20))), Next::Nothing);
+        }
+        assert!(leader.join().unwrap() != signalled.is_some(), "its first time was out or it was signalled, and its second is not out");
+    });
+}
+
 /// The pool ends while a wait is being begun.
 /// Caught: `begin_waiting` that arms what was cancelled before.
 #[test]
@@ -129,7 +158,7 @@ impl Timed {
     }
 
     fn occur(&self, cause: Cause) -> bool {
-        let armed = self.appointment.occur(cause);
+        let armed = self.appointment.occur(cause, None);
         if armed.is_some() {
             self.armed.fetch_sub(1, Ordering::SeqCst);
         }

@@ -190,6 +190,13 @@ fn as_socket(py: Python<'_>, descriptor: i64) -> PyResult<Bound<'_, PyAny>> {
     Ok(socket)
 }
 
+fn at_least_one(limit: isize, why: &str) -> PyResult<usize> {
+    match usize::try_from(limit) {
+        Ok(limit) if limit > 0 => Ok(limit),
+        _ => Err(PyValueError::new_err(format!("limit must be at least 1 byte, not {limit}: {why}"))),
+    }
+}
+
 pub fn closed() -> PyErr {
     PyOSError::new_err((EBADF, "the handle is closed: associate another socket, or the file once more"))
 }
@@ -311,15 +318,13 @@ impl Handle {
     /// attempt to connect is pending it waits for it; on a stream that is not connected it fails (ENOTCONN). (Win32's WSARecv.)
     ///
     /// Raises:
-    ///     ValueError: `limit` is 0, or the socket is no stream.
+    ///     ValueError: `limit` is less than 1, or the socket is no stream.
     ///     OSError: the handle is closed (EBADF).
     ///     RuntimeError: it belongs to the parent process.
     #[pyo3(signature = (limit=65536, /))]
-    fn receive(this: &Bound<'_, Self>, limit: usize) -> PyResult<Py<Operation>> {
+    fn receive(this: &Bound<'_, Self>, limit: isize) -> PyResult<Py<Operation>> {
         let socket = this.get().check_can("receive", STREAMS)?;
-        if limit == 0 {
-            return Err(PyValueError::new_err("limit must be at least 1 byte: a receive of nothing would never tell the peer's end"));
-        }
+        let limit = at_least_one(limit, "a receive of nothing would never tell the peer's end")?;
         Self::submit(this, socket, "receive", Request::Receive { limit })
     }
 
@@ -407,15 +412,13 @@ impl Handle {
     /// kernel has for the socket (ECONNREFUSED: nobody listens where an earlier one was sent) completes one receive. (Win32's WSARecvFrom.)
     ///
     /// Raises:
-    ///     ValueError: `limit` is 0, or the socket is none for datagrams.
+    ///     ValueError: `limit` is less than 1, or the socket is none for datagrams.
     ///     OSError: the handle is closed (EBADF).
     ///     RuntimeError: it belongs to the parent process.
     #[pyo3(signature = (limit=65535, /))]
-    fn receive_from(this: &Bound<'_, Self>, limit: usize) -> PyResult<Py<Operation>> {
+    fn receive_from(this: &Bound<'_, Self>, limit: isize) -> PyResult<Py<Operation>> {
         let socket = this.get().check_can("receive_from", &[Kind::Datagram])?;
-        if limit == 0 {
-            return Err(PyValueError::new_err("limit must be at least 1 byte: every datagram but an empty one would be cut off"));
-        }
+        let limit = at_least_one(limit, "every datagram but an empty one would be cut off")?;
         Self::submit(this, socket, "receive_from", Request::ReceiveFrom { limit })
     }
 

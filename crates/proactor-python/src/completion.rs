@@ -1,6 +1,7 @@
 //! `proactor._core.Completion`: what a pool's function is told and what a completion port's threads get.
 
 use pyo3::PyTraverseError;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
@@ -39,11 +40,21 @@ pub struct Completion {
 #[pymethods]
 impl Completion {
     /// The thread that got it is done with it, before its next `get`: it no longer counts as running, and another one may. For a thread that goes on
-    /// to something else. No effect on a pool, from another thread, or the second time.
-    fn release(&self) {
-        if self.ticket != 0 {
-            seats::release(Some(self.ticket));
+    /// to something else. No effect on a pool, or the second time.
+    ///
+    /// Raises:
+    ///     RuntimeError: another thread got it.
+    fn release(&self) -> PyResult<()> {
+        if self.ticket == 0 {
+            return Ok(());
         }
+        if !seats::is_own(self.ticket) {
+            return Err(PyRuntimeError::new_err(
+                "another thread got this completion, and only that one is done with it: let it call release, or get the next one",
+            ));
+        }
+        seats::release(Some(self.ticket));
+        Ok(())
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

@@ -68,7 +68,7 @@ impl CompletionPort {
             seats::release(None);
             Ok(Got::Closed)
         };
-        if self.inside.fetch_sub(ONE, Ordering::SeqCst) == ONE + CLOSED {
+        if self.inside.fetch_sub(ONE, Ordering::SeqCst) == ONE + CLOSED && !self.core.is_forked() {
             self.sweep(py);
         }
         got
@@ -98,11 +98,18 @@ impl CompletionPort {
                     Waited::Take | Waited::Slice => {}
                 }
                 // Before anything is taken: what a signal handler raises must not cost a completion.
-                if place.is_main
-                    && let Err(error) = py.check_signals()
-                {
-                    py.detach(|| self.core.give_up(seat, &mut waiting));
-                    return Err(error);
+                if place.is_main {
+                    let raised = py.check_signals();
+                    // It may have forked, and this be the child: the port is the parent's, and who holds its locks is not here.
+                    let forked = self.check();
+                    if let Err(error) = raised {
+                        if forked.is_ok() {
+                            py.detach(|| self.core.give_up(seat, &mut waiting));
+                        }
+                        return Err(error);
+                    }
+                    forked?;
+                    seats::finish_before(&self.core); // it may have got something of another port
                 }
                 if waited == Waited::Take {
                     taken = self.core.take(seat);

@@ -103,6 +103,11 @@ pub fn hold(place: Rc<Place>) -> u64 {
     })
 }
 
+/// Whether it is of the calling thread's tickets.
+pub fn is_own(ticket: u64) -> bool {
+    PLACES.with(|places| places.ticket.get() / TICKETS_A_THREAD == ticket / TICKETS_A_THREAD)
+}
+
 /// What the calling thread has counts as running no longer; with a ticket only if it is that one.
 pub fn release(ticket: Option<u64>) {
     PLACES.with(|places| {

@@ -28,6 +28,7 @@ from typing import Any
 import proactor
 from proactor.cli import connect, copy, dispatch, read, serve
 from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
+from proactor.cli.options import Help
 from proactor.cli.output import OutputLost, write_result
 from proactor.cli.signals import end_process
 from proactor.cli.text import printable
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="proactor",
         description="I/O completion ports and a thread pool: servers of plain, blocking handlers, and files.",
         epilog=f"{table}\n\nEvery option is also an environment variable: --idle-timeout is PROACTOR_IDLE_TIMEOUT.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"proactor {proactor.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

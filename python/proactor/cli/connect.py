@@ -16,7 +16,7 @@ from typing import Any
 
 import proactor
 from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
-from proactor.cli.options import Options, seconds
+from proactor.cli.options import Help, Options, seconds
 from proactor.cli.signals import Wakeup, end_process
 from proactor.cli.text import printable
 from proactor.listener import parse
@@ -52,7 +52,7 @@ def add_parser(commands: Any, epilog: str) -> None:
         description="Sends standard input to the server and prints what comes back. Bytes pass unchanged, except that on a terminal "
         "control characters are shown escaped. The end of input is passed on; the command ends when the server ends the connection.",
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("address", metavar="HOST:PORT", help="also [IPV6]:PORT and unix:/path")
     options = Options(parser)

@@ -16,7 +16,7 @@ from proactor.cli.file_transfer import (
     sum_of_requests,
 )
 from proactor.cli.interruption import ending_at_once
-from proactor.cli.options import Options
+from proactor.cli.options import Help, Options
 from proactor.cli.output import write_result
 from proactor.cli.progress import ProgressBar, can_show_progress
 from proactor.cli.text import counted
@@ -29,7 +29,7 @@ def add_parser(commands: Any, epilog: str) -> None:
         description="Copies a file's bytes to another, which is made or overwritten. Holes stay holes where the file system has them. "
         "At a terminal a bar shows how far it is.",
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("source", metavar="SOURCE", help="the file; a pipe or a device may be named too, and /dev/stdin")
     parser.add_argument("target", metavar="TARGET", help="the file to write")

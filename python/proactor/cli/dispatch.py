@@ -14,7 +14,7 @@ from proactor.cli.dispatch_run import Run
 from proactor.cli.dispatch_scene import COUNT_LIMIT, PRESETS, SCENES, WORKERS_LIMIT, Scene, scene_of
 from proactor.cli.dispatch_summary import as_json, sentences
 from proactor.cli.exit_codes import CommandError, ExitCode
-from proactor.cli.options import Options, decimal, text, whole_number
+from proactor.cli.options import Help, Options, decimal, text, whole_number
 from proactor.cli.output import write_result
 from proactor.cli.signals import StopRequests
 from proactor.cli.terminal import can_prompt
@@ -44,11 +44,11 @@ def add_parser(commands: Any, epilog: str) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "dispatch",
         help="see a completion port schedule its threads",
-        description="Starts a completion port with plain threads that wait on it, feeds it completions, and shows which thread gets\n"
+        description="Starts a completion port with plain threads that wait on it, feeds it completions, and shows which thread gets "
         "which: the last to wait is the first released, only so many run at once, and one that blocks does not count.\n\n"
         f"scenes:\n{scenes}",
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument(
         "scene", nargs="?", metavar="SCENE", choices=tuple(PRESETS), help="a preset, which the options change: calm, busy, blocked"

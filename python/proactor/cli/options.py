@@ -1,13 +1,26 @@
-"""The options' values: parsed, checked, and taken from the environment where the command line is silent."""
+"""The options' values: parsed, checked, and taken from the environment where the command line is silent; and how their help is set."""
 
 import argparse
 import math
 import os
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 PREFIX = "PROACTOR_"
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of descriptions and tables, and wraps those that are too long for the terminal; of a table the right column."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = []
+        for line in text.splitlines():
+            left = re.match(r"\s+\S+\s{2,}|\s*", line)
+            hanging = " " * (left.end() if left else 0)
+            lines.append(textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent + hanging, replace_whitespace=False))
+        return "\n".join(lines)
 
 
 def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:

@@ -21,7 +21,7 @@ from proactor.cli.file_transfer import (
     telling_errors,
 )
 from proactor.cli.interruption import Interruption, ending_at_once
-from proactor.cli.options import Options, text
+from proactor.cli.options import Help, Options, text
 from proactor.cli.output import write_result
 from proactor.cli.progress import ProgressBar, can_show_progress
 from proactor.cli.sizes import size
@@ -38,7 +38,7 @@ def add_parser(commands: Any, epilog: str) -> None:
         "time, and whichever completes first is followed by the next. With --output FILE and a terminal, a bar shows how far it is. "
         "A reader of the output that has had enough ends it quietly.",
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("path", metavar="PATH", help="the file; a pipe or a device may be named too, and /dev/stdin")
     options = Options(parser)

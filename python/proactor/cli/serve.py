@@ -10,7 +10,7 @@ from proactor.cli.console import Console
 from proactor.cli.console_server import ConsoleServer
 from proactor.cli.exit_codes import ExitCode
 from proactor.cli.log import LEVELS, LogWriter, logging_to_standard_error
-from proactor.cli.options import Options, one_of, seconds, text, whole_number
+from proactor.cli.options import Help, Options, one_of, seconds, text, whole_number
 from proactor.cli.output import OutputLost, write_result
 from proactor.cli.signals import StopRequests, end_process
 from proactor.cli.start import address_of, show_address, start_server
@@ -33,7 +33,7 @@ def add_parser(commands: Any, epilog: str) -> None:
         description="Serves MODULE:HANDLER, a function that takes (connection, data) or a proactor.Handler, found from the current "
         "directory. Without it: the console server, which logs what clients send and sends them what is typed.",
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("target", nargs="?", metavar="MODULE:HANDLER", help="what to serve, as in app:echo (default: the console server)")
     options = Options(parser)

@@ -128,14 +128,14 @@ impl<U: Upper> Port<U> {
     // ---- what comes about ----
 
     /// A timer has run out.
-    pub(super) fn time_has_come(&self, appointment: Arc<Appointment<U>>, ready: &mut Vec<Item<U>>) {
+    pub(super) fn time_has_come(&self, timer: TimerId, appointment: Arc<Appointment<U>>, ready: &mut Vec<Item<U>>) {
         // What is there at the last moment was there in time.
         let signalled = appointment.source.as_ref().is_some_and(|waited| self.is_ready(waited));
-        self.occurred(appointment, if signalled { Cause::Signal } else { Cause::Time }, ready);
+        self.occurred(appointment, if signalled { Cause::Signal } else { Cause::Time }, Some(timer), ready);
     }
 
-    pub(super) fn occurred(&self, appointment: Arc<Appointment<U>>, cause: Cause, ready: &mut Vec<Item<U>>) {
-        let Some(armed) = appointment.occur(cause) else { return };
+    pub(super) fn occurred(&self, appointment: Arc<Appointment<U>>, cause: Cause, timer: Option<TimerId>, ready: &mut Vec<Item<U>>) {
+        let Some(armed) = appointment.occur(cause, timer) else { return };
         if appointment.source.is_some() {
             self.disarm(&appointment, armed);
             if !appointment.repeats() {
@@ -343,7 +343,7 @@ impl<U: Upper> ManualResetEvent<U> {
             if let Some(last) = last.replace(port.clone()).filter(|last| !Arc::ptr_eq(last, &port)) {
                 last.post(std::mem::take(&mut ready));
             }
-            port.occurred(wait, Cause::Signal, &mut ready);
+            port.occurred(wait, Cause::Signal, None, &mut ready);
         }
         if let Some(port) = last {
             port.post(ready);

@@ -77,9 +77,9 @@ impl<U: Upper> Port<U> {
             due.timers.take_due(now, TIMERS_A_TURN, &mut batch);
             batch
         };
-        for timer in batch.drain(..) {
+        for (id, timer) in batch.drain(..) {
             match timer {
-                Timer::Call(appointment) => self.time_has_come(appointment, ready),
+                Timer::Call(appointment) => self.time_has_come(id, appointment, ready),
                 Timer::Idle(token) => {
                     if let Some(Entry::Connection(connection)) = self.find(token) {
                         self.check_idle(&connection, now, ready);
@@ -143,7 +143,7 @@ impl<U: Upper> Port<U> {
             match entry {
                 Some(Entry::Connection(connection)) => self.dispatch_connection(connection, outcome, now, ready),
                 Some(Entry::Listener(listener)) => self.dispatch_listener(&listener, outcome, now, ready),
-                Some(Entry::Wait(wait)) => self.occurred(wait, Cause::Signal, ready),
+                Some(Entry::Wait(wait)) => self.occurred(wait, Cause::Signal, None, ready),
                 Some(Entry::Lingering(lingering)) => self.dispatch_lingering(&lingering, outcome),
                 Some(Entry::Association(association)) => self.dispatch_association(association, outcome, ready),
                 Some(Entry::File(_)) | None => drop(outcome),

@@ -98,7 +98,7 @@ struct Turn<U: Upper> {
 struct Due<U: Upper> {
     timers: Timers<Timer<U>>,
     /// The memory of a batch, used again: to ask for as much each turn would make the allocator tidy up what thousands of small timers have just let go.
-    batch: Vec<Timer<U>>,
+    batch: Vec<(TimerId, Timer<U>)>,
     /// When the leader wakes by itself; an earlier deadline interrupts it.
     leader_until: u64,
 }

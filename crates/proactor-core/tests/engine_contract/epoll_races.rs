@@ -1,6 +1,8 @@
 //! Races of the epoll engine, run for real: many rounds of two threads and a poll.
 
 use std::io::{Read, Write};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -9,7 +11,8 @@ use std::time::Duration;
 
 use proactor_core::buffer::Outgoing;
 use proactor_core::completion::Outcome;
-use proactor_core::engine::{Closing, Engine, Handle, Submission};
+use proactor_core::engine::epoll::Epoll;
+use proactor_core::engine::{Closing, Engine, Handle, Kind, Submission};
 
 use crate::doubles::*;
 use crate::epoll::{open, pair, token};
@@ -93,6 +96,65 @@ fn ten_thousand_closes_race_with_sends_receives_and_polls() {
         leader.join().expect("polls");
     });
     assert_eq!(canaries.load(Ordering::SeqCst), made.load(Ordering::SeqCst), "every buffer is dropped once");
+}
+
+/// Whoever gives up a send and hears that it is over tells its owner so, who then uses the memory again.
+#[test]
+fn nobody_hears_that_a_send_is_over_before_its_memory_is_let_go() {
+    for kind in [Kind::Unix, Kind::Datagram] {
+        let engine = open();
+        let (ours, theirs): (OwnedFd, OwnedFd) = match kind {
+            Kind::Unix => UnixStream::pair().map(|(ours, theirs)| (ours.into(), theirs.into())).expect("makes a pair"),
+            _ => UnixDatagram::pair().map(|(ours, theirs)| (ours.into(), theirs.into())).expect("makes a pair"),
+        };
+        let handle = engine.adopt(ours.into_raw_fd().into(), kind).expect("adopts");
+        engine.associate(&handle, token(0, 1)).expect("associates");
+        let let_go = Arc::new(AtomicUsize::new(0));
+        let send = || {
+            let mut data = Outgoing::new();
+            data.push_shared(Arc::new(Asking {
+                bytes: vec![7; 50_000],
+                engine: engine.clone(),
+                handle: handle.clone(),
+                let_go: let_go.clone(),
+            }));
+            if kind == Kind::Unix { engine.send(&handle, data) } else { engine.send_to(&handle, data, None) }
+        };
+        while !matches!(send(), Submission::Pending) {}
+        let_go.store(0, Ordering::SeqCst);
+        drop(theirs); // the send fails, with its memory still there
+        let mut completions = Vec::new();
+        while completions.is_empty() {
+            engine.poll(Some(PATIENCE), &mut completions).expect("polls");
+        }
+        assert!(matches!(completions[0].outcome, Outcome::SendFailed { .. }), "{:?}", completions[0].outcome);
+        assert_eq!(let_go.load(Ordering::SeqCst), 1, "it was let go, and nobody heard of it before");
+    }
+}
+
+/// Bytes that, as they are dropped, have somebody give up their send, who is not to be answered yet.
+struct Asking {
+    bytes: Vec<u8>,
+    engine: Arc<Epoll>,
+    handle: Handle,
+    /// How many were dropped so.
+    let_go: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Asking {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let (tell, told) = mpsc::channel();
+        let (engine, handle) = (self.engine.clone(), self.handle.clone());
+        thread::spawn(move || tell.send(engine.cancel_send(&handle)));
+        let unanswered = told.recv_timeout(Duration::from_millis(100)).is_err();
+        self.let_go.fetch_add(usize::from(unanswered), Ordering::SeqCst);
+    }
 }
 
 #[test]

@@ -111,12 +111,13 @@ impl Stream {
         if let Ok(false) = result {
             return None;
         }
-        let rest = unsent.take()?;
+        let bytes = rest.data.len();
+        *unsent = None; // under the lock, as in `continue_send`
         self.readiness.clear(WRITE_BLOCKED);
         drop(unsent);
         Some(match result {
-            Ok(_) => Outcome::Sent { bytes: rest.data.len() },
-            Err(number) => Outcome::SendFailed { error: io::Error::from_raw_os_error(number), sent: 0, unsent: rest.data.len() },
+            Ok(_) => Outcome::Sent { bytes },
+            Err(number) => Outcome::SendFailed { error: io::Error::from_raw_os_error(number), sent: 0, unsent: bytes },
         })
     }
 }

@@ -79,12 +79,14 @@ impl Stream {
         if let Ok(true) = result {
             return None;
         }
-        let rest = unsent.take()?;
+        let (sent, left) = (rest.sent, rest.data.len());
+        // The memory first: whoever finds nothing here to give up may tell its owner that it is his again.
+        *unsent = None;
         self.readiness.clear(WRITE_BLOCKED);
         drop(unsent);
         Some(match result {
-            Ok(_) => Outcome::Sent { bytes: rest.sent },
-            Err(number) => Outcome::SendFailed { error: self.remember(number), sent: rest.sent, unsent: rest.data.len() },
+            Ok(_) => Outcome::Sent { bytes: sent },
+            Err(number) => Outcome::SendFailed { error: self.remember(number), sent, unsent: left },
         })
     }
 
