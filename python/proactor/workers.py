@@ -283,7 +283,10 @@ _LOOP = (_work.__code__, _apply.__code__)
 
 
 def _log(level: int, text: str, *arguments: object, exc_info: BaseException | None = None) -> None:
-    """A user's logging handler may raise too, whatever it likes; that must not cost the thread. Ctrl-C in the main thread is none of that."""
+    """A user's logging handler may raise too, whatever it likes; that must not cost the thread.
+
+    Ctrl-C in the main thread is none of that.
+    """
     try:
         log.log(level, text, *arguments, exc_info=exc_info)
     except BaseException as error:
