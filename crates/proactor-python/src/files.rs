@@ -201,6 +201,10 @@ impl Open {
         self.lock().outstanding == 1
     }
 
+    pub fn is_below(&self, limit: usize) -> bool {
+        self.lock().outstanding < limit
+    }
+
     fn was_cached(&self, bytes: usize) {
         let mut counts = self.lock();
         counts.requests += 1;

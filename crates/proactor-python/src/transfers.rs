@@ -196,6 +196,9 @@ pub struct Transfer {
     name: Py<PyAny>,
 }
 
+/// Up to so many requests under way, whoever waits for one that nobody has begun does it himself.
+const FEW: usize = 8;
+
 impl Transfer {
     /// The answer; None if it has not ended, or was cancelled.
     fn answer(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>, bool)>> {
@@ -240,8 +243,10 @@ impl Transfer {
         } else {
             self.shared.open.waited_at_once.store(0, Ordering::Relaxed);
         }
-        // Nobody has begun it: to do it here saves waking, and waiting for, another thread. A time limit could not be kept then.
+        // Nobody has begun it: to do it here saves waking, and waiting for, another thread. A time limit could not be kept then. Where many are under way, it
+        // would only miss going to the device together with the others.
         if timeout.is_none()
+            && self.shared.open.is_below(FEW)
             && let Some(files) = self.shared.open.world.engine_if_any()
             && let Some(request) = files.take_back(self.shared.id)
         {
