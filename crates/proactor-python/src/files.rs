@@ -1,153 +1,19 @@
-//! `proactor._core.File`: an open file and its requests; and the engine of the process, which starts with the first request and ends with the last open file.
+//! `proactor._core.File`: an open file and its requests.
 
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proactor_core::files::{self, Action, Cached, Files, Limits, Memory, Outcome, Request};
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use proactor_core::files::{self, Action, Cached, Memory, Outcome, Request};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBool, PyBytes, PyTuple};
 
 use crate::file_memory::{Held, Lent, SECTOR, release_buried};
-use crate::transfers::{Kind, Shared, Teller, make};
+use crate::file_world::{World, forced, world};
+use crate::transfers::{Kind, Shared, make};
 use crate::{errors, worker};
-
-/// What all files of a process share. A child that is forked begins with a new one, and finds its parent's files in the old one.
-#[derive(Default)]
-pub struct World {
-    // Guards the engine and how many files are open.
-    engine: Mutex<Engine>,
-    pub teller: Teller,
-    /// The log says once why there is no ring, however often the engine starts.
-    told: AtomicBool,
-}
-
-#[derive(Default)]
-struct Engine {
-    files: Option<Arc<Files>>,
-    open: usize,
-}
-
-static WORLD: AtomicPtr<World> = AtomicPtr::new(std::ptr::null_mut());
-
-pub fn world() -> &'static World {
-    let world = WORLD.load(Ordering::Acquire);
-    if !world.is_null() {
-        // SAFETY: worlds are never freed.
-        return unsafe { &*world };
-    }
-    let fresh = Box::into_raw(Box::<World>::default());
-    match WORLD.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
-        // SAFETY: as above.
-        Ok(_) => unsafe { &*fresh },
-        Err(world) => {
-            // SAFETY: made above, and nobody has seen it.
-            drop(unsafe { Box::from_raw(fresh) });
-            // SAFETY: as above.
-            unsafe { &*world }
-        }
-    }
-}
-
-/// In the child of a fork, before anything else.
-#[pyfunction]
-pub fn files_forked() {
-    let old = world();
-    WORLD.store(Box::into_raw(Box::<World>::default()), Ordering::Release);
-    // Held by a thread that is not here: then its ring's descriptor stays open in the child, unused.
-    if let Ok(engine) = old.engine.try_lock()
-        && let Some(files) = &engine.files
-    {
-        files.forked();
-    }
-}
-
-/// At the end of the interpreter: waits for what is under way, and ends the native threads. Whoever reads on starts them again.
-#[pyfunction]
-pub fn files_finish(py: Python<'_>) {
-    let world = world();
-    world.teller.hurry(true);
-    let files = world.lock().files.take();
-    if let Some(files) = files {
-        py.detach(|| files.close());
-    }
-}
-
-/// What PROACTOR_FILES says, checked; None: it says nothing.
-fn forced() -> PyResult<Option<String>> {
-    let Some(name) = std::env::var_os("PROACTOR_FILES").filter(|name| !name.is_empty()) else { return Ok(None) };
-    let name = name.to_string_lossy().into_owned();
-    files::check_name(&name).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    Ok(Some(name))
-}
-
-impl World {
-    fn lock(&self) -> MutexGuard<'_, Engine> {
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn engine_if_any(&self) -> Option<Arc<Files>> {
-        self.lock().files.clone()
-    }
-
-    /// The engine, started if there is none.
-    fn engine(&self, py: Python<'_>) -> PyResult<Arc<Files>> {
-        let files = match self.engine_if_any() {
-            Some(files) => files,
-            None => {
-                let name = forced()?;
-                let made = py.detach(|| {
-                    let mut engine = self.lock();
-                    if engine.files.is_none() {
-                        let files = match &name {
-                            Some(name) => Files::open_named(name, Limits::default()),
-                            None => Ok(Files::open(Limits::default())),
-                        };
-                        engine.files = Some(Arc::new(files?));
-                    }
-                    Ok(engine.files.clone())
-                });
-                made.map_err(|error: std::io::Error| errors::from_io(&error))?.expect("made above")
-            }
-        };
-        if let Some(refusal) = files.refusal()
-            && !self.told.swap(true, Ordering::Relaxed)
-        {
-            let log = py.import("logging")?.call_method1("getLogger", ("proactor",))?;
-            log.call_method1("info", ("%s: reading and writing files with threads", refusal))?;
-        }
-        Ok(files)
-    }
-
-    /// Gives back what was taken back.
-    pub fn resubmit(&self, request: Request) {
-        match self.engine_if_any() {
-            Some(files) => files.submit(request),
-            None => files::end(request),
-        }
-    }
-
-    fn opened(&self) {
-        let mut engine = self.lock();
-        engine.open += 1;
-        if engine.open == 1 {
-            self.teller.hurry(false);
-        }
-    }
-
-    /// Answers the engine, if that was the last file.
-    fn closed(&self) -> Option<Arc<Files>> {
-        let mut engine = self.lock();
-        engine.open -= 1;
-        if engine.open > 0 {
-            return None;
-        }
-        self.teller.hurry(true);
-        engine.files.take()
-    }
-}
 
 pub fn held(outcome: &mut Outcome) -> Option<&mut Held> {
     outcome.memory.as_any_mut().downcast_mut::<Held>()
@@ -230,6 +96,11 @@ impl Open {
         self.left(counts);
     }
 
+    pub fn given_up(&self) {
+        self.world.given_up.fetch_add(1, Ordering::SeqCst);
+        self.left(self.lock());
+    }
+
     fn left(&self, mut counts: MutexGuard<'_, Counts>) {
         counts.outstanding -= 1;
         let idle = counts.outstanding == 0;
@@ -277,7 +148,7 @@ impl File {
     /// `ValueError` where it is closed, `RuntimeError` in the child of a fork.
     fn opened(&self) -> PyResult<Arc<files::File>> {
         if !std::ptr::eq(self.open.world, world()) {
-            return Err(errors::forked());
+            return Err(errors::file_forked());
         }
         let file = self.lock().clone();
         file.ok_or_else(|| PyValueError::new_err("the file is closed: open it again, or close it later"))
@@ -389,21 +260,43 @@ unsafe impl Sync for Start {}
 
 /// A number from Python that is 0 or more.
 fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let rule = format!("{name} must be a whole number of bytes, 0 or more");
     match value.extract::<i64>() {
-        Ok(number @ 0..) => Ok(number as u64),
-        Ok(number) => Err(PyValueError::new_err(format!("{name} must be a whole number of bytes, 0 or more; not {number}"))),
+        Ok(number @ 0..) if !value.is_instance_of::<PyBool>() => Ok(number as u64),
+        Ok(number) if number < 0 => Err(PyValueError::new_err(format!("{rule}; not {number}"))),
         Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
-            Err(PyValueError::new_err(format!("{name} must be a whole number of bytes, 0 or more and below 2**63; not {value}")))
+            Err(PyValueError::new_err(format!("{rule} and below 2**63; not {value}")))
         }
-        Err(error) => Err(error),
+        _ => Err(PyTypeError::new_err(format!("{rule}; not {}", value.repr()?))),
+    }
+}
+
+/// What `File._hold` answers.
+#[pyclass(module = "proactor._core", frozen)]
+pub struct HeldFile {
+    file: Arc<files::File>,
+    world: &'static World,
+}
+
+#[pymethods]
+impl HeldFile {
+    fn fileno(&self) -> PyResult<i32> {
+        if !std::ptr::eq(self.world, world()) {
+            return Err(errors::file_forked());
+        }
+        Ok(self.file.descriptor())
     }
 }
 
 #[pymethods]
 impl File {
-    /// `descriptor` becomes the file's. `future`: the class of its futures.
+    /// `descriptor`, which becomes the file's, `name`, `future`, the class of its futures, and `access`.
     #[new]
-    fn new(py: Python<'_>, descriptor: i32, name: Py<PyAny>, future: Py<PyAny>, access: (bool, bool, bool, bool)) -> PyResult<Self> {
+    #[pyo3(signature = (*arguments))]
+    fn new(py: Python<'_>, arguments: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let Ok((descriptor, name, future, access)) = arguments.extract::<(i32, Py<PyAny>, Py<PyAny>, (bool, bool, bool, bool))>() else {
+            return Err(PyTypeError::new_err("files are opened by proactor.open(path), not made by hand"));
+        };
         let (readable, writable, positional, direct) = access;
         // SAFETY: the caller has opened it and gives it away.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
@@ -510,8 +403,10 @@ impl File {
         let last = self.open.world.closed();
         py.detach(|| {
             drop(file);
+            // What was given up may never end: then the threads end by themselves.
             if let Some(files) = last
                 && waited.is_ok()
+                && self.open.world.given_up.load(Ordering::SeqCst) == 0
             {
                 let _blocking = worker::Blocking::enter();
                 files.close();
@@ -541,6 +436,11 @@ impl File {
         Ok(self.opened()?.descriptor())
     }
 
+    /// Keeps the descriptor open as long as it lives: its number is the file's so long, whatever is closed meanwhile.
+    fn _hold(&self) -> PyResult<HeldFile> {
+        Ok(HeldFile { file: self.opened()?, world: self.open.world })
+    }
+
     fn _forked(&self) {
         if let Ok(mut file) = self.file.try_lock()
             && let Some(file) = file.take()
@@ -549,9 +449,10 @@ impl File {
         }
     }
 
-    fn _cancel(&self, future: &Bound<'_, crate::transfers::Transfer>) {
+    /// Nobody wants the request any more: it is cancelled if the kernel lets it, and in any case nobody waits for it, not even `close`.
+    fn _give_up(&self, future: &Bound<'_, crate::transfers::Transfer>) {
+        let id = future.get().give_up();
         if let Some(files) = self.open.world.engine_if_any() {
-            let id = future.get().id();
             future.py().detach(|| files.cancel(id));
         }
     }
@@ -559,7 +460,7 @@ impl File {
     #[allow(clippy::type_complexity, reason = "the order is that of FileStatistics")]
     fn _numbers(&self) -> PyResult<(Option<&'static str>, u64, u64, usize, usize, f64, u64, u64, u64, u64)> {
         if !std::ptr::eq(self.open.world, world()) {
-            return Err(errors::forked());
+            return Err(errors::file_forked());
         }
         let counts = *self.open.lock();
         let mechanism = self.open.world.engine_if_any().map(|files| files.statistics().mechanism);

@@ -13,6 +13,7 @@ mod completion_port;
 mod connection;
 mod errors;
 mod file_memory;
+mod file_world;
 mod files;
 mod group;
 mod layer;
@@ -20,6 +21,7 @@ mod port;
 mod process;
 mod seats;
 mod simulated;
+mod telling;
 mod transfers;
 mod worker;
 
@@ -38,7 +40,9 @@ mod _core {
     #[pymodule_export]
     use crate::connection::Connection;
     #[pymodule_export]
-    use crate::files::{File, files_finish, files_forked};
+    use crate::file_world::{files_finish, files_forked};
+    #[pymodule_export]
+    use crate::files::{File, HeldFile};
     #[pymodule_export]
     use crate::port::{Group, Listener, Port};
     #[pymodule_export]
@@ -46,7 +50,9 @@ mod _core {
     #[pymodule_export]
     use crate::simulated::{Correspondent, Network, Peer, Signal};
     #[pymodule_export]
-    use crate::transfers::{Transfer, next_told, teller_missing, teller_wanted};
+    use crate::telling::{next_told, teller_missing, teller_wanted};
+    #[pymodule_export]
+    use crate::transfers::Transfer;
     #[pymodule_export]
     use crate::worker::{Worker, block, current_worker, unblock};
 

@@ -94,7 +94,8 @@ impl Ring {
             builder.build(entries).map(|ring| (ring, plain))
         };
         // EINVAL: a kernel that does not know these flags; they are of 6.0.
-        let (ring, plain) = build(false).or_else(|error| if error.raw_os_error() == Some(libc::EINVAL) { build(true) } else { Err(error) })?;
+        let (ring, plain) =
+            build(false).or_else(|error| if error.raw_os_error() == Some(libc::EINVAL) { build(true) } else { Err(error) })?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         let needed = [opcode::Read::CODE, opcode::Write::CODE, opcode::Fsync::CODE, opcode::PollAdd::CODE, opcode::AsyncCancel::CODE];
