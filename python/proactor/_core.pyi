@@ -26,6 +26,7 @@ __all__ = [
     "File",
     "Group",
     "Handle",
+    "HeldFile",
     "Listener",
     "Network",
     "Operation",

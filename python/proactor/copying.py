@@ -56,7 +56,8 @@ def copy(
     block_size: int = files.BLOCK_SIZE,
     progress: Callable[[int, int | None], object] | None = None,
 ) -> CopyReport:
-    """Copies a file's bytes into `target`, which is made, or emptied once the source has proved readable. Blocks; in a worker with the worker's slot free.
+    """Copies a file's bytes into `target`, which is made, or emptied once the source has proved readable. Blocks; in a
+    worker with the worker's slot free.
 
     Between regular files holes stay holes, and the kernel copies by itself where it can. Else `depth` reads and writes are
     outstanding, `block_size` bytes

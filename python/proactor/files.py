@@ -62,7 +62,8 @@ class FileStatistics:
 class FileRequest(_core.Transfer, NativeFuture):  # type: ignore[override]
     """What `read_at`, `readinto_at` and `write_at` answer: a `concurrent.futures.Future` that completes without the interpreter.
 
-    Safe from any thread. Functions that `add_done_callback` was given are called by a thread of the library's.
+    Safe from any thread. Functions that `add_done_callback` was given are called by one thread of the library's, one after the other. They
+    may wait for other requests with `result` and `exception`; `concurrent.futures.wait` would wait for that very thread.
     """
 
     def cancel(self) -> bool:
