@@ -45,21 +45,74 @@ def test_the_target_is_the_source(tmp_path, method, size) -> None:
 
 
 def test_holes_stay_holes(tmp_path, method) -> None:
+    """Where the kernel copies. Requests write the zeros that they have read."""
     source, target = tmp_path / "source", tmp_path / "target"
+    length = (3 << 30) if method == "kernel" else (3 << 20)
     with open(source, "wb") as file:
         file.write(b"begin")
-        file.seek(1 << 30)
+        file.seek(length // 3)
         file.write(b"middle")
-        file.truncate(3 << 30)
-    report = proactor.copy(source, target) if method == "kernel" else None
-    if report is not None:
-        assert report.holes > 2 << 30
+        file.truncate(length)
+    report = proactor.copy(source, target)
+    assert target.stat().st_size == report.copied == length
+    if method == "kernel":
+        assert report.holes > length // 3 * 2 - (1 << 20)
         assert target.stat().st_blocks * 512 < 1 << 20
-        assert target.stat().st_size == report.copied == 3 << 30
-        with open(target, "rb") as file:
-            assert file.read(5) == b"begin"
-            file.seek(1 << 30)
-            assert file.read(7) == b"middle\0"
+    with open(target, "rb") as file:
+        assert file.read(6) == b"begin\0"
+        file.seek(length // 3 - 1)
+        assert file.read(8) == b"\0middle\0"
+        file.seek(length - 3)
+        assert file.read() == bytes(3)
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o400, 0o755, 0o000])
+def test_a_new_target_has_the_permissions_of_the_source(tmp_path, mode) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"content")
+    source.chmod(mode)
+    try:
+        proactor.copy(source, target)
+    except PermissionError:
+        assert not mode & 0o400
+        return
+    umask = os.umask(0o077)
+    os.umask(umask)
+    assert target.stat().st_mode & 0o777 == mode & ~umask
+    assert source.stat().st_mode & 0o777 == mode
+    target.chmod(0o600)
+    assert target.read_bytes() == b"content"
+
+
+def test_a_source_that_cannot_be_read_leaves_the_target_as_it_was(tmp_path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    with pytest.raises(OSError, match="Input/output error; 0 bytes were copied before") as caught:
+        proactor.copy("/proc/self/mem", target)
+    assert caught.value.errno == errno.EIO
+    assert caught.value.filename == "/proc/self/mem"
+    assert target.read_bytes() == b"precious"
+
+
+def test_a_new_target_is_not_cut(tmp_path, monkeypatch) -> None:
+    """Some file systems write what was cut to nothing out to the disk when it is closed, and copying took twice as long."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(content(100_000))
+    opened = []
+    original = os.open
+
+    def note(path, flags, *arguments) -> int:
+        opened.append((os.fspath(path), flags))
+        return original(path, flags, *arguments)
+
+    def refuse(*arguments) -> None:
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr(os, "open", note)
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    proactor.copy(source, target)
+    assert [flags & os.O_TRUNC for path, flags in opened if path == str(target)] == [0]
+    assert target.read_bytes() == content(100_000)
 
 
 def test_progress_is_told_now_and_then_and_at_the_end(tmp_path, method, monkeypatch) -> None:

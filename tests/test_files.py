@@ -235,6 +235,26 @@ def test_a_callback_that_raises_is_logged_and_others_are_called(make, caplog) ->
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_a_callback_may_wait_for_other_requests(make) -> None:
+    """Even for those that the thread it runs on would have to tell of."""
+    brought = []
+    told = threading.Event()
+    with proactor.open(make(content(400_000), cold=True), direct=True) as file:
+        others = []
+
+        def wait_for_others(request) -> None:
+            brought.extend(other.result(TIMEOUT) for other in others)
+            told.set()
+
+        first = file.read_at(0, 4096)
+        others.extend(file.read_at(at, 4096) for at in range(0, 400_000, 4096))
+        conditions = [other._condition for other in others]
+        first.add_done_callback(wait_for_others)
+        assert told.wait(TIMEOUT)
+        assert all(conditions)
+    assert b"".join(brought) == content(400_000)
+
+
 def test_asyncio_awaits_them(make) -> None:
     data = content(100_000)
 
@@ -259,6 +279,17 @@ def test_result_keeps_its_timeout(make) -> None:
             assert request.result(0) == content(4096)
         except TimeoutError:
             assert request.result() == content(4096)
+
+
+def test_a_read_past_the_page_cache_that_memory_has_no_room_for_is_refused(make) -> None:
+    with proactor.open(make(b"abc"), direct=True) as file, pytest.raises(MemoryError, match="no memory for"):
+        file.read_at(0, 2**46)
+
+
+def test_files_are_not_made_by_hand() -> None:
+    for arguments in ((), (3, "name")):
+        with pytest.raises(TypeError, match=r"opened by proactor\.open"):
+            proactor.File(*arguments)
 
 
 def test_futures_are_not_made_or_completed_by_hand(make) -> None:
@@ -311,7 +342,11 @@ def test_a_full_disk_is_told_with_offset() -> None:
         (lambda file: file.read_at(0, -1), ValueError, "size must be a whole number"),
         (lambda file: file.read_at(2**63, 1), ValueError, "below 2"),
         (lambda file: file.read_at(2**63 - 1, 1), ValueError, "no file reaches"),
-        (lambda file: file.read_at("0", 1), TypeError, "int"),
+        (lambda file: file.read_at("0", 1), TypeError, "offset must be a whole number of bytes, 0 or more; not '0'"),
+        (lambda file: file.read_at(None, 1), TypeError, "offset .* not None"),
+        (lambda file: file.read_at(0, 1.5), TypeError, "size .* not 1.5"),
+        (lambda file: file.read_at(True, 1), TypeError, "offset .* not True"),
+        (lambda file: file.read_at(0, 2**46), MemoryError, "no memory for 70368744177664 bytes"),
         (lambda file: file.readinto_at(0, b"constant"), TypeError, "bytes never change"),
         (lambda file: file.readinto_at(0, 5), TypeError, "writable buffer"),
         (lambda file: file.write_at(0, b"x"), io.UnsupportedOperation, "not open for writing"),
@@ -384,6 +419,58 @@ def test_a_pipe_is_read_in_order(tmp_path) -> None:
         assert file.read(length=11) == data[:11]
         assert file.read() == data[11:]
     writer.join(TIMEOUT)
+
+
+def test_blocks_of_a_device_that_nobody_reads_leave_no_descriptor() -> None:
+    with proactor.open("/dev/zero") as file:
+        before = len(os.listdir("/proc/self/fd"))
+        iterators = [file.blocks() for _ in range(50)]
+        del iterators
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_pipe_that_is_closed_while_it_is_read_keeps_its_number(tmp_path) -> None:
+    """Another file under the same number would be read, and be robbed of what was read."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    holder = os.open(path, os.O_RDWR)
+    try:
+        file = proactor.open(path, block_size=4)
+        number = file.fileno()
+        blocks = file.blocks()
+        os.write(holder, b"ours")
+        assert next(blocks) == b"ours"
+        file.close()
+        other = os.open(os.devnull, os.O_RDONLY)
+        try:
+            assert other != number
+        finally:
+            os.close(other)
+        os.write(holder, b"more")
+        assert next(blocks) == b"more"
+        del blocks
+        with pytest.raises(OSError):
+            os.fstat(number)
+    finally:
+        os.close(holder)
+
+
+def test_a_regular_file_that_is_a_stream_is_read_as_one(monkeypatch, tmp_path) -> None:
+    """As some of the kernel's own are: /proc/kmsg, tracing's trace_pipe."""
+    path = tmp_path / "stream"
+    path.write_bytes(b"something")
+    seek = os.lseek
+
+    def refuse(descriptor, offset, whence) -> int:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(path):
+            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+        return seek(descriptor, offset, whence)
+
+    monkeypatch.setattr(os, "lseek", refuse)
+    with proactor.open(path) as file:
+        with pytest.raises(io.UnsupportedOperation):
+            file.read_at(0, 1)
+        assert file.read() == b"something"
 
 
 def test_a_device_without_an_end_is_read_as_far_as_wanted() -> None:

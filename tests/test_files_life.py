@@ -127,7 +127,7 @@ def test_a_cancel_that_races_the_completion_touches_no_memory_of_others(tmp_path
             memory = bytearray(canary + bytes(512) + canary)
             request = file.readinto_at(512 * (round_number % 100), memoryview(memory)[8:520])
             if round_number % 2:
-                file._cancel(request)  # as an abandoned iterator does
+                file._give_up(request)  # as an abandoned iterator does
                 assert request.exception() is None or isinstance(request.exception(), OSError)
                 brought = request.exception() is None
             else:

@@ -26,6 +26,7 @@ __all__ = [
     "File",
     "Group",
     "Handle",
+    "HeldFile",
     "Listener",
     "Network",
     "Operation",
@@ -901,7 +902,7 @@ def current_worker() -> tuple[int, int] | None:
 class File:
     """An open file, native: `proactor.File` is what users see."""
 
-    def __new__(cls, descriptor: int, name: Any, future: type[FileRequest], access: tuple[bool, bool, bool, bool]) -> Self: ...
+    def __new__(cls, *arguments: Any) -> Self: ...
     def read_at(self, offset: int, size: int) -> FileRequest:
         """Starts reading `size` bytes at `offset`, both in bytes: the future's result is `bytes`, fewer at the end of the file. What is in memory is read at once, and
         the future is done.
@@ -957,8 +958,19 @@ class File:
         """
 
     def _forked(self) -> None: ...
-    def _cancel(self, future: Transfer) -> None: ...
+    def _give_up(self, future: Transfer) -> None:
+        """Nobody wants the request any more: it is cancelled if the kernel lets it, and in any case nobody waits for it, not even `close`."""
+
+    def _hold(self) -> HeldFile:
+        """Keeps the descriptor open as long as it lives: its number is the file's so long, whatever is closed meanwhile."""
+
     def _numbers(self) -> tuple[str | None, int, int, int, int, float, int, int, int, int]: ...
+
+@final
+class HeldFile:
+    """What `File._hold` answers."""
+
+    def fileno(self) -> int: ...
 
 @disjoint_base
 class Transfer:

@@ -6,6 +6,7 @@ Knows files; knows nothing of pools.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import stat
@@ -55,7 +56,8 @@ def copy(
     block_size: int = files.BLOCK_SIZE,
     progress: Callable[[int, int | None], object] | None = None,
 ) -> CopyReport:
-    """Copies a file's bytes into `target`, which is made, or emptied first. Blocks; in a worker with the worker's slot free.
+    """Copies a file's bytes into `target`, which is made, or emptied once the source has proved readable. Blocks; in a
+    worker with the worker's slot free.
 
     Between regular files holes stay holes, and the kernel copies by itself where it can. Else `depth` reads and writes are
     outstanding, `block_size` bytes
@@ -97,16 +99,13 @@ def refuse_same(source: Path, target: Path, status: os.stat_result) -> None:
 
 
 def _target(target: Path, status: os.stat_result, depth: int, block_size: int) -> files.File:
-    try:
-        existing = os.stat(target)
-    except FileNotFoundError:
-        mode = status.st_mode & 0o777 if stat.S_ISREG(status.st_mode) else 0o666
-        # Made here for its permissions; opened like any other file then.
-        os.close(os.open(os.fspath(target), os.O_WRONLY | os.O_CREAT, mode | stat.S_IWUSR))
-        existing = None
-    if existing is not None and stat.S_ISBLK(existing.st_mode):
-        return files.open(target, "r+b", depth=depth, block_size=block_size)
-    return files.open(target, "wb", depth=depth, block_size=block_size)
+    """Opened, or made with the source's permissions; not emptied yet.
+
+    A file that was made here must not be cut: ext4 writes what was cut to nothing out to the disk when it is closed, in case that it
+    replaces something. That took longer than the copying.
+    """
+    mode = status.st_mode & 0o777 if stat.S_ISREG(status.st_mode) else 0o666
+    return files.open_as(target, os.O_WRONLY | os.O_CREAT, mode, depth=depth, block_size=block_size)
 
 
 class _Copying:
@@ -118,11 +117,13 @@ class _Copying:
         self.holes = 0
         self.total = None if reader._sequential else reader.size
         self._told_at = time.monotonic()
+        self._blocks: Iterator[bytes] | None = None
 
     def run(self) -> str:
         regular = not self.writer._sequential and not self.reader._sequential
         method = "requests"
         try:
+            self._begin()
             if regular and self.total:
                 method = self._by_kernel()
             # What the kernel has not copied; and whatever the file has grown by meanwhile, or, as those in /proc, had without a size.
@@ -136,6 +137,18 @@ class _Copying:
         if self.progress is not None:
             self.progress(self.copied, self.total)
         return method
+
+    def _begin(self) -> None:
+        """Empties the target, once the source has proved readable."""
+        if self.reader._sequential:
+            blocks = self.reader.blocks()
+            self._blocks = itertools.chain([next(blocks, b"")], blocks)
+        else:
+            self.reader.read_at(0, 1).result()
+        descriptor = self.writer.fileno()
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+            os.ftruncate(descriptor, 0)
 
     def _told(self, error: OSError) -> OSError:
         said = f"{error.strerror}; {self.copied} bytes were copied before"
@@ -216,14 +229,14 @@ class _Copying:
 
     # ---- requests ----
 
-    def _blocks(self) -> Iterator[bytes]:
-        return self.reader.blocks(offset=0 if self.reader._sequential else self.copied)
+    def _rest(self) -> Iterator[bytes]:
+        return self._blocks if self._blocks is not None else self.reader.blocks(offset=self.copied)
 
     def _side_by_side(self) -> None:
         window: deque[tuple[int, Any]] = deque()
         position = self.copied
         try:
-            for block in self._blocks():
+            for block in self._rest():
                 window.append((len(block), self.writer.write_at(position, block)))
                 position += len(block)
                 if len(window) >= self.writer._depth:
@@ -243,7 +256,7 @@ class _Copying:
     def _in_turn(self) -> None:
         """To a pipe or a character device."""
         descriptor = self.writer.fileno()
-        for block in self._blocks():
+        for block in self._rest():
             rest = memoryview(block)
             while rest:
                 _core.block()

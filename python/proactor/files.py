@@ -49,7 +49,7 @@ class FileStatistics:
     cached: int
     """Of those: answered from memory at once, by the thread that asked."""
     outstanding: int
-    """Of those: not complete yet."""
+    """Of those: not complete yet, and not given up by a `blocks` that ended before."""
     most_outstanding: int
     mean_depth: float
     """How many were outstanding when one was submitted, itself included, in the mean."""
@@ -62,7 +62,8 @@ class FileStatistics:
 class FileRequest(_core.Transfer, NativeFuture):  # type: ignore[override]
     """What `read_at`, `readinto_at` and `write_at` answer: a `concurrent.futures.Future` that completes without the interpreter.
 
-    Safe from any thread. Functions that `add_done_callback` was given are called by a thread of the library's.
+    Safe from any thread. Functions that `add_done_callback` was given are called by one thread of the library's, one after the other. They
+    may wait for other requests with `result` and `exception`; `concurrent.futures.wait` would wait for that very thread.
     """
 
     def cancel(self) -> bool:
@@ -140,27 +141,25 @@ class File(_core.File):
                 raise ValueError(
                     f"{self.name!r} is a pipe or a character device, which is read from where it is: leave offset 0, not {offset}"
                 )
-            return self._in_turn(os.dup(self.fileno()), length)
+            return self._in_turn(self._hold(), length)
         self.fileno()  # closed: say so now
         return self._side_by_side(offset, length)
 
-    def _in_turn(self, descriptor: int, length: int | None) -> Iterator[bytes]:
-        try:
-            while length is None or length > 0:
-                _core.block()
-                try:
-                    block = os.read(descriptor, self._block_size if length is None else min(self._block_size, length))
-                except OSError as error:
-                    raise named(error, "reading", self.name) from None
-                finally:
-                    _core.unblock()
-                if not block:
-                    return
-                if length is not None:
-                    length -= len(block)
-                yield block
-        finally:
-            os.close(descriptor)
+    def _in_turn(self, held: _core.HeldFile, length: int | None) -> Iterator[bytes]:
+        while length is None or length > 0:
+            wanted = self._block_size if length is None else min(self._block_size, length)
+            _core.block()
+            try:
+                block = os.read(held.fileno(), wanted)
+            except OSError as error:
+                raise named(error, "reading", self.name) from None
+            finally:
+                _core.unblock()
+            if not block:
+                return
+            if length is not None:
+                length -= len(block)
+            yield block
 
     def _side_by_side(self, position: int, length: int | None) -> Iterator[bytes]:
         window: deque[tuple[int, FileRequest]] = deque()
@@ -186,10 +185,9 @@ class File(_core.File):
                     return
                 del block
         finally:
+            # Nobody waits for them: they own their memory, and a disk that hangs must not keep whoever interrupts the reading.
             for _, request in window:
-                self._cancel(request)
-            for _, request in window:
-                request.exception()
+                self._give_up(request)
 
     def read(self, *, offset: int = 0, length: int | None = None) -> bytes:
         """All of it, or `length` bytes from `offset` on, fewer at the end of the file. Blocks; in a worker with the worker's slot free.
@@ -207,7 +205,8 @@ class File(_core.File):
             io.UnsupportedOperation: a pipe or a character device has no size.
             ValueError: the file is closed.
         """
-        descriptor = self.fileno()
+        held = self._hold()
+        descriptor = held.fileno()
         if self._sequential:
             raise io.UnsupportedOperation(f"{self.name!r} is a pipe or a character device, which has no size")
         status = os.fstat(descriptor)
@@ -264,10 +263,15 @@ def open(  # noqa: A001
     flags = _flags(mode)
     if flag("direct", direct):
         flags |= os.O_DIRECT
-    name = os.fspath(path)
+    return open_as(path, flags, 0o666, depth=depth, block_size=block_size)
+
+
+def open_as(path: Any, flags: int, permissions: int, *, depth: int, block_size: int) -> File:
+    """`open` with the flags and permissions of open(2), and numbers that were checked."""
+    name, direct = os.fspath(path), bool(flags & os.O_DIRECT)
     _core.block()
     try:
-        descriptor = os.open(name, flags, 0o666)
+        descriptor = os.open(name, flags, permissions)
     except OSError as error:
         if direct and error.errno == errno.EINVAL:
             raise OSError(errno.EINVAL, "the file system does not support direct=True (O_DIRECT): leave it out", name) from None
@@ -278,7 +282,7 @@ def open(  # noqa: A001
         kind = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(kind):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
-        positional = stat.S_ISREG(kind) or stat.S_ISBLK(kind)
+        positional = (stat.S_ISREG(kind) or stat.S_ISBLK(kind)) and _has_offsets(descriptor)
         access = flags & os.O_ACCMODE
     except BaseException:
         os.close(descriptor)
@@ -288,6 +292,17 @@ def open(  # noqa: A001
     file._depth, file._block_size, file._sequential = depth, block_size, not positional
     _open_files.add(file)
     return file
+
+
+def _has_offsets(descriptor: int) -> bool:
+    """Some of the kernel's own files say that they are regular, and are streams."""
+    try:
+        os.lseek(descriptor, 0, os.SEEK_CUR)
+    except OSError as error:
+        if error.errno == errno.ESPIPE:
+            return False
+        raise
+    return True
 
 
 def _flags(mode: str) -> int:

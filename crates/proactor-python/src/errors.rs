@@ -72,6 +72,12 @@ pub fn forked() -> PyErr {
     )
 }
 
+pub fn file_forked() -> PyErr {
+    PyRuntimeError::new_err(
+        "this file belongs to the parent process, and its requests do not survive fork(): open it again in the child with proactor.open",
+    )
+}
+
 /// Before any lock of the core's is taken: in the child of a fork a thread that is gone may hold it.
 pub fn check_process(port: &Port<Layer>) -> PyResult<()> {
     if port.is_forked() { Err(forked()) } else { Ok(()) }

@@ -1,6 +1,7 @@
-//! The files' engine of the process, which starts with the first request and ends with the last open file or handle of one.
+//! What all files of a process share: the engine, which starts with the first request and ends with the last open file or handle of one. Knows nothing of files
+//! and requests.
 
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proactor_core::files::{self, Files, Limits, Request};
@@ -8,7 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::errors;
-use crate::transfers::Teller;
+use crate::telling::Teller;
 
 /// What all files of a process share. A child that is forked begins with a new one, and finds its parent's files in the old one.
 #[derive(Default)]
@@ -16,6 +17,8 @@ pub struct World {
     // Guards the engine and how many files are open.
     engine: Mutex<Engine>,
     pub teller: Teller,
+    /// Requests under way that nobody waits for any more.
+    pub given_up: AtomicUsize,
     /// The log says once why there is no ring, however often the engine starts.
     told: AtomicBool,
 }

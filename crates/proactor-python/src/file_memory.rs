@@ -1,12 +1,12 @@
 //! The memory of a file's requests: `bytes` objects to read straight into, buffers that callers lend, and aligned blocks for files that bypass the page cache.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::LazyLock;
 
 use proactor_core::files::Memory;
-use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -93,10 +93,10 @@ unsafe impl Send for Block {}
 
 impl Block {
     fn new(length: usize) -> PyResult<Self> {
-        let layout = Layout::from_size_align(length.max(1), ALIGNMENT).map_err(|_| PyValueError::new_err("size is too large"))?;
+        let layout = Layout::from_size_align(length.max(1), ALIGNMENT).map_err(|_| no_memory(length))?;
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        let start = NonNull::new(start).ok_or_else(|| no_memory(length))?;
         Ok(Block { start, layout })
     }
 
@@ -111,6 +111,10 @@ impl Drop for Block {
         // SAFETY: it was allocated with this layout.
         unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
+}
+
+fn no_memory(size: usize) -> PyErr {
+    PyMemoryError::new_err(format!("there is no memory for {size} bytes at a time: read less, or use blocks()"))
 }
 
 enum Owner {
@@ -165,9 +169,11 @@ unsafe impl Memory for Held {
 impl Held {
     /// A `bytes` object of that size, with any contents.
     pub fn bytes(py: Python<'_>, size: usize) -> PyResult<Self> {
+        // The interpreter's own says nothing, and beyond this length something else.
+        let too_large = |_| no_memory(size);
         // SAFETY: the interpreter is held; the length is not negative, since the caller has checked it; a null pointer asks for uninitialised contents.
-        let object =
-            unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), size as ffi::Py_ssize_t))? };
+        let object = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), size as ffi::Py_ssize_t)) };
+        let object = object.map_err(too_large)?;
         // SAFETY: it is a bytes object.
         let object = unsafe { object.cast_into_unchecked::<PyBytes>() };
         let start = object.as_bytes().as_ptr().cast_mut();

@@ -6,9 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proactor_core::files::{self, Action, Cached, Memory, Outcome, Request};
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBool, PyBytes, PyTuple};
 
 use crate::file_engine::{World, forced, world};
 use crate::file_memory::{Held, Lent, SECTOR, release_buried};
@@ -67,6 +67,10 @@ impl Open {
         self.lock().outstanding == 1
     }
 
+    pub fn is_below(&self, limit: usize) -> bool {
+        self.lock().outstanding < limit
+    }
+
     fn was_cached(&self, bytes: usize) {
         let mut counts = self.lock();
         counts.requests += 1;
@@ -90,6 +94,11 @@ impl Open {
         let mut counts = self.lock();
         counts.cancelled += 1;
         self.left(counts);
+    }
+
+    pub fn given_up(&self) {
+        self.world.given_up.fetch_add(1, Ordering::SeqCst);
+        self.left(self.lock());
     }
 
     fn left(&self, mut counts: MutexGuard<'_, Counts>) {
@@ -139,7 +148,7 @@ impl File {
     /// `ValueError` where it is closed, `RuntimeError` in the child of a fork.
     fn opened(&self) -> PyResult<Arc<files::File>> {
         if !std::ptr::eq(self.open.world, world()) {
-            return Err(errors::forked());
+            return Err(errors::file_forked());
         }
         let file = self.lock().clone();
         file.ok_or_else(|| PyValueError::new_err("the file is closed: open it again, or close it later"))
@@ -244,13 +253,31 @@ unsafe impl Sync for Start {}
 
 /// A number from Python that is 0 or more.
 fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let rule = format!("{name} must be a whole number of bytes, 0 or more");
     match value.extract::<i64>() {
-        Ok(number @ 0..) => Ok(number as u64),
-        Ok(number) => Err(PyValueError::new_err(format!("{name} must be a whole number of bytes, 0 or more; not {number}"))),
+        Ok(number @ 0..) if !value.is_instance_of::<PyBool>() => Ok(number as u64),
+        Ok(number) if number < 0 => Err(PyValueError::new_err(format!("{rule}; not {number}"))),
         Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
-            Err(PyValueError::new_err(format!("{name} must be a whole number of bytes, 0 or more and below 2**63; not {value}")))
+            Err(PyValueError::new_err(format!("{rule} and below 2**63; not {value}")))
         }
-        Err(error) => Err(error),
+        _ => Err(PyTypeError::new_err(format!("{rule}; not {}", value.repr()?))),
+    }
+}
+
+/// What `File._hold` answers.
+#[pyclass(module = "proactor._core", frozen)]
+pub struct HeldFile {
+    file: Arc<files::File>,
+    world: &'static World,
+}
+
+#[pymethods]
+impl HeldFile {
+    fn fileno(&self) -> PyResult<i32> {
+        if !std::ptr::eq(self.world, world()) {
+            return Err(errors::file_forked());
+        }
+        Ok(self.file.descriptor())
     }
 }
 
@@ -269,9 +296,13 @@ pub fn offset_of(offset: &Bound<'_, PyAny>, size: usize) -> PyResult<u64> {
 
 #[pymethods]
 impl File {
-    /// `descriptor` becomes the file's. `future`: the class of its futures.
+    /// `descriptor`, which becomes the file's, `name`, `future`, the class of its futures, and `access`.
     #[new]
-    fn new(py: Python<'_>, descriptor: i32, name: Py<PyAny>, future: Py<PyAny>, access: (bool, bool, bool, bool)) -> PyResult<Self> {
+    #[pyo3(signature = (*arguments))]
+    fn new(py: Python<'_>, arguments: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let Ok((descriptor, name, future, access)) = arguments.extract::<(i32, Py<PyAny>, Py<PyAny>, (bool, bool, bool, bool))>() else {
+            return Err(PyTypeError::new_err("files are opened by proactor.open(path), not made by hand"));
+        };
         let (readable, writable, positional, direct) = access;
         // SAFETY: the caller has opened it and gives it away.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
@@ -375,8 +406,10 @@ impl File {
         let last = self.open.world.closed();
         py.detach(|| {
             drop(file);
+            // What was given up may never end: then the threads end by themselves.
             if let Some(files) = last
                 && waited.is_ok()
+                && self.open.world.given_up.load(Ordering::SeqCst) == 0
             {
                 let _blocking = worker::Blocking::enter();
                 files.close();
@@ -406,6 +439,11 @@ impl File {
         Ok(self.opened()?.descriptor())
     }
 
+    /// Keeps the descriptor open as long as it lives: its number is the file's so long, whatever is closed meanwhile.
+    fn _hold(&self) -> PyResult<HeldFile> {
+        Ok(HeldFile { file: self.opened()?, world: self.open.world })
+    }
+
     fn _forked(&self) {
         if let Ok(mut file) = self.file.try_lock()
             && let Some(file) = file.take()
@@ -414,9 +452,10 @@ impl File {
         }
     }
 
-    fn _cancel(&self, future: &Bound<'_, crate::transfers::Transfer>) {
+    /// Nobody wants the request any more: it is cancelled if the kernel lets it, and in any case nobody waits for it, not even `close`.
+    fn _give_up(&self, future: &Bound<'_, crate::transfers::Transfer>) {
+        let id = future.get().give_up();
         if let Some(files) = self.open.world.engine_if_any() {
-            let id = future.get().id();
             future.py().detach(|| files.cancel(id));
         }
     }
@@ -424,7 +463,7 @@ impl File {
     #[allow(clippy::type_complexity, reason = "the order is that of FileStatistics")]
     fn _numbers(&self) -> PyResult<(Option<&'static str>, u64, u64, usize, usize, f64, u64, u64, u64, u64)> {
         if !std::ptr::eq(self.open.world, world()) {
-            return Err(errors::forked());
+            return Err(errors::file_forked());
         }
         let counts = *self.open.lock();
         let mechanism = self.open.world.engine_if_any().map(|files| files.statistics().mechanism);

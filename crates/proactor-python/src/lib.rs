@@ -23,6 +23,7 @@ mod port;
 mod process;
 mod seats;
 mod simulated;
+mod telling;
 mod transfers;
 mod worker;
 
@@ -43,7 +44,7 @@ mod _core {
     #[pymodule_export]
     use crate::file_engine::{files_finish, files_forked};
     #[pymodule_export]
-    use crate::files::File;
+    use crate::files::{File, HeldFile};
     #[pymodule_export]
     use crate::operations::Operation;
     #[pymodule_export]
@@ -53,7 +54,9 @@ mod _core {
     #[pymodule_export]
     use crate::simulated::{Correspondent, Network, Peer, Signal};
     #[pymodule_export]
-    use crate::transfers::{Transfer, next_told, teller_missing, teller_wanted};
+    use crate::telling::{next_told, teller_missing, teller_wanted};
+    #[pymodule_export]
+    use crate::transfers::Transfer;
     #[pymodule_export]
     use crate::worker::{Worker, block, current_worker, unblock};
 

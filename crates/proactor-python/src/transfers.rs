@@ -8,7 +8,6 @@
 //! Inflated is what `call.rs` calls so. The Python object of the outcome is made by the first attached thread that looks.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -20,10 +19,10 @@ use pyo3::types::PyList;
 use pyo3::{PyTraverseError, PyVisit, intern};
 
 use crate::call::CancelledError;
-use crate::file_engine::{World, world};
+use crate::file_engine::world;
 use crate::file_memory::{Held, release_buried};
 use crate::files::Open;
-use crate::{errors, worker};
+use crate::{errors, telling, worker};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -72,6 +71,8 @@ struct State {
     callbacks: Vec<Py<PyAny>>,
     /// The future itself, while a Python thread has to tell of its end.
     own: Option<Py<PyAny>>,
+    /// Nobody waits for it any more, and it is counted no more.
+    given_up: bool,
 }
 
 struct Answer {
@@ -81,8 +82,16 @@ struct Answer {
 
 impl Shared {
     pub fn new(id: u64, open: &Arc<Open>, kind: Kind, offset: u64, size: usize) -> Arc<Self> {
-        let state =
-            State { phase: Phase::Pending, sleepers: 0, outcome: None, answer: None, waited: None, callbacks: Vec::new(), own: None };
+        let state = State {
+            phase: Phase::Pending,
+            sleepers: 0,
+            outcome: None,
+            answer: None,
+            waited: None,
+            callbacks: Vec::new(),
+            own: None,
+            given_up: false,
+        };
         Arc::new(Shared {
             id,
             open: open.clone(),
@@ -116,13 +125,15 @@ impl Shared {
         }
     }
 
-    fn wait_ended(&self, timeout: Duration) -> bool {
+    /// `or_stored`: until it only needs to be told of.
+    fn wait_ended(&self, timeout: Duration, or_stored: bool) -> bool {
         let mut state = self.lock();
         state.sleepers += 1;
-        let goes_on = |state: &mut State| !state.phase.is_end();
+        let is_over = |state: &State| state.phase.is_end() || or_stored && state.phase == Phase::Stored;
+        let goes_on = |state: &mut State| !is_over(state);
         let (mut state, _) = self.ended.wait_timeout_while(state, timeout, goes_on).unwrap_or_else(PoisonError::into_inner);
         state.sleepers -= 1;
-        state.phase.is_end()
+        is_over(&state)
     }
 
     fn wake(&self, state: MutexGuard<'_, State>) {
@@ -162,15 +173,19 @@ impl Complete for Shared {
         let mut state = self.lock();
         debug_assert!(state.phase == Phase::Pending, "a request completes once");
         state.outcome = Some(outcome);
-        let own = state.own.take();
+        let (own, given_up) = (state.own.take(), state.given_up);
         if state.waited.is_some() {
             state.phase = Phase::Stored;
-            drop(state);
+            self.wake(state);
         } else {
             state.phase = Phase::Finished;
             self.wake(state);
         }
-        self.open.ended(self.kind, transferred, failed);
+        if given_up {
+            self.open.world.given_up.fetch_sub(1, Ordering::SeqCst);
+        } else {
+            self.open.ended(self.kind, transferred, failed);
+        }
         if let Some(own) = own {
             self.open.world.teller.tell(own);
         }
@@ -194,6 +209,9 @@ pub struct Transfer {
     /// The file's, for errors.
     name: Py<PyAny>,
 }
+
+/// Up to so many requests under way, whoever waits for one that nobody has begun does it himself.
+const FEW: usize = 8;
 
 impl Transfer {
     /// The answer; None if it has not ended, or was cancelled.
@@ -228,41 +246,50 @@ impl Transfer {
         }
     }
 
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
-        self.check()?;
-        if self.shared.lock().phase.is_end() {
-            self.shared.open.waited_at_once.store(0, Ordering::Relaxed);
+    fn wait(this: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<()> {
+        let (py, own) = (this.py(), this.get());
+        own.check()?;
+        if own.shared.lock().phase.is_end() {
+            own.shared.open.waited_at_once.store(0, Ordering::Relaxed);
             return Ok(());
         }
-        if timeout.is_none() && self.shared.open.is_alone() {
-            self.shared.open.waited_at_once.fetch_add(1, Ordering::Relaxed);
+        if timeout.is_none() && own.shared.open.is_alone() {
+            own.shared.open.waited_at_once.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.shared.open.waited_at_once.store(0, Ordering::Relaxed);
+            own.shared.open.waited_at_once.store(0, Ordering::Relaxed);
         }
-        // Nobody has begun it: to do it here saves waking, and waiting for, another thread. A time limit could not be kept then.
+        // Nobody has begun it: to do it here saves waking, and waiting for, another thread. A time limit could not be kept then. Where many are under way, it
+        // would only miss going to the device together with the others.
         if timeout.is_none()
-            && let Some(files) = self.shared.open.world.engine_if_any()
-            && let Some(request) = files.take_back(self.shared.id)
+            && own.shared.open.is_below(FEW)
+            && let Some(files) = own.shared.open.world.engine_if_any()
+            && let Some(request) = files.take_back(own.shared.id)
         {
-            self.shared.quiet.store(false, Ordering::Relaxed);
+            own.shared.quiet.store(false, Ordering::Relaxed);
             py.detach(|| {
                 let _blocking = worker::Blocking::enter();
                 files.perform(request);
             });
-            if self.shared.lock().phase.is_end() {
+            if own.shared.lock().phase.is_end() {
                 return Ok(());
             }
         } else {
-            self.shared.rouse();
+            own.shared.rouse();
         }
         // Negative: no time at all. Beyond what a clock can tell: no limit.
         let duration = timeout.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)));
         let timeout = duration.and_then(Result::ok).filter(|duration| Instant::now().checked_add(*duration).is_some());
-        worker::wait(py, timeout, |a_while| self.shared.wait_ended(a_while)).map(drop)
+        let tells = telling::tells();
+        worker::wait(py, timeout, |a_while| own.shared.wait_ended(a_while, tells))?;
+        if tells && own.shared.lock().phase == Phase::Stored {
+            // A callback waits in the only thread that would tell of this.
+            py.import(intern!(py, "proactor.futures"))?.call_method1(intern!(py, "publish"), (this,))?;
+        }
+        Ok(())
     }
 
     fn check(&self) -> PyResult<()> {
-        if std::ptr::eq(self.shared.open.world, world()) { Ok(()) } else { Err(errors::forked()) }
+        if std::ptr::eq(self.shared.open.world, world()) { Ok(()) } else { Err(errors::file_forked()) }
     }
 
     /// Someone has to be told of the end: from here on the future keeps itself alive, and a Python thread is expected to be there.
@@ -316,22 +343,24 @@ impl Transfer {
     ///     CancelledError: it was cancelled.
     ///     TimeoutError: it is not complete after `timeout` seconds.
     #[pyo3(signature = (timeout=None))]
-    fn result(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
-        self.wait(py, timeout)?;
-        match self.answer(py)? {
+    fn result(this: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        Self::wait(this, timeout)?;
+        let (py, own) = (this.py(), this.get());
+        match own.answer(py)? {
             Some((object, false)) => Ok(object),
             Some((error, true)) => Err(PyErr::from_value(error.into_bound(py))),
-            None => Err(self.no_answer()),
+            None => Err(own.no_answer()),
         }
     }
 
     /// The error of the request, None if there is none; else as `result`.
     #[pyo3(signature = (timeout=None))]
-    fn exception(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
-        self.wait(py, timeout)?;
-        match self.answer(py)? {
+    fn exception(this: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
+        Self::wait(this, timeout)?;
+        let own = this.get();
+        match own.answer(this.py())? {
             Some((object, failed)) => Ok(failed.then_some(object)),
-            None => Err(self.no_answer()),
+            None => Err(own.no_answer()),
         }
     }
 
@@ -416,9 +445,13 @@ impl Transfer {
             return Ok(None);
         }
         state.phase = Phase::Cancelled;
-        let own = state.own.take();
+        let (own, given_up) = (state.own.take(), state.given_up);
         self.shared.wake(state);
-        self.shared.open.cancelled();
+        if given_up {
+            self.shared.open.world.given_up.fetch_sub(1, Ordering::SeqCst);
+        } else {
+            self.shared.open.cancelled();
+        }
         if own.is_some() {
             self.shared.open.world.teller.unexpect();
         }
@@ -479,7 +512,16 @@ impl Transfer {
 }
 
 impl Transfer {
-    pub fn id(&self) -> u64 {
+    /// Nobody wants it any more, or will look at it. Answers its id.
+    pub fn give_up(&self) -> u64 {
+        let mut state = self.shared.lock();
+        let is_first = state.phase == Phase::Pending && !state.given_up;
+        state.given_up |= is_first;
+        // Counted before it can complete, which takes the lock.
+        if is_first {
+            self.shared.open.given_up();
+        }
+        drop(state);
         self.shared.id
     }
 
@@ -494,102 +536,4 @@ impl Drop for Transfer {
             self.shared.rouse();
         }
     }
-}
-
-/// Hands complete futures to the Python thread that tells of them.
-#[derive(Default)]
-pub struct Teller {
-    // Guards what is to be told, and whether somebody tells. Never held while Python is entered.
-    telling: Mutex<Telling>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Telling {
-    complete: VecDeque<Py<PyAny>>,
-    /// Futures that are, or will be, in `complete`.
-    expected: usize,
-    /// A thread waits in `next`, or will.
-    manned: bool,
-    /// It goes as soon as nothing is expected, instead of after a while.
-    hurried: bool,
-}
-
-/// The thread that tells stays for so long without anything to tell, while files are open.
-const LINGERS: Duration = Duration::from_millis(500);
-
-impl Teller {
-    fn lock(&self) -> MutexGuard<'_, Telling> {
-        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn expect(&self) {
-        self.lock().expected += 1;
-    }
-
-    fn unexpect(&self) {
-        self.lock().expected -= 1;
-        self.changed.notify_all();
-    }
-
-    fn tell(&self, future: Py<PyAny>) {
-        self.lock().complete.push_back(future);
-        self.changed.notify_all();
-    }
-
-    pub fn hurry(&self, hurried: bool) {
-        self.lock().hurried = hurried;
-        self.changed.notify_all();
-    }
-
-    /// Waits for the next future to tell of; None: the thread is to end.
-    fn next(&self) -> Option<Py<PyAny>> {
-        let mut telling = self.lock();
-        loop {
-            if let Some(future) = telling.complete.pop_front() {
-                telling.expected -= 1;
-                return Some(future);
-            }
-            if telling.expected > 0 {
-                telling = self.changed.wait(telling).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            let goes_on = |telling: &mut Telling| telling.expected == 0 && telling.complete.is_empty() && !telling.hurried;
-            let timed_out;
-            (telling, timed_out) = match self.changed.wait_timeout_while(telling, LINGERS, goes_on) {
-                Ok((telling, result)) => (telling, result.timed_out()),
-                Err(poisoned) => (poisoned.into_inner().0, false),
-            };
-            if telling.expected == 0 && telling.complete.is_empty() && (timed_out || telling.hurried) {
-                telling.manned = false;
-                return None;
-            }
-        }
-    }
-}
-
-fn teller() -> &'static Teller {
-    let world: &'static World = world();
-    &world.teller
-}
-
-/// Whether a thread has to be started that calls `next_told` until that says None: from then on one is said to be there.
-#[pyfunction]
-pub fn teller_wanted() -> bool {
-    let mut telling = teller().lock();
-    let wanted = telling.expected > 0 && !telling.manned;
-    telling.manned |= wanted;
-    wanted
-}
-
-/// The thread could not be started.
-#[pyfunction]
-pub fn teller_missing() {
-    teller().lock().manned = false;
-}
-
-/// Waits for the next future that is complete and has somebody to tell; None: nothing more is to be told.
-#[pyfunction]
-pub fn next_told(py: Python<'_>) -> Option<Py<PyAny>> {
-    py.detach(|| teller().next())
 }

@@ -67,6 +67,8 @@ struct Ring {
     again: Vec<usize>,
     /// The kernel looks at `wake`.
     watched: bool,
+    /// A kernel before 6.0, without what makes it cheaper.
+    plain: bool,
 }
 
 #[derive(Default)]
@@ -89,10 +91,11 @@ impl Ring {
             if !plain {
                 builder.setup_single_issuer().setup_coop_taskrun();
             }
-            builder.build(entries)
+            builder.build(entries).map(|ring| (ring, plain))
         };
         // EINVAL: a kernel that does not know these flags; they are of 6.0.
-        let ring = build(false).or_else(|error| if error.raw_os_error() == Some(libc::EINVAL) { build(true) } else { Err(error) })?;
+        let (ring, plain) =
+            build(false).or_else(|error| if error.raw_os_error() == Some(libc::EINVAL) { build(true) } else { Err(error) })?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         let needed = [opcode::Read::CODE, opcode::Write::CODE, opcode::Fsync::CODE, opcode::PollAdd::CODE, opcode::AsyncCancel::CODE];
@@ -103,7 +106,7 @@ impl Ring {
         shared.ring.store(ring.as_raw_fd() as usize, Ordering::SeqCst);
         let slots: Vec<Slot> = (0..entries as usize).map(|_| Slot::default()).collect();
         let free = (0..slots.len()).rev().collect();
-        Ok(Ring { shared, ring, wake, slots, free, unsubmitted: VecDeque::new(), again: Vec::new(), watched: false })
+        Ok(Ring { shared, ring, wake, slots, free, unsubmitted: VecDeque::new(), again: Vec::new(), watched: false, plain })
     }
 
     fn run(mut self) {
@@ -130,7 +133,8 @@ impl Ring {
     /// Moves requests into the submission queue. How many completions to wait for; None: it is all over.
     fn fill(&mut self) -> Option<usize> {
         if !self.watched {
-            let entry = opcode::PollAdd::new(types::Fd(self.wake), libc::POLLIN as u32).build();
+            // Again and again, each time that it is raised, so that nobody needs to lower it.
+            let entry = opcode::PollAdd::new(types::Fd(self.wake), libc::POLLIN as u32).multi(!self.plain).build();
             self.watched = self.push(entry, WAKE);
         }
         while let Some(slot) = self.again.pop() {
@@ -214,6 +218,7 @@ impl Ring {
 
     fn completed(&mut self, entry: &cqueue::Entry) {
         match entry.user_data() {
+            WAKE if cqueue::more(entry.flags()) => {}
             WAKE => {
                 system::lower(self.wake);
                 self.watched = false;
