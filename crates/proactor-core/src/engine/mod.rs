@@ -17,7 +17,7 @@
 //! * **`poll` belongs to the leader**; it may be called from any thread, but only by one at a time (the engine serialises it). Everything else is safe from
 //!   any thread at any time, and never blocks.
 //!
-//! This file has the only platform `cfg`.
+//! This file has the only platform `cfg` of engines; the error numbers are in `numbers.rs`, what files need in `files/`.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -34,9 +34,17 @@ use crate::completion::{Completion, Token};
 mod handle;
 pub use handle::{Handle, Kind};
 
+/// The error numbers of a time-out, of a connection that our side gave up, of what needs a connection where there is none, of a datagram that was longer than
+/// what it was received into, of an operation that was cancelled.
+pub use crate::numbers::{
+    ECANCELED as CANCELED, ECONNABORTED as ABORTED, EMSGSIZE as TOO_LONG, ENOTCONN as NOT_CONNECTED, ETIMEDOUT as TIMED_OUT,
+};
+
 #[cfg(target_os = "linux")]
 pub mod epoll;
 pub mod simulated;
+#[cfg(target_os = "linux")]
+mod sleep;
 
 /// What an engine may or may not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,29 +272,3 @@ pub const NAMES: &[&str] = &[
     "epoll",
     "simulated",
 ];
-
-/// The error number of a time-out on this platform.
-#[cfg(unix)]
-pub const TIMED_OUT: i32 = libc::ETIMEDOUT;
-#[cfg(windows)]
-pub const TIMED_OUT: i32 = 10060; // WSAETIMEDOUT
-/// The error number of a connection that our side gave up.
-#[cfg(unix)]
-pub const ABORTED: i32 = libc::ECONNABORTED;
-#[cfg(windows)]
-pub const ABORTED: i32 = 10053; // WSAECONNABORTED
-/// The error number of what needs a connection where there is none.
-#[cfg(unix)]
-pub const NOT_CONNECTED: i32 = libc::ENOTCONN;
-#[cfg(windows)]
-pub const NOT_CONNECTED: i32 = 10057; // WSAENOTCONN
-/// The error number of a datagram that was longer than what it was received into.
-#[cfg(unix)]
-pub const TOO_LONG: i32 = libc::EMSGSIZE;
-#[cfg(windows)]
-pub const TOO_LONG: i32 = 10040; // WSAEMSGSIZE
-/// The error number of an operation that was cancelled.
-#[cfg(unix)]
-pub const CANCELED: i32 = libc::ECANCELED;
-#[cfg(windows)]
-pub const CANCELED: i32 = 995; // ERROR_OPERATION_ABORTED

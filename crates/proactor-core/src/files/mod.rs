@@ -16,26 +16,30 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
+use crate::numbers::{ECANCELED, EINTR, EIO};
 use crate::sync::{Condvar, Mutex};
 
 #[cfg(target_os = "linux")]
 mod io_uring;
+#[cfg(unix)]
+mod system;
+#[cfg(windows)]
+#[path = "system_windows.rs"]
 mod system;
 mod threads;
 
-pub use system::Cached;
+pub use system::{Descriptor, RawDescriptor};
 
 /// The mechanisms of this platform, the default first.
 pub const NAMES: &[&str] = if cfg!(target_os = "linux") { &["io_uring", "threads"] } else { &["threads"] };
 
 /// An open file. Closes its descriptor when nobody has it any more.
 pub struct File {
-    descriptor: OwnedFd,
+    descriptor: Descriptor,
     /// Opened with O_DIRECT: what a read leaves short of a sector is the end.
     direct: bool,
     /// The file system cannot tell what is in memory.
@@ -43,12 +47,12 @@ pub struct File {
 }
 
 impl File {
-    pub fn new(descriptor: OwnedFd, direct: bool) -> Arc<Self> {
+    pub fn new(descriptor: Descriptor, direct: bool) -> Arc<Self> {
         Arc::new(File { descriptor, direct, waits: AtomicBool::new(direct) })
     }
 
-    pub fn descriptor(&self) -> RawFd {
-        self.descriptor.as_raw_fd()
+    pub fn descriptor(&self) -> RawDescriptor {
+        system::raw(&self.descriptor)
     }
 
     /// Waits until the device has what was written; or the kernel's error number.
@@ -109,6 +113,15 @@ unsafe impl Memory for NoMemory {
     }
 }
 
+/// What a read found that may not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cached {
+    /// All of it, or up to the end of the file.
+    Whole(usize),
+    /// The rest is not in memory, or an error waits for whoever reads it.
+    Part(usize),
+}
+
 /// What became of a request.
 pub struct Outcome {
     pub memory: Box<dyn Memory>,
@@ -154,12 +167,12 @@ impl Request {
     /// What a system call has answered: bytes, or a negative error number. None: there is more to do.
     fn advance(&mut self, result: i64) -> Option<Result<(), i32>> {
         match (self.action, result) {
-            (_, result) if result == -i64::from(libc::EINTR) => None,
+            (_, result) if result == -i64::from(EINTR) => None,
             (_, ..0) => Some(Err(-result as i32)),
             (Action::Sync { .. }, _) => Some(Ok(())),
             (Action::Read, 0) => Some(Ok(())),
             // Neither an error nor progress: to ask again might never end.
-            (Action::Write, 0) if self.memory.length() > self.transferred => Some(Err(libc::EIO)),
+            (Action::Write, 0) if self.memory.length() > self.transferred => Some(Err(EIO)),
             (action, count) => {
                 self.transferred += count as usize;
                 let ended = self.file.direct && action == Action::Read && !(count as usize).is_multiple_of(SECTOR);
@@ -215,7 +228,7 @@ struct Shared {
     /// Threads of `threads.rs` wait for requests.
     available: Condvar,
     /// Wakes the ring's thread.
-    wake: Option<OwnedFd>,
+    wake: Option<Descriptor>,
     forked: AtomicBool,
     submitted: AtomicU64,
     taken_back: AtomicU64,
@@ -223,6 +236,7 @@ struct Shared {
     /// Told once, by `refusal`.
     told: AtomicBool,
     /// The ring's descriptor, for the child of a fork; `usize::MAX` while there is none.
+    #[cfg_attr(windows, expect(dead_code, reason = "there is no ring"))]
     ring: AtomicUsize,
 }
 
@@ -290,7 +304,7 @@ impl Files {
         let mut queue = self.shared.queue.lock();
         if queue.closing {
             drop(queue);
-            return request.complete(Err(libc::ECANCELED));
+            return request.complete(Err(ECANCELED));
         }
         queue.waiting.push_back(request);
         if queue.on_ring {
@@ -350,7 +364,7 @@ impl Files {
     /// Asks for a request to end early. It still completes, once. Of one that the kernel works at, the kernel decides.
     pub fn cancel(&self, id: u64) {
         if let Some(request) = self.take_back(id) {
-            return request.complete(Err(libc::ECANCELED));
+            return request.complete(Err(ECANCELED));
         }
         let mut queue = self.shared.queue.lock();
         if queue.on_ring {
@@ -402,7 +416,7 @@ impl Files {
             return;
         }
         if let Some(wake) = &self.shared.wake {
-            system::close(wake.as_raw_fd());
+            system::close(system::raw(wake));
         }
         #[cfg(target_os = "linux")]
         io_uring::forked(&self.shared);
@@ -425,7 +439,7 @@ impl Drop for Files {
 }
 
 impl Shared {
-    fn new(limits: Limits, wake: Option<OwnedFd>) -> Arc<Self> {
+    fn new(limits: Limits, wake: Option<Descriptor>) -> Arc<Self> {
         Arc::new(Shared {
             limits,
             queue: Mutex::new(Queue::default()),
@@ -442,7 +456,7 @@ impl Shared {
 
     fn wake_ring(&self) {
         if let Some(wake) = &self.wake {
-            system::raise(wake.as_raw_fd());
+            system::raise(wake);
         }
     }
 
@@ -460,7 +474,7 @@ impl Shared {
 
 /// Completes a request that nobody takes any more.
 pub fn end(request: Request) {
-    request.complete(Err(libc::ECANCELED));
+    request.complete(Err(ECANCELED));
 }
 
 /// Checks a name from outside before there is an engine.

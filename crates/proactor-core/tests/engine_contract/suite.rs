@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use proactor_core::buffer::{Outgoing, RECEIVE_SIZE};
 use proactor_core::engine::{Address, Closing, Kind, Submission};
+use proactor_core::numbers::ECONNRESET;
 
 use crate::doubles::*;
 use crate::worlds::{Bench, Connection, PATIENCE, Peer, World, outgoing, pattern};
-
-const ECONNRESET: i32 = 104;
 
 pub fn a_burst_of_a_thousand_connects_is_accepted_whole<W: World>(mut bench: Bench<W>) {
     let (_listener, place) = bench.listen();
