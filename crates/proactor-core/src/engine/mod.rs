@@ -42,8 +42,10 @@ pub use crate::numbers::{
 
 #[cfg(target_os = "linux")]
 pub mod epoll;
+#[cfg(windows)]
+pub mod iocp;
 pub mod simulated;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 mod sleep;
 
 /// What an engine may or may not do.
@@ -258,6 +260,8 @@ pub fn open(name: Option<&str>, buffers: Arc<dyn BufferSource>) -> io::Result<Ar
     match name {
         #[cfg(target_os = "linux")]
         None | Some("epoll") => Ok(Arc::new(epoll::Epoll::open(buffers)?)),
+        #[cfg(windows)]
+        None | Some("iocp") => Ok(Arc::new(iocp::Iocp::open(buffers)?)),
         Some("simulated") => Ok(Arc::new(simulated::Simulated::with_buffers(0, buffers))),
         other => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -270,5 +274,7 @@ pub fn open(name: Option<&str>, buffers: Arc<dyn BufferSource>) -> io::Result<Ar
 pub const NAMES: &[&str] = &[
     #[cfg(target_os = "linux")]
     "epoll",
+    #[cfg(windows)]
+    "iocp",
     "simulated",
 ];

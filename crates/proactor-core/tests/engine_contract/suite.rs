@@ -429,7 +429,7 @@ pub fn a_successor_in_the_slot_never_gets_its_predecessors_completions<W: World>
         bench.engine().close(&new.handle, Closing::Orderly);
         bench.free(new.token);
     }
-    assert!(reused, "the descriptor was used again at least once");
+    assert!(reused || !W::NUMBERS_RETURN, "the descriptor was used again at least once");
 }
 
 pub fn closing_twice_is_harmless_and_everything_afterwards_fails<W: World>(mut bench: Bench<W>) {
