@@ -78,7 +78,7 @@ impl Operations {
         let address = pointer.as_ptr().addr();
         live.operations.insert(address, Held(pointer));
         // SAFETY: it is in the registry, whose lock is held, so it is alive. The kernel writes to nothing of `What` but what is in an UnsafeCell.
-        let what = unsafe { &*(&raw const (*pointer.as_ptr()).what) };
+        let what = unsafe { &(*pointer.as_ptr()).what };
         if call(pointer.as_ptr().cast(), what) == 0 {
             return Ok(());
         }
@@ -105,7 +105,7 @@ impl Operations {
         let mut live = self.0.lock();
         live.closed = true;
         // SAFETY: what is in the registry is alive, and nobody takes it out while the lock is held. The kernel writes to the OVERLAPPED only.
-        live.operations.values().map(|Held(pointer)| unsafe { &*(&raw const (*pointer.as_ptr()).handle) }.clone()).collect()
+        live.operations.values().map(|Held(pointer)| unsafe { &(*pointer.as_ptr()).handle }.clone()).collect()
     }
 
     pub(super) fn count(&self) -> usize {
