@@ -11,6 +11,8 @@ mod epoll;
 mod epoll_races;
 #[cfg(windows)]
 mod iocp;
+#[cfg(windows)]
+mod iocp_memory;
 mod peers;
 mod simulated;
 mod sockets;
