@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import proactor
-from peers import TIMEOUT, run_python
+from peers import TIMEOUT, eventually, run_python
 
 SIZES = [0, 1, 255, 256, 257, 1000, 1024, 100_000, 1_000_003]
 
@@ -140,7 +140,8 @@ def test_an_abandoned_iterator_leaves_nothing_under_way(make) -> None:
         blocks = file.blocks()
         next(blocks)
         blocks.close()
-        assert file.statistics().outstanding == 0
+        # Nobody waits for what the device is at.
+        eventually(lambda: file.statistics().outstanding == 0, "the device is done with what was given up")
 
 
 # ---- writing ----

@@ -259,7 +259,7 @@ def test_wrong_arguments_are_told_at_once(port: proactor.CompletionPort, path: P
             (ValueError, "offset must be", lambda: handle.read(1, -1)),
             (ValueError, "2\\*\\*63", lambda: handle.read(1, 2**63 - 1)),
             (ValueError, "2\\*\\*63", lambda: handle.write(b"x", 2**64)),
-            (TypeError, "integer", lambda: handle.read("1", 0)),  # type: ignore[arg-type]
+            (TypeError, "size must be a whole number", lambda: handle.read("1", 0)),  # type: ignore[arg-type]
             (TypeError, "read_into .* bytearray", lambda: handle.read_into(b"constant", 0)),
             (TypeError, "write .* str", lambda: handle.write("text", 0)),
             (ValueError, "contiguous", lambda: handle.write(memoryview(b"abcd")[::2], 0)),

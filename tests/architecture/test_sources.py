@@ -19,10 +19,11 @@ UNSAFE_ALLOWED = (
     "crates/proactor-python/",
 )
 
-# Where the platform may be named: where an engine is chosen, and where the contract suite makes peers for it.
+# Where the platform may be named: where an engine is chosen, what numbers its errors have, and where the contract suite makes peers for it.
 PLATFORM_ALLOWED = (
     "crates/proactor-core/src/engine/mod.rs",
     "crates/proactor-core/src/files/mod.rs",
+    "crates/proactor-core/src/numbers.rs",
     "crates/proactor-core/tests/files_contract/",
     "crates/proactor-core/tests/engine_contract/",
     "crates/proactor-core/tests/loom_epoll.rs",

@@ -11,8 +11,8 @@ warnings.simplefilter("ignore", DeprecationWarning)  # of fork with threads: tha
 
 def serve(handler):
     with proactor.serve(handler, ("127.0.0.1", 0)) as server:
-        print(server.address[1])
         globals()["server"] = server
+        print(server.address[1])
         while os.read(0, 100):  # not sys.stdin: a child of multiprocessing closes it, and would wait for the lock that is held here
             print(server.statistics())
     print("over")

@@ -13,6 +13,7 @@ pub mod framing;
 pub mod group;
 pub mod mailbox;
 pub mod notices;
+pub mod numbers;
 pub mod port;
 pub mod scheduler;
 pub mod sync;

@@ -511,7 +511,7 @@ impl Handle {
     fn fileno(&self) -> PyResult<i64> {
         self.check()?;
         let socket = match &self.target {
-            Target::File(file) => return Ok(file.core.descriptor().into()),
+            Target::File(file) => return Ok(file.core.descriptor()),
             Target::Socket(socket) => socket,
         };
         if self.port.engine.name() == "simulated" {

@@ -100,6 +100,7 @@ pub(super) fn forks() -> u32 {
 }
 
 /// In the child of a fork: disowns every handle that was made before it.
+#[allow(dead_code, reason = "Windows has no fork")]
 pub(super) fn count_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }

@@ -17,7 +17,7 @@
 //! * **`poll` belongs to the leader**; it may be called from any thread, but only by one at a time (the engine serialises it). Everything else is safe from
 //!   any thread at any time, and never blocks.
 //!
-//! This file has the only platform `cfg`.
+//! This file has the only platform `cfg` of engines; the error numbers are in `numbers.rs`, what files need in `files/`.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -34,9 +34,19 @@ use crate::completion::{Completion, Token};
 mod handle;
 pub use handle::{Handle, Kind};
 
+/// The error numbers of a time-out, of a connection that our side gave up, of what needs a connection where there is none, of a datagram that was longer than
+/// what it was received into, of an operation that was cancelled.
+pub use crate::numbers::{
+    ECANCELED as CANCELED, ECONNABORTED as ABORTED, EMSGSIZE as TOO_LONG, ENOTCONN as NOT_CONNECTED, ETIMEDOUT as TIMED_OUT,
+};
+
 #[cfg(target_os = "linux")]
 pub mod epoll;
+#[cfg(windows)]
+pub mod iocp;
 pub mod simulated;
+#[cfg(any(target_os = "linux", windows))]
+mod sleep;
 
 /// What an engine may or may not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,6 +260,8 @@ pub fn open(name: Option<&str>, buffers: Arc<dyn BufferSource>) -> io::Result<Ar
     match name {
         #[cfg(target_os = "linux")]
         None | Some("epoll") => Ok(Arc::new(epoll::Epoll::open(buffers)?)),
+        #[cfg(windows)]
+        None | Some("iocp") => Ok(Arc::new(iocp::Iocp::open(buffers)?)),
         Some("simulated") => Ok(Arc::new(simulated::Simulated::with_buffers(0, buffers))),
         other => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -262,31 +274,7 @@ pub fn open(name: Option<&str>, buffers: Arc<dyn BufferSource>) -> io::Result<Ar
 pub const NAMES: &[&str] = &[
     #[cfg(target_os = "linux")]
     "epoll",
+    #[cfg(windows)]
+    "iocp",
     "simulated",
 ];
-
-/// The error number of a time-out on this platform.
-#[cfg(unix)]
-pub const TIMED_OUT: i32 = libc::ETIMEDOUT;
-#[cfg(windows)]
-pub const TIMED_OUT: i32 = 10060; // WSAETIMEDOUT
-/// The error number of a connection that our side gave up.
-#[cfg(unix)]
-pub const ABORTED: i32 = libc::ECONNABORTED;
-#[cfg(windows)]
-pub const ABORTED: i32 = 10053; // WSAECONNABORTED
-/// The error number of what needs a connection where there is none.
-#[cfg(unix)]
-pub const NOT_CONNECTED: i32 = libc::ENOTCONN;
-#[cfg(windows)]
-pub const NOT_CONNECTED: i32 = 10057; // WSAENOTCONN
-/// The error number of a datagram that was longer than what it was received into.
-#[cfg(unix)]
-pub const TOO_LONG: i32 = libc::EMSGSIZE;
-#[cfg(windows)]
-pub const TOO_LONG: i32 = 10040; // WSAEMSGSIZE
-/// The error number of an operation that was cancelled.
-#[cfg(unix)]
-pub const CANCELED: i32 = libc::ECANCELED;
-#[cfg(windows)]
-pub const CANCELED: i32 = 995; // ERROR_OPERATION_ABORTED

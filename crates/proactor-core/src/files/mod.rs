@@ -16,26 +16,30 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
+use crate::numbers::{ECANCELED, EINTR, EIO};
 use crate::sync::{Condvar, Mutex};
 
 #[cfg(target_os = "linux")]
 mod io_uring;
+#[cfg(unix)]
+mod system;
+#[cfg(windows)]
+#[path = "system_windows.rs"]
 mod system;
 mod threads;
 
-pub use system::Cached;
+pub use system::{Descriptor, RawDescriptor};
 
 /// The mechanisms of this platform, the default first.
 pub const NAMES: &[&str] = if cfg!(target_os = "linux") { &["io_uring", "threads"] } else { &["threads"] };
 
 /// An open file. Closes its descriptor when nobody has it any more.
 pub struct File {
-    descriptor: OwnedFd,
+    descriptor: Descriptor,
     /// Opened with O_DIRECT: what a read leaves short of a sector is the end.
     direct: bool,
     /// The file system cannot tell what is in memory.
@@ -43,7 +47,7 @@ pub struct File {
 }
 
 impl File {
-    pub fn new(descriptor: OwnedFd, direct: bool) -> Arc<Self> {
+    pub fn new(descriptor: Descriptor, direct: bool) -> Arc<Self> {
         Arc::new(File { descriptor, direct, waits: AtomicBool::new(direct) })
     }
 
@@ -51,13 +55,24 @@ impl File {
     ///
     /// # Errors
     /// It is no open descriptor, or there is none left.
-    pub fn duplicate(descriptor: RawFd) -> io::Result<(Arc<Self>, Access)> {
+    pub fn duplicate(descriptor: RawDescriptor) -> io::Result<(Arc<Self>, Access)> {
         let (descriptor, access) = system::duplicate(descriptor)?;
         Ok((Self::new(descriptor, access.direct), access))
     }
 
-    pub fn descriptor(&self) -> RawFd {
-        self.descriptor.as_raw_fd()
+    /// As `read_cached`, into the memory of a read that no mechanism has yet.
+    pub fn read_cached_into(&self, memory: &mut dyn Memory, offset: u64) -> Cached {
+        // SAFETY: of a read it is writable for its length, as `Memory` promises, and nobody else has it meanwhile.
+        unsafe { self.read_cached(memory.start(), memory.length(), offset) }
+    }
+
+    /// The descriptor's number, on every platform.
+    pub fn number(&self) -> i64 {
+        self.descriptor() as i64
+    }
+
+    pub fn descriptor(&self) -> RawDescriptor {
+        system::raw(&self.descriptor)
     }
 
     /// Waits until the device has what was written; or the kernel's error number.
@@ -126,6 +141,15 @@ unsafe impl Memory for NoMemory {
     }
 }
 
+/// What a read found that may not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cached {
+    /// All of it, or up to the end of the file.
+    Whole(usize),
+    /// The rest is not in memory, or an error waits for whoever reads it.
+    Part(usize),
+}
+
 /// What became of a request.
 pub struct Outcome {
     pub memory: Box<dyn Memory>,
@@ -171,12 +195,12 @@ impl Request {
     /// What a system call has answered: bytes, or a negative error number. None: there is more to do.
     fn advance(&mut self, result: i64) -> Option<Result<(), i32>> {
         match (self.action, result) {
-            (_, result) if result == -i64::from(libc::EINTR) => None,
+            (_, result) if result == -i64::from(EINTR) => None,
             (_, ..0) => Some(Err(-result as i32)),
             (Action::Sync { .. }, _) => Some(Ok(())),
             (Action::Read, 0) => Some(Ok(())),
             // Neither an error nor progress: to ask again might never end.
-            (Action::Write, 0) if self.memory.length() > self.transferred => Some(Err(libc::EIO)),
+            (Action::Write, 0) if self.memory.length() > self.transferred => Some(Err(EIO)),
             (action, count) => {
                 self.transferred += count as usize;
                 let ended = self.file.direct && action == Action::Read && !(count as usize).is_multiple_of(SECTOR);
@@ -232,7 +256,7 @@ struct Shared {
     /// Threads of `threads.rs` wait for requests.
     available: Condvar,
     /// Wakes the ring's thread.
-    wake: Option<OwnedFd>,
+    wake: Option<Descriptor>,
     forked: AtomicBool,
     submitted: AtomicU64,
     taken_back: AtomicU64,
@@ -240,6 +264,7 @@ struct Shared {
     /// Told once, by `refusal`.
     told: AtomicBool,
     /// The ring's descriptor, for the child of a fork; `usize::MAX` while there is none.
+    #[cfg_attr(windows, expect(dead_code, reason = "there is no ring"))]
     ring: AtomicUsize,
 }
 
@@ -307,7 +332,7 @@ impl Files {
         let mut queue = self.shared.queue.lock();
         if queue.closing {
             drop(queue);
-            return request.complete(Err(libc::ECANCELED));
+            return request.complete(Err(ECANCELED));
         }
         queue.waiting.push_back(request);
         if queue.on_ring {
@@ -367,7 +392,7 @@ impl Files {
     /// Asks for a request to end early. It still completes, once. Of one that the kernel works at, the kernel decides.
     pub fn cancel(&self, id: u64) {
         if let Some(request) = self.take_back(id) {
-            return request.complete(Err(libc::ECANCELED));
+            return request.complete(Err(ECANCELED));
         }
         let mut queue = self.shared.queue.lock();
         if queue.on_ring {
@@ -419,7 +444,7 @@ impl Files {
             return;
         }
         if let Some(wake) = &self.shared.wake {
-            system::close(wake.as_raw_fd());
+            system::close(system::raw(wake));
         }
         #[cfg(target_os = "linux")]
         io_uring::forked(&self.shared);
@@ -442,7 +467,7 @@ impl Drop for Files {
 }
 
 impl Shared {
-    fn new(limits: Limits, wake: Option<OwnedFd>) -> Arc<Self> {
+    fn new(limits: Limits, wake: Option<Descriptor>) -> Arc<Self> {
         Arc::new(Shared {
             limits,
             queue: Mutex::new(Queue::default()),
@@ -459,7 +484,7 @@ impl Shared {
 
     fn wake_ring(&self) {
         if let Some(wake) = &self.wake {
-            system::raise(wake.as_raw_fd());
+            system::raise(wake);
         }
     }
 
@@ -477,7 +502,7 @@ impl Shared {
 
 /// Completes a request that nobody takes any more.
 pub fn end(request: Request) {
-    request.complete(Err(libc::ECANCELED));
+    request.complete(Err(ECANCELED));
 }
 
 /// Checks a name from outside before there is an engine.

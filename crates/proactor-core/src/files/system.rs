@@ -1,10 +1,17 @@
-//! The system calls, each with its errors as values.
+//! The system calls, each with its errors as values. (Windows: `system_windows.rs`)
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 
-use super::{Access, Action, File, Memory, Request};
+use super::{Access, Action, Cached, File, Request};
+
+pub type Descriptor = OwnedFd;
+pub type RawDescriptor = RawFd;
+
+pub(super) fn raw(descriptor: &Descriptor) -> RawDescriptor {
+    descriptor.as_raw_fd()
+}
 
 pub(super) fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
@@ -41,10 +48,10 @@ pub(super) fn event() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-pub(super) fn raise(event: RawFd) {
+pub(super) fn raise(event: &Descriptor) {
     let one = 1u64;
     // SAFETY: eight bytes are read from `one`. It fails only if it is raised already, as high as it gets.
-    unsafe { libc::write(event, (&raw const one).cast(), 8) };
+    unsafe { libc::write(event.as_raw_fd(), (&raw const one).cast(), 8) };
 }
 
 pub(super) fn lower(event: RawFd) {
@@ -89,22 +96,7 @@ pub(super) fn sync(descriptor: RawFd, data_only: bool) -> Result<(), i32> {
     }
 }
 
-/// What a read found that may not wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cached {
-    /// All of it, or up to the end of the file.
-    Whole(usize),
-    /// The rest is not in memory, or an error waits for whoever reads it.
-    Part(usize),
-}
-
 impl File {
-    /// As `read_cached`, into the memory of a read that no mechanism has yet.
-    pub fn read_cached_into(&self, memory: &mut dyn Memory, offset: u64) -> Cached {
-        // SAFETY: of a read it is writable for its length, as `Memory` promises, and nobody else has it meanwhile.
-        unsafe { self.read_cached(memory.start(), memory.length(), offset) }
-    }
-
     /// Reads what is in memory, without waiting for the disk: preadv2(2), RWF_NOWAIT.
     ///
     /// # Safety

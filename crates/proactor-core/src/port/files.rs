@@ -16,7 +16,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::AtomicI64;
 
 use super::*;
 use crate::engine::CANCELED;
@@ -34,7 +34,7 @@ pub struct PortFile<U: Upper> {
     /// For the child of a fork.
     file: Weak<File>,
     /// -1 once it is closed.
-    descriptor: AtomicI32,
+    descriptor: AtomicI64,
     // Guards the file, what is pending and what was not told.
     state: Mutex<State<U>>,
 }
@@ -112,7 +112,7 @@ impl<U: Upper> Port<U> {
             port: self.this.clone(),
             this: this.clone(),
             file: Arc::downgrade(&file),
-            descriptor: AtomicI32::new(file.descriptor()),
+            descriptor: AtomicI64::new(file.number()),
             state: Mutex::new(state),
         });
         table.fill(token, Entry::File(file.clone()));
@@ -252,7 +252,7 @@ impl<U: Upper> PortFile<U> {
     }
 
     /// -1 once it is closed.
-    pub fn descriptor(&self) -> i32 {
+    pub fn descriptor(&self) -> i64 {
         self.descriptor.load(Ordering::Relaxed)
     }
 

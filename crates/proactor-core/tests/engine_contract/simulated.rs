@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use proactor_core::engine::simulated::Fault;
 use proactor_core::engine::{Closing, Engine, Feature, Kind, Submission};
 
+use proactor_core::numbers::{EBADF, ECONNABORTED, ETIMEDOUT};
+
 use crate::doubles::nothing_prepared;
 use crate::worlds::{Bench, PATIENCE, SimulatedWorld, World, number, outgoing, pattern};
 
 const EMFILE: i32 = 24;
-const ECONNABORTED: i32 = 103;
-const ETIMEDOUT: i32 = 110;
 
 fn bench() -> Bench<SimulatedWorld> {
     Bench::new(0, nothing_prepared())
@@ -174,7 +174,7 @@ fn a_dropped_handle_frees_its_descriptor_and_ends_the_connection() {
     let connection = bench.connect();
     let descriptor = connection.handle.descriptor();
     bench.engine().close(&connection.handle, Closing::Orderly);
-    assert_eq!(number(&bench.engine().adopt(descriptor + 100, Kind::Tcp).expect_err("nobody's")), 9);
+    assert_eq!(number(&bench.engine().adopt(descriptor + 100, Kind::Tcp).expect_err("nobody's")), EBADF);
     drop(connection.handle);
     assert!(connection.peer.ended());
     assert_eq!(bench.world.network.pair().0, descriptor);

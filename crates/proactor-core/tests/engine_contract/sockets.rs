@@ -4,11 +4,9 @@ use proactor_core::buffer::Outgoing;
 use proactor_core::completion::Token;
 use proactor_core::engine::simulated::{Correspondent, Peer as SimulatedPeer};
 use proactor_core::engine::{Address, Closing, Handle, Kind, Submission};
+use proactor_core::numbers::{ECONNREFUSED, ECONNRESET, EISCONN};
 
 use crate::worlds::{Bench, DisorderedWorld, Peer, SimulatedWorld, World, outgoing, pattern};
-
-const ECONNREFUSED: i32 = 111;
-const EISCONN: i32 = 106;
 
 /// What a stream connects to, and who a datagram socket writes to.
 pub trait Sockets: World {
@@ -180,7 +178,7 @@ pub fn a_connected_stream_refuses_to_connect_and_stays_as_it_is<W: Sockets>(mut 
     assert_eq!(connection.peer.send(b"still here"), 10);
     bench.until("it is received", |bench| bench.record(connection.token).data == b"still here");
     connection.peer.reset();
-    bench.until("the reset is told", |bench| bench.record(connection.token).failure == Some(104));
+    bench.until("the reset is told", |bench| bench.record(connection.token).failure == Some(ECONNRESET));
 }
 
 pub fn as_many_clients_are_accepted_as_were_asked_for<W: Sockets>(mut bench: Bench<W>) {

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use proactor_core::buffer::{Outgoing, RECEIVE_SIZE};
 use proactor_core::engine::{Address, Closing, Kind, Submission};
+use proactor_core::numbers::ECONNRESET;
 
 use crate::doubles::*;
 use crate::worlds::{Bench, Connection, PATIENCE, Peer, World, outgoing, pattern};
-
-const ECONNRESET: i32 = 104;
 
 pub fn a_burst_of_a_thousand_connects_is_accepted_whole<W: World>(mut bench: Bench<W>) {
     let (_listener, place) = bench.listen();
@@ -430,7 +429,7 @@ pub fn a_successor_in_the_slot_never_gets_its_predecessors_completions<W: World>
         bench.engine().close(&new.handle, Closing::Orderly);
         bench.free(new.token);
     }
-    assert!(reused, "the descriptor was used again at least once");
+    assert!(reused || !W::NUMBERS_RETURN, "the descriptor was used again at least once");
 }
 
 pub fn closing_twice_is_harmless_and_everything_afterwards_fails<W: World>(mut bench: Bench<W>) {

@@ -21,6 +21,8 @@ pub trait World: Sync + Sized {
     const SEEDS: std::ops::Range<u64>;
     /// After how many polls bytes must have come that compete with a flood.
     const FAIR_AFTER: usize = 3;
+    /// A closed handle's number is free at once.
+    const NUMBERS_RETURN: bool = true;
 
     fn new(seed: u64, buffers: Arc<dyn BufferSource>) -> Self;
     fn engine(&self) -> &Arc<dyn Engine>;
@@ -37,7 +39,6 @@ pub trait World: Sync + Sized {
 }
 
 pub enum Place {
-    #[cfg(target_os = "linux")]
     Internet(std::net::SocketAddr),
     Simulated(i64),
 }
@@ -323,7 +324,6 @@ impl World for SimulatedWorld {
     fn connect(&self, place: &Place) -> io::Result<simulated::Peer> {
         match place {
             Place::Simulated(listener) => self.network.connect(*listener, Address::Internet(([127, 0, 0, 1], 50_000).into())),
-            #[cfg(target_os = "linux")]
             Place::Internet(_) => unreachable!(),
         }
     }
@@ -412,12 +412,14 @@ impl World for DisorderedWorld {
 }
 
 #[cfg(target_os = "linux")]
-pub use of_linux::{EpollWorld, SocketPeer};
+pub use crate::peers::SocketPeer;
+#[cfg(target_os = "linux")]
+pub use of_linux::EpollWorld;
 
 #[cfg(target_os = "linux")]
 mod of_linux {
     use std::io::{self, Read, Write};
-    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream};
     use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
     use std::sync::Arc;
     use std::time::Duration;
@@ -425,7 +427,8 @@ mod of_linux {
     use proactor_core::buffer::BufferSource;
     use proactor_core::engine::{Engine, Handle, epoll::Epoll};
 
-    use super::{Peer, Place, World};
+    use super::{Place, SocketPeer, World};
+    use crate::peers::set_option;
 
     /// Real sockets on the loopback interface.
     pub struct EpollWorld(Arc<dyn Engine>);
@@ -489,79 +492,6 @@ mod of_linux {
             // SAFETY: the test owns it, and uses it no more.
             drop(unsafe { std::os::fd::OwnedFd::from_raw_fd(descriptor as i32) });
         }
-    }
-
-    pub struct SocketPeer {
-        pub stream: TcpStream,
-        ended: bool,
-        reset: bool,
-    }
-
-    impl SocketPeer {
-        pub fn new(stream: TcpStream) -> io::Result<Self> {
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            Ok(SocketPeer { stream, ended: false, reset: false })
-        }
-    }
-
-    impl Peer for SocketPeer {
-        fn send(&mut self, bytes: &[u8]) -> usize {
-            match self.stream.write(bytes) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) => panic!("the peer cannot send: {error}"),
-            }
-        }
-
-        fn finish(&mut self) {
-            self.stream.shutdown(Shutdown::Write).expect("the peer finishes");
-        }
-
-        fn reset(self) {
-            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-            set_option(self.stream.as_raw_fd(), libc::SO_LINGER, linger);
-        }
-
-        fn received(&mut self) -> Vec<u8> {
-            let mut bytes = Vec::new();
-            let mut memory = vec![0; 65_536];
-            loop {
-                match self.stream.read(&mut memory) {
-                    Ok(0) => {
-                        self.ended = true;
-                        return bytes;
-                    }
-                    Ok(count) => bytes.extend_from_slice(&memory[..count]),
-                    Err(error) => {
-                        self.reset |= error.kind() == io::ErrorKind::ConnectionReset;
-                        return bytes;
-                    }
-                }
-            }
-        }
-
-        fn ended(&mut self) -> bool {
-            if !self.ended {
-                assert_eq!(self.received(), b"", "take the bytes first");
-            }
-            self.ended
-        }
-
-        fn was_reset(&mut self) -> bool {
-            if !self.reset {
-                self.received();
-            }
-            self.reset
-        }
-    }
-
-    pub fn set_option<T>(descriptor: i32, name: i32, value: T) {
-        // SAFETY: `value` is readable for its size.
-        let result = unsafe {
-            libc::setsockopt(descriptor, libc::SOL_SOCKET, name, std::ptr::from_ref(&value).cast(), size_of::<T>() as libc::socklen_t)
-        };
-        assert_eq!(result, 0, "sets an option: {}", io::Error::last_os_error());
     }
 
     fn raise_descriptor_limit() {

@@ -41,6 +41,7 @@ use crate::completion::{Completion, Datagram, Outcome, Token};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
+pub use super::sleep::Sleep;
 use super::{AcceptWindow, Activity, Address, Closing, Engine, Feature, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
 
 mod accepting;
@@ -58,7 +59,7 @@ use datagrams::*;
 use descriptors::*;
 use polling::*;
 use readiness::*;
-pub use readiness::{Next, Readiness, Sleep};
+pub use readiness::{Next, Readiness};
 use stream::*;
 use system::*;
 

@@ -2,32 +2,6 @@
 
 use super::*;
 
-/// Whether `poll` sleeps, so that `wake` costs a system call only then.
-pub struct Sleep(AtomicU32);
-
-impl Default for Sleep {
-    fn default() -> Self {
-        Sleep(AtomicU32::new(AWAKE))
-    }
-}
-
-impl Sleep {
-    /// Before sleeping; false if there was a notification already, and nobody may sleep.
-    pub fn begin(&self) -> bool {
-        self.0.compare_exchange(AWAKE, SLEEPING, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    /// After sleeping, or after not sleeping: the notifications that have come are consumed.
-    pub fn end(&self) {
-        self.0.swap(AWAKE, Ordering::AcqRel);
-    }
-
-    /// True if a sleeper has to be interrupted. Always a read-modify-write operation: whoever consumes the notification sees what each notifier wrote before.
-    pub fn notify(&self) -> bool {
-        self.0.swap(NOTIFIED, Ordering::AcqRel) == SLEEPING
-    }
-}
-
 /// What is known of a stream's readiness, and of what is wanted from it: see the head of the file. Where a method answers that the handle is to be listed, the
 /// caller puts it on a list to be received from, and must.
 #[derive(Default)]
@@ -130,8 +104,3 @@ pub(super) const END_TOLD: u32 = 1 << 11;
 pub(super) const CONNECTING: u32 = 1 << 12;
 /// An attempt was begun, and none has succeeded: the socket's error is that of the attempt.
 pub(super) const UNLINKED: u32 = 1 << 13;
-
-// The states of `Sleep`.
-pub(super) const AWAKE: u32 = 0;
-pub(super) const SLEEPING: u32 = 1;
-pub(super) const NOTIFIED: u32 = 2;

@@ -5,7 +5,7 @@
 //! them. Any other seed splits and merges receives, shortens sends, lets the handles complete in any order (never the bytes of one handle), leaves
 //! completions for a later poll, and lets a poll come back empty-handed.
 //!
-//! Error numbers are Linux'.
+//! Error numbers are the platform's.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::buffer::{BufferSource, Copied, LARGE_RECEIVE, NoLargeBuffers, Outgoing, RECEIVE_SIZE, Received};
 use crate::completion::{Completion, Datagram, Outcome, Token};
+use crate::numbers::{EALREADY, EBADF, ECONNREFUSED, ECONNRESET, EINVAL, EISCONN, ENOTCONN, EPIPE};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 

@@ -568,12 +568,3 @@ pub(super) fn nanoseconds(time: Duration) -> u64 {
 }
 
 pub(super) const ACCEPTS_A_POLL: usize = 128;
-
-pub(super) const EBADF: i32 = 9;
-pub(super) const EINVAL: i32 = 22;
-pub(super) const EPIPE: i32 = 32;
-pub(super) const ECONNRESET: i32 = 104;
-pub(super) const EISCONN: i32 = 106;
-pub(super) const ENOTCONN: i32 = 107;
-pub(super) const ECONNREFUSED: i32 = 111;
-pub(super) const EALREADY: i32 = 114;

@@ -1,0 +1,72 @@
+//! Clocks: monotonic time, and the time that a thread has used.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use windows_sys::Win32::Foundation::{CloseHandle, FILETIME, HANDLE};
+use windows_sys::Win32::System::Threading::{GetCurrentThreadId, GetThreadTimes, OpenThread, THREAD_QUERY_LIMITED_INFORMATION};
+use windows_sys::Win32::System::WindowsProgramming::QueryThreadCycleTime;
+
+use crate::engine::ThreadClock;
+
+/// Nanoseconds since the first call of the process.
+pub(super) fn now() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_nanos() as u64
+}
+
+pub(super) fn own() -> ThreadClock {
+    // SAFETY: no pointers are passed.
+    ThreadClock(unsafe { GetCurrentThreadId() }.into())
+}
+
+/// QueryThreadCycleTime, since GetThreadTimes counts in whole ticks of the scheduler (15.6 ms). Wine has only the latter, and there it is fine enough.
+pub(super) fn used(clock: ThreadClock) -> Option<u64> {
+    // SAFETY: no pointers are passed.
+    let thread = unsafe { OpenThread(THREAD_QUERY_LIMITED_INFORMATION, 0, clock.0 as u32) };
+    if thread.is_null() {
+        return None; // it has ended
+    }
+    let mut cycles = 0;
+    // SAFETY: the handle is open, and `cycles` writable.
+    let known = unsafe { QueryThreadCycleTime(thread, &mut cycles) } != 0 && cycles != 0;
+    let nanoseconds = if known { Some((cycles as f64 / cycles_a_nanosecond()) as u64) } else { times(thread) };
+    // SAFETY: opened above, and used no more.
+    unsafe { CloseHandle(thread) };
+    nanoseconds
+}
+
+fn times(thread: HANDLE) -> Option<u64> {
+    let mut times = [FILETIME::default(); 4];
+    let [created, ended, kernel, user] = &mut times;
+    // SAFETY: the handle is open, and the four are writable.
+    if unsafe { GetThreadTimes(thread, created, ended, kernel, user) } == 0 {
+        return None;
+    }
+    let in_100_nanoseconds = |time: &FILETIME| u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime);
+    Some((in_100_nanoseconds(kernel) + in_100_nanoseconds(user)) * 100)
+}
+
+/// Measured once, in two milliseconds: Windows does not tell the frequency of the counter that it charges threads with.
+fn cycles_a_nanosecond() -> f64 {
+    static RATE: OnceLock<f64> = OnceLock::new();
+    *RATE.get_or_init(|| {
+        let start = (counter(), Instant::now());
+        while start.1.elapsed() < Duration::from_millis(2) {
+            std::hint::spin_loop();
+        }
+        (counter().wrapping_sub(start.0) as f64 / start.1.elapsed().as_nanos() as f64).max(0.001)
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn counter() -> u64 {
+    // SAFETY: every x86-64 has the instruction, and Windows does not forbid it.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// Elsewhere the counter runs as QueryPerformanceCounter's, which std's clock is.
+#[cfg(not(target_arch = "x86_64"))]
+fn counter() -> u64 {
+    now()
+}

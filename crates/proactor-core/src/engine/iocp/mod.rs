@@ -1,0 +1,427 @@
+//! The Windows engine: one completion port of the kernel, which the leader drains. Knows nothing of who polls.
+//!
+//! # Who may do what
+//! Only `poll` takes packets, and `poll` is one thread at a time. The kernel's port has neither its cap nor its order of release in use: who may run is the scheduler's to say, so that it
+//! is the same everywhere. Everything else may be called from any thread; it works under the lock of its handle's state (`stream.rs`, `listener.rs`), in calls that do not wait.
+//!
+//! # Memory
+//! What the kernel holds lives in `operation.rs` until its packet has come. Sockets belong to their state and are closed under its lock, at `close`: a packet of what was pending comes
+//! afterwards, finds the socket gone and is nobody's.
+//!
+//! # The end
+//! `release` cancels what is pending and takes its packets, so that all memory comes back, and then closes the port. What the kernel does not give back in time stays allocated.
+//!
+//! Not here yet: connecting, datagrams, waits for handles. They are refused by name.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::{self, ManuallyDrop};
+use std::net::{TcpListener, TcpStream};
+use std::os::windows::io::{AsRawHandle, FromRawHandle, FromRawSocket, OwnedHandle};
+use std::ptr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use windows_sys::Win32::Foundation::{GetLastError, HANDLE, INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
+use windows_sys::Win32::Networking::WinSock::{SOCKET, closesocket};
+use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletionStatusEx, OVERLAPPED_ENTRY, PostQueuedCompletionStatus};
+use windows_sys::Win32::System::Threading::INFINITE;
+
+use super::sleep::Sleep;
+use super::{AcceptWindow, Address, Closing, Engine, Feature, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
+use crate::buffer::{BufferSource, LargeBuffer, Outgoing, RECEIVE_SIZE};
+use crate::completion::{Completion, Token};
+use crate::numbers::EBADF;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
+
+mod clock;
+mod listener;
+mod operation;
+mod socket;
+mod stream;
+
+use listener::Listener;
+use operation::{Operations, What};
+use stream::Stream;
+
+pub struct Iocp {
+    /// None once it was released. Whoever calls with it holds a share, so that its number is never another's meanwhile.
+    port: Mutex<Option<Arc<OwnedHandle>>>,
+    operations: Operations,
+    sleep: Sleep,
+    buffers: Arc<dyn BufferSource>,
+    /// Guards the handles that have something to tell without a packet.
+    resumed: Mutex<Vec<Handle>>,
+    any_resumed: AtomicBool,
+    /// Guards what belongs to `poll`; held for as long as it lasts.
+    polling: Mutex<Polling>,
+}
+
+struct Polling {
+    entries: Box<[OVERLAPPED_ENTRY]>,
+    /// Handles with something to receive, in turn.
+    readable: VecDeque<Handle>,
+    memory: ReceiveMemory,
+}
+
+// SAFETY: between two polls the entries are not read, and their pointers say nothing.
+unsafe impl Send for Polling {}
+
+struct ReceiveMemory {
+    scratch: Box<[u8]>,
+    /// A large buffer that was asked for and not used.
+    spare: Option<Box<dyn LargeBuffer>>,
+}
+
+impl Iocp {
+    pub fn open(buffers: Arc<dyn BufferSource>) -> io::Result<Self> {
+        socket::start()?;
+        // SAFETY: no pointers are passed. Any number of threads may wait (0 would be as good): there is only one.
+        let port = unsafe { CreateIoCompletionPort(INVALID_HANDLE_VALUE, ptr::null_mut(), 0, 1) };
+        if port.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it is new, so it is nobody else's.
+        let port = unsafe { OwnedHandle::from_raw_handle(port) };
+        Ok(Iocp {
+            port: Mutex::new(Some(Arc::new(port))),
+            operations: Operations::default(),
+            sleep: Sleep::default(),
+            buffers,
+            resumed: Mutex::new(Vec::new()),
+            any_resumed: AtomicBool::new(false),
+            polling: Mutex::new(Polling {
+                entries: vec![OVERLAPPED_ENTRY::default(); ENTRIES_A_POLL].into(),
+                readable: VecDeque::new(),
+                memory: ReceiveMemory { scratch: vec![0; RECEIVE_SIZE].into(), spare: None },
+            }),
+        })
+    }
+
+    fn port(&self) -> Option<Arc<OwnedHandle>> {
+        self.port.lock().clone()
+    }
+
+    /// The next poll looks at the handle, and comes soon.
+    fn resume(&self, handle: &Handle) {
+        let mut resumed = self.resumed.lock();
+        resumed.push(handle.clone());
+        self.any_resumed.store(true, Ordering::Release);
+        drop(resumed);
+        self.wake();
+    }
+
+    fn collect_resumed(&self, readable: &mut VecDeque<Handle>) {
+        if self.any_resumed.load(Ordering::Acquire) {
+            let mut resumed = self.resumed.lock();
+            self.any_resumed.store(false, Ordering::Relaxed);
+            readable.extend(resumed.drain(..));
+        }
+    }
+
+    /// Takes packets; answers how many.
+    fn dequeue(port: &OwnedHandle, entries: &mut [OVERLAPPED_ENTRY], timeout: Option<Duration>) -> io::Result<usize> {
+        let mut count = 0;
+        // SAFETY: `entries` is writable for as many as is said, `count` too.
+        let result = unsafe {
+            GetQueuedCompletionStatusEx(
+                port.as_raw_handle(),
+                entries.as_mut_ptr(),
+                entries.len() as u32,
+                &mut count,
+                milliseconds(timeout),
+                0,
+            )
+        };
+        if result != 0 {
+            return Ok(count as usize);
+        }
+        // SAFETY: no pointers are passed.
+        match unsafe { GetLastError() } {
+            WAIT_TIMEOUT => Ok(0),
+            number => Err(io::Error::from_raw_os_error(number as i32)),
+        }
+    }
+
+    /// One packet. None of its pointers is followed unless it is that of an operation of ours.
+    fn packet(&self, entry: &OVERLAPPED_ENTRY, readable: &mut VecDeque<Handle>, completions: &mut Vec<Completion>) {
+        let Some(operation) = self.operations.take(entry.lpOverlapped.addr()) else { return };
+        let number = socket::number_of(entry.Internal);
+        let handle = &operation.handle;
+        let Some(token) = handle.token() else { return };
+        match operation.what {
+            What::Readable => {
+                if handle.state::<Stream>().readable(number) {
+                    readable.push_back(handle.clone());
+                }
+            }
+            What::Send(_) => {
+                let (outcome, list) =
+                    handle.state::<Stream>().sent(handle, &self.operations, number, entry.dwNumberOfBytesTransferred as usize);
+                completions.extend(outcome.map(|outcome| Completion { token, outcome }));
+                if list {
+                    readable.push_back(handle.clone());
+                }
+            }
+            What::Accept(accept) => self.accepted(handle, token, *accept, number, completions),
+        }
+    }
+
+    fn unsupported(what: &str) -> io::Error {
+        io::Error::new(io::ErrorKind::Unsupported, format!("{what} on Windows yet"))
+    }
+}
+
+impl Engine for Iocp {
+    fn name(&self) -> &'static str {
+        "iocp"
+    }
+
+    fn supports(&self, feature: Feature) -> bool {
+        match feature {
+            Feature::PendingAccepts => true,
+            Feature::UnixSockets | Feature::FineTimer => false,
+        }
+    }
+
+    fn adopt(&self, descriptor: i64, kind: Kind) -> io::Result<Handle> {
+        let number = SOCKET::try_from(descriptor).map_err(|_| io::Error::from_raw_os_error(EBADF))?;
+        match kind {
+            Kind::Listener | Kind::Tcp => {}
+            Kind::Unix => return Err(Self::unsupported("Unix sockets are not supported")),
+            Kind::Datagram => return Err(Self::unsupported("datagram sockets are not supported")),
+            Kind::Watched => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a descriptor to wait for is watched, not adopted")),
+        }
+        let (listens, streams) = socket::describe(number)?;
+        if !streams {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket is no stream socket"));
+        }
+        if kind == Kind::Listener {
+            if !listens {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen; call listen() first"));
+            }
+            // SAFETY: the caller gives it away. It is not dropped, and so not closed, before nothing can fail any more.
+            let listener = ManuallyDrop::new(unsafe { TcpListener::from_raw_socket(number as u64) });
+            let (address, function) = (listener.local_addr()?, socket::accept_function(&listener)?);
+            let state = Listener::new(ManuallyDrop::into_inner(listener), address, function);
+            return Ok(Handle::new(descriptor, kind, Box::new(state), |_| {}));
+        }
+        // SAFETY: as above.
+        let stream = ManuallyDrop::new(unsafe { TcpStream::from_raw_socket(number as u64) });
+        stream.set_nonblocking(true)?;
+        Ok(Handle::new(descriptor, kind, Box::new(Stream::new(ManuallyDrop::into_inner(stream))), |_| {}))
+    }
+
+    fn discard(&self, descriptor: i64) {
+        if let Ok(number) = SOCKET::try_from(descriptor) {
+            // SAFETY: no pointers are passed; the number is the caller's to close.
+            unsafe { closesocket(number) };
+        }
+    }
+
+    fn watch(&self, _descriptor: i64) -> io::Result<Handle> {
+        Err(Self::unsupported("waiting for handles is not supported"))
+    }
+
+    fn associate(&self, handle: &Handle, token: Token) -> io::Result<()> {
+        let Some(port) = self.port() else { return Err(io::Error::from_raw_os_error(EBADF)) };
+        if !handle.set_token(token) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the handle is associated already"));
+        }
+        // SAFETY: no pointers are passed. A socket belongs to a port for as long as it lives; the key says nothing, since the operation does.
+        let result = unsafe { CreateIoCompletionPort(handle.descriptor() as HANDLE, port.as_raw_handle(), OURS, 0) };
+        if result.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    fn configure(&self, handle: &Handle, options: &SocketOptions) {
+        handle.state::<Stream>().configure(options);
+    }
+
+    fn accept(&self, handle: &Handle, window: AcceptWindow, options: &SocketOptions) -> io::Result<()> {
+        self.begin_accepts(handle, None, Some((window, options)))
+    }
+
+    fn pause_accept(&self, handle: &Handle) {
+        handle.state::<Listener>().pause();
+    }
+
+    fn accept_some(&self, handle: &Handle, count: usize) -> io::Result<()> {
+        self.begin_accepts(handle, Some(count), None)
+    }
+
+    fn surrender(&self, handle: Handle) -> i64 {
+        let descriptor = handle.disown().expect("an accepted handle that was not associated");
+        handle.state::<Stream>().disown();
+        descriptor
+    }
+
+    fn connect(&self, _handle: &Handle, _address: &Address) -> Submission {
+        Submission::Failed { error: Self::unsupported("connecting is not supported"), sent: 0, unsent: 0 }
+    }
+
+    fn cancel_connect(&self, _handle: &Handle) -> bool {
+        false
+    }
+
+    fn receive(&self, handle: &Handle) {
+        if handle.state::<Stream>().receive(handle, &self.operations) {
+            self.resume(handle);
+        }
+    }
+
+    fn pause_receive(&self, handle: &Handle) {
+        handle.state::<Stream>().pause();
+    }
+
+    fn send(&self, handle: &Handle, data: Outgoing) -> Submission {
+        let (submission, list) = handle.state::<Stream>().send(handle, &self.operations, data);
+        if list {
+            self.resume(handle);
+        }
+        submission
+    }
+
+    fn send_to(&self, _handle: &Handle, data: Outgoing, _address: Option<&Address>) -> Submission {
+        Submission::Failed { error: Self::unsupported("datagram sockets are not supported"), sent: 0, unsent: data.len() }
+    }
+
+    fn progress(&self, handle: &Handle) -> usize {
+        handle.state::<Stream>().progress()
+    }
+
+    fn cancel_send(&self, handle: &Handle) -> Option<usize> {
+        handle.state::<Stream>().give_up()
+    }
+
+    fn shutdown_write(&self, handle: &Handle) -> io::Result<()> {
+        handle.state::<Stream>().shut_write()
+    }
+
+    fn close(&self, handle: &Handle, how: Closing) {
+        match handle.kind() {
+            Kind::Listener => handle.state::<Listener>().close(),
+            _ => handle.state::<Stream>().close(how),
+        }
+    }
+
+    fn local_address(&self, handle: &Handle) -> io::Result<Address> {
+        handle.state::<Stream>().local_address().map(Address::Internet)
+    }
+
+    fn wait(&self, _handle: &Handle, _interest: Interest) -> io::Result<()> {
+        Err(Self::unsupported("waiting for handles is not supported"))
+    }
+
+    fn is_ready(&self, _handle: &Handle, _interest: Interest) -> bool {
+        false
+    }
+
+    fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let mut polling = self.polling.lock();
+        let Some(port) = self.port() else { return Ok(()) };
+        let Polling { entries, readable, memory } = &mut *polling;
+        self.collect_resumed(readable);
+        let mut timeout = if readable.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let may_sleep = timeout != Some(Duration::ZERO);
+        if may_sleep && !self.sleep.begin() {
+            timeout = Some(Duration::ZERO); // `wake` came before us.
+        }
+        let count = Self::dequeue(&port, entries, timeout);
+        if may_sleep {
+            // A poll that may not sleep leaves a notification to the next one that may.
+            self.sleep.end();
+        }
+        for entry in &entries[..count?] {
+            self.packet(entry, readable, completions);
+        }
+        self.collect_resumed(readable);
+
+        // Once from each, in turn; what is left waits behind the others for the next poll, which does not sleep.
+        let mut bytes = 0;
+        for _ in 0..readable.len() {
+            if bytes >= BYTES_A_POLL {
+                break;
+            }
+            let Some(handle) = readable.pop_front() else { break };
+            let Some(token) = handle.token() else { continue };
+            if handle.kind() == Kind::Listener {
+                self.tell_held(&handle, token, completions);
+                continue;
+            }
+            let taken = handle.state::<Stream>().take(&handle, self, memory);
+            completions.extend(taken.outcome.map(|outcome| Completion { token, outcome }));
+            bytes += taken.bytes;
+            if taken.stays {
+                readable.push_back(handle);
+            }
+        }
+        Ok(())
+    }
+
+    fn wake(&self) {
+        if self.sleep.notify()
+            && let Some(port) = self.port()
+        {
+            // SAFETY: no memory is named. It fails only for want of kernel memory, and then the sleeper comes back with the next packet.
+            unsafe { PostQueuedCompletionStatus(port.as_raw_handle(), 0, WAKE, ptr::null()) };
+        }
+    }
+
+    fn now(&self) -> u64 {
+        clock::now()
+    }
+
+    fn thread_clock(&self) -> ThreadClock {
+        clock::own()
+    }
+
+    fn cpu_time(&self, clock: ThreadClock) -> Option<u64> {
+        clock::used(clock)
+    }
+
+    fn release(&self) {
+        let mut polling = self.polling.lock(); // the last poll has returned
+        let Some(port) = self.port.lock().take() else { return };
+        for handle in self.operations.close() {
+            match handle.kind() {
+                Kind::Listener => handle.state::<Listener>().pause(),
+                _ => handle.state::<Stream>().cancel(),
+            }
+        }
+        let deadline = Instant::now() + RELEASE_PATIENCE;
+        while self.operations.count() > 0 && Instant::now() < deadline {
+            let Ok(count) = Self::dequeue(&port, &mut polling.entries, Some(Duration::from_millis(10))) else { break };
+            for entry in &polling.entries[..count] {
+                drop(self.operations.take(entry.lpOverlapped.addr()));
+            }
+        }
+        let listed = mem::take(&mut polling.readable);
+        drop(polling);
+        let resumed = mem::take(&mut *self.resumed.lock());
+        drop((listed, resumed)); // nobody receives from them any more
+    }
+
+    /// Windows has no fork.
+    fn forked(&self) {}
+}
+
+impl Drop for Iocp {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Rounded up, so that nobody comes back before the time and asks again.
+fn milliseconds(timeout: Option<Duration>) -> u32 {
+    timeout.map_or(INFINITE, |timeout| timeout.as_nanos().div_ceil(1_000_000).min(u128::from(INFINITE - 1)) as u32)
+}
+
+const ENTRIES_A_POLL: usize = 256;
+/// About this many bytes are received in one poll: the worst case is one byte less and a full receive.
+const BYTES_A_POLL: usize = RECEIVE_SIZE;
+/// The keys of packets.
+const OURS: usize = 1;
+const WAKE: usize = 2;
+/// So long `release` waits for the kernel.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);

@@ -1,0 +1,114 @@
+//! Operations that the kernel holds. Knows who owns their memory; knows nothing of what becomes of their outcomes.
+//!
+//! An operation's OVERLAPPED, and the memory that it reads or writes, belong to the kernel from the call that begins it until its packet has been taken from the port: also after a
+//! cancellation, and after the socket was closed. So an operation lives in a box of its own that this registry holds, and comes out of it only with its packet, or if the call has
+//! failed at once, after which no packet comes. A packet with a pointer that is not in the registry is nobody's of ours, and is not touched.
+
+use std::cell::UnsafeCell;
+use std::collections::HashMap;
+use std::io;
+use std::ptr::NonNull;
+
+use windows_sys::Win32::Networking::WinSock::WSA_IO_PENDING;
+use windows_sys::Win32::System::IO::OVERLAPPED;
+
+use super::socket::{ADDRESSES, last_error};
+use crate::engine::Handle;
+use crate::numbers::EBADF;
+use crate::sync::Mutex;
+
+#[repr(C)] // so that the address of `overlapped` is the operation's
+pub(super) struct Operation {
+    overlapped: UnsafeCell<OVERLAPPED>,
+    /// Keeps the engine's state of the socket until the packet has come.
+    pub(super) handle: Handle,
+    pub(super) what: What,
+}
+
+// SAFETY: the OVERLAPPED is the kernel's, which does not care for threads; nothing here reads it.
+unsafe impl Send for Operation {}
+
+pub(super) enum What {
+    /// A receive of no bytes: it completes as soon as there is something to receive, and holds no memory.
+    Readable,
+    /// What the kernel sends from: a copy, so that the bytes' owner gets them back at a close at once.
+    Send(Box<[u8]>),
+    Accept(Box<Accept>),
+}
+
+pub(super) struct Accept {
+    /// Becomes the client's.
+    pub(super) socket: std::net::TcpStream,
+    /// The kernel writes both addresses here; they are asked for in another way.
+    pub(super) addresses: UnsafeCell<[u8; ADDRESSES]>,
+    /// Of the listener's accepts: those of an earlier one were cancelled.
+    pub(super) generation: u64,
+}
+
+/// The operations of one engine that the kernel holds.
+#[derive(Default)]
+pub(super) struct Operations(Mutex<Live>);
+
+#[derive(Default)]
+struct Live {
+    /// By their addresses.
+    operations: HashMap<usize, Held>,
+    /// No packet would be taken from the port any more.
+    closed: bool,
+}
+
+struct Held(NonNull<Operation>);
+
+// SAFETY: it is the only pointer to a box that may go to another thread.
+unsafe impl Send for Held {}
+
+impl Operations {
+    /// Begins an operation. `call`, which must not block and must not come back here, passes it to the kernel, with pointers into `What`, and answers as Winsock does, 0 or less for "see WSAGetLastError".
+    ///
+    /// # Errors
+    /// The call's, after which no packet comes; EBADF once the engine was released.
+    pub(super) fn begin(&self, handle: &Handle, what: What, call: impl FnOnce(*mut OVERLAPPED, &What) -> i32) -> io::Result<()> {
+        let operation = Box::new(Operation { overlapped: UnsafeCell::default(), handle: handle.clone(), what });
+        // Held during the call, so that the operation is not freed under it: its packet may be taken from the port before the call returns.
+        let mut live = self.0.lock();
+        if live.closed {
+            return Err(io::Error::from_raw_os_error(EBADF));
+        }
+        let pointer = NonNull::from(Box::leak(operation));
+        let address = pointer.as_ptr().addr();
+        live.operations.insert(address, Held(pointer));
+        // SAFETY: it is in the registry, whose lock is held, so it is alive. The kernel writes to nothing of `What` but what is in an UnsafeCell.
+        let what = unsafe { &(*pointer.as_ptr()).what };
+        if call(pointer.as_ptr().cast(), what) == 0 {
+            return Ok(());
+        }
+        let error = last_error();
+        if error.raw_os_error() == Some(WSA_IO_PENDING) {
+            return Ok(());
+        }
+        live.operations.remove(&address);
+        drop(live);
+        // SAFETY: leaked above, nobody else's since it is out of the registry, and the kernel has not taken it.
+        drop(unsafe { Box::from_raw(pointer.as_ptr()) });
+        Err(error)
+    }
+
+    /// The operation whose packet has come; None: it is nobody's of ours.
+    pub(super) fn take(&self, address: usize) -> Option<Box<Operation>> {
+        let Held(pointer) = self.0.lock().operations.remove(&address)?;
+        // SAFETY: leaked by `begin`, and taken out once. The kernel has done with it: its packet has come, or it never took it.
+        Some(unsafe { Box::from_raw(pointer.as_ptr()) })
+    }
+
+    /// From here on none begins. Answers the handles of those that the kernel holds.
+    pub(super) fn close(&self) -> Vec<Handle> {
+        let mut live = self.0.lock();
+        live.closed = true;
+        // SAFETY: what is in the registry is alive, and nobody takes it out while the lock is held. The kernel writes to the OVERLAPPED only.
+        live.operations.values().map(|Held(pointer)| unsafe { &(*pointer.as_ptr()).handle }.clone()).collect()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().operations.len()
+    }
+}
