@@ -532,6 +532,24 @@ port.post(); port.post()
     assert result.returncode == 0, result.stderr
 
 
+def test_a_signal_handler_that_raises_at_exit_leaves_no_port_open() -> None:
+    source = """
+import atexit
+import proactor
+
+class Interrupted(proactor.CompletionPort):
+    def close(self):
+        super().close()
+        raise KeyboardInterrupt("as a signal handler does, right after the call")
+
+ports = [Interrupted() for _ in range(3)]
+atexit.register(lambda: print([port.closed for port in ports]))
+"""
+    result = run_python(source)
+    assert result.stdout == "[True, True, True]\n"
+    assert "as a signal handler does" in result.stderr, "it is not swallowed"
+
+
 # ---- the simulated network ----
 
 

@@ -418,7 +418,7 @@ class Handle:
         attempt to connect is pending it waits for it; on a stream that is not connected it fails (ENOTCONN). (Win32's WSARecv.)
 
         Raises:
-            ValueError: `limit` is less than 1, or the socket is no stream.
+            TypeError, ValueError: `limit` is no whole number, less than 1, or beyond what a number of bytes can be; or the socket is no stream.
             OSError: the handle is closed (EBADF).
             RuntimeError: it belongs to the parent process.
         """
@@ -491,7 +491,7 @@ class Handle:
         kernel has for the socket (ECONNREFUSED: nobody listens where an earlier one was sent) completes one receive. (Win32's WSARecvFrom.)
 
         Raises:
-            ValueError: `limit` is less than 1, or the socket is none for datagrams.
+            TypeError, ValueError: `limit` is no whole number, less than 1, or beyond what a number of bytes can be; or the socket is none for datagrams.
             OSError: the handle is closed (EBADF).
             RuntimeError: it belongs to the parent process.
         """

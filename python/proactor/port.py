@@ -5,6 +5,7 @@ Knows what can be associated; knows nothing of workers, servers or futures.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -81,7 +82,8 @@ class CompletionPort(_core.CompletionPort):
 
     The threads that are in `get` do the I/O: while none is, what was submitted may stand still until the next `get`. (While threads are at
     work and none waits, the monitor sees to it.) A context manager, which closes the port. The end of the main thread closes it, too, and
-    so does the end of its last reference. Safe from any thread.
+    so does the end of its last reference; but a port that its own queue refers to (`port.post(port)`, or the key of a handle with a pending
+    operation leads to it) has one until it is closed: the garbage collector does not look into the queue. Safe from any thread.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the text says which and how.
@@ -156,8 +158,13 @@ _PATIENCE = 1.0  # seconds; a thread that has been woken only needs the interpre
 def _at_exit() -> None:
     # Whoever waits would keep the interpreter from ending; or, in a daemon thread, wake up in an interpreter that is gone.
     ports = list(_every)
-    for port in ports:
-        port.close()
+    with contextlib.ExitStack() as stack:  # What a signal handler raises in one of these calls is raised after the others.
+        stack.callback(_wait_until_left, ports)
+        for port in ports:
+            stack.callback(port.close)
+
+
+def _wait_until_left(ports: list[CompletionPort]) -> None:
     deadline = time.monotonic() + _PATIENCE
     while any(port._inside() for port in ports) and time.monotonic() < deadline:
         time.sleep(0.001)

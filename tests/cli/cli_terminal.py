@@ -18,9 +18,9 @@ COLUMNS, ROWS = 150, 50
 class Terminal:
     """A command whose standard streams are one terminal, which is also its controlling terminal."""
 
-    def __init__(self, command: list[str], *, stderr: Any = None, **options: Any) -> None:
+    def __init__(self, command: list[str], *, stderr: Any = None, columns: int = COLUMNS, **options: Any) -> None:
         self._master, self._slave = pty.openpty()
-        termios.tcsetwinsize(self._slave, (ROWS, COLUMNS))
+        termios.tcsetwinsize(self._slave, (ROWS, columns))
         self.settings = termios.tcgetattr(self._slave)
         self.screen = Screen()
         self.raw = b""

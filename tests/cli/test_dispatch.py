@@ -249,6 +249,21 @@ def test_the_live_view_shows_lanes_releases_and_counters_and_leaves_the_summary(
     assert one.settings_now() == one.settings
 
 
+def test_nothing_is_cut_off_at_eighty_columns(terminal):
+    one = terminal("dispatch", "blocked", columns=80)
+    assert one.wait() == 0
+    one.wait_for(r"compensations?\)\.\s*\Z")
+    lines = [line.rstrip() for line in one.screen.text().splitlines()]
+    assert max(len(line) for line in lines) <= 80
+    events = [line for line in lines if re.match(r"(completion )?\d+ to worker", line)]
+    assert events
+    assert all(re.search(r"(ms after( it was posted)?|the last to wait|that waited|queued|later|less long)$", line) for line in events), (
+        events
+    )
+    summary = lines[next(index for index, line in enumerate(lines) if line.startswith("12 of 12 completions handled by")) :]
+    assert len([line for line in summary if line]) > 5, "the sentences are wrapped"
+
+
 def test_ctrl_c_waits_for_the_handlers_that_run_and_leaves_the_rest(terminal):
     one = terminal("dispatch", "--workers", "1", "--concurrency", "1", "--count", "5", "--burst", "5", "--handler-ms", "1000")
     one.wait_for(r"^worker 1 .*\u2571")

@@ -51,7 +51,7 @@ def test_one_worker_that_does_everything_is_the_last_to_wait():
     lines = summary(record(*calm(), waiting={1: -1.0, 2: 7.8}))
     assert lines == [
         "8 of 8 completions handled by worker 2: the last to wait is the first released.",
-        "Newest first held: 8 of 8 times others waited too, and none of them had begun to wait later.",
+        "Newest first always held: 8 times others waited too, and each time the last to begin to wait was released.",
         "Never more than 1 ran at once: the cap held.",
         "Nobody blocked, and nobody was compensated for.",
     ]
@@ -153,6 +153,23 @@ def test_more_than_the_cap_at_once_is_a_violation():
     assert line == (
         "The cap of 1 was VIOLATED: up to 2 ran at once, 500.0 ms of it without one that had come back from a blocking call"
         " (the port itself counted 2 at most, in 10 looks)."
+    )
+
+
+def test_a_runner_without_a_processor_that_was_taken_for_blocked_is_said_with_what_to_do():
+    works = [work(n, n, since=0.0, posted=1.0, taken=1.0, ended=1.5) for n in (1, 2)]
+    line = summary(record(*works, port_running=2, compensations=1))[2]
+    assert line.startswith("The cap of 1 was EXCEEDED: up to 2 ran at once, 500.0 ms")
+    assert "got no processor was taken for blocked" in line
+    assert "(nice)" in line
+
+
+def test_where_there_was_no_choice_the_order_is_not_said_to_have_failed():
+    works = [work(1, 2, since=0.0, posted=1.0, taken=1.0, ended=2.0), work(2, 1, since=-1.0, posted=1.0, taken=1.1, ended=2.0)]
+    line = summary(record(*works, concurrency=2))[1]
+    assert line == (
+        "Newest first always held: 1 time others waited too, and each time the last to begin to wait was released;"
+        " the other 1 time there was nobody else to choose."
     )
 
 

@@ -170,15 +170,37 @@ def test_without_a_command_it_says_which_there_are(run):
     assert "usage: proactor" in result.stderr.decode()
 
 
+def exit_statuses(text):
+    return set(re.findall(r"^  (\d+(?:\+n)?) +\S", text, re.MULTILINE))
+
+
 def test_help_lists_every_exit_status_and_option(run):
     text = run("serve", "--help").stdout.decode()
-    for code in ExitCode:
-        assert re.search(rf"^  {code.value} +\S", text, re.MULTILINE), code
+    assert exit_statuses(text) == {str(code.value) for code in ExitCode} | {"128+n"} == exit_statuses(run("--help").stdout.decode())
     options = "host port backlog max-connections idle-timeout concurrency max-workers busy-poll log-level quiet drain raw framing"
     for option in options.split():
         assert f"--{option} " in text
     assert "PROACTOR_IDLE_TIMEOUT" in text
-    assert "128+n signal n ended it (130: Ctrl-C); `serve`, `dispatch`: a second, the first gives 0" in " ".join(text.split())
+    assert "128+n signal n ended it (130: Ctrl-C); a second, the first gives 0" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "own", "others"),
+    [
+        ("connect", "no connection, or it was reset", "picture"),
+        ("read", "a file that is missing", "no connection"),
+        ("copy", "a file that is missing", "no connection"),
+        ("dispatch", "no connection; the picture cannot be written", "a file that is missing"),
+    ],
+)
+def test_a_commands_help_lists_its_own_exit_statuses_only(run, command, own, others):
+    text = run(command, "--help").stdout.decode()
+    assert exit_statuses(text) == {"0", "1", "2", "128+n"}
+    words = " ".join(text.partition("exit statuses:")[2].split())
+    assert "1 output lost; anything not foreseen" in words
+    assert own in words
+    assert others not in words
+    assert "`" not in words
 
 
 def test_the_documented_table_names_every_exit_status():

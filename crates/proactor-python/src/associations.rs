@@ -9,7 +9,7 @@ use proactor_core::engine::{Address, Kind, TOO_LONG};
 use proactor_core::files::Outcome;
 use proactor_core::port::{Association, FileNumbers, Port as CorePort, Refusal};
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -190,7 +190,27 @@ fn as_socket(py: Python<'_>, descriptor: i64) -> PyResult<Bound<'_, PyAny>> {
     Ok(socket)
 }
 
-fn at_least_one(limit: isize, why: &str) -> PyResult<usize> {
+/// How many bytes an operation brings at most, as Python says it; what suits is another question.
+struct Limit(isize);
+
+impl<'py> FromPyObject<'_, 'py> for Limit {
+    type Error = PyErr;
+
+    fn extract(limit: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        limit.extract().map(Limit).map_err(|error: PyErr| match error {
+            error if error.is_instance_of::<PyOverflowError>(limit.py()) => {
+                PyValueError::new_err(format!("limit must be at least 1 byte and below 2**63, not {}", *limit))
+            }
+            error if error.is_instance_of::<PyTypeError>(limit.py()) => match limit.repr() {
+                Ok(shown) => PyTypeError::new_err(format!("limit must be a whole number of bytes, not {shown}")),
+                Err(error) => error,
+            },
+            error => error, // what its own `__index__` raised
+        })
+    }
+}
+
+fn at_least_one(Limit(limit): Limit, why: &str) -> PyResult<usize> {
     match usize::try_from(limit) {
         Ok(limit) if limit > 0 => Ok(limit),
         _ => Err(PyValueError::new_err(format!("limit must be at least 1 byte, not {limit}: {why}"))),
@@ -318,11 +338,11 @@ impl Handle {
     /// attempt to connect is pending it waits for it; on a stream that is not connected it fails (ENOTCONN). (Win32's WSARecv.)
     ///
     /// Raises:
-    ///     ValueError: `limit` is less than 1, or the socket is no stream.
+    ///     TypeError, ValueError: `limit` is no whole number, less than 1, or beyond what a number of bytes can be; or the socket is no stream.
     ///     OSError: the handle is closed (EBADF).
     ///     RuntimeError: it belongs to the parent process.
-    #[pyo3(signature = (limit=65536, /))]
-    fn receive(this: &Bound<'_, Self>, limit: isize) -> PyResult<Py<Operation>> {
+    #[pyo3(signature = (limit=Limit(65536), /), text_signature = "($self, limit=65536, /)")]
+    fn receive(this: &Bound<'_, Self>, limit: Limit) -> PyResult<Py<Operation>> {
         let socket = this.get().check_can("receive", STREAMS)?;
         let limit = at_least_one(limit, "a receive of nothing would never tell the peer's end")?;
         Self::submit(this, socket, "receive", Request::Receive { limit })
@@ -412,11 +432,11 @@ impl Handle {
     /// kernel has for the socket (ECONNREFUSED: nobody listens where an earlier one was sent) completes one receive. (Win32's WSARecvFrom.)
     ///
     /// Raises:
-    ///     ValueError: `limit` is less than 1, or the socket is none for datagrams.
+    ///     TypeError, ValueError: `limit` is no whole number, less than 1, or beyond what a number of bytes can be; or the socket is none for datagrams.
     ///     OSError: the handle is closed (EBADF).
     ///     RuntimeError: it belongs to the parent process.
-    #[pyo3(signature = (limit=65535, /))]
-    fn receive_from(this: &Bound<'_, Self>, limit: isize) -> PyResult<Py<Operation>> {
+    #[pyo3(signature = (limit=Limit(65535), /), text_signature = "($self, limit=65535, /)")]
+    fn receive_from(this: &Bound<'_, Self>, limit: Limit) -> PyResult<Py<Operation>> {
         let socket = this.get().check_can("receive_from", &[Kind::Datagram])?;
         let limit = at_least_one(limit, "every datagram but an empty one would be cut off")?;
         Self::submit(this, socket, "receive_from", Request::ReceiveFrom { limit })

@@ -3,7 +3,7 @@
 | status | name              | when                                                                              |
 |--------|-------------------|-----------------------------------------------------------------------------------|
 | 0      | OK                | it did what was asked; `serve`: an orderly shutdown; `connect`: an orderly end    |
-| 1      | FAILED            | `connect`: no connection, or it was reset; output lost; anything else not foreseen|
+| 1      | FAILED            | output lost; anything not foreseen; `connect`: no connection, or it was reset     |
 |        |                   | `read`, `copy`: a file that is missing, or cannot be read or written to its end   |
 |        |                   | `dispatch`: no connection; the picture cannot be written                          |
 | 2      | USAGE             | the command line or a PROACTOR_ variable is wrong                                 |
@@ -67,29 +67,53 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    table = _exit_statuses()
     parser = _Parser(
         prog="proactor",
         description="I/O completion ports and a thread pool: servers of plain, blocking handlers, and files.",
-        epilog=f"{table}\n\nEvery option is also an environment variable: --idle-timeout is PROACTOR_IDLE_TIMEOUT.",
+        epilog=f"{_exit_statuses()}\n\n{_environment('--idle-timeout')}",
         formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"proactor {proactor.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    serve.add_parser(commands, f"{table}\n\nEvery option is also an environment variable: --idle-timeout is PROACTOR_IDLE_TIMEOUT.")
-    connect.add_parser(commands, table)
-    read.add_parser(commands, table)
-    copy.add_parser(commands, table)
-    dispatch.add_parser(commands, f"{table}\n\nEvery option is also an environment variable: --handler-ms is PROACTOR_HANDLER_MS.")
+    serve.add_parser(commands, f"{_exit_statuses('serve')}\n\n{_environment('--idle-timeout')}")
+    connect.add_parser(commands, _exit_statuses("connect"))
+    read.add_parser(commands, _exit_statuses("read"))
+    copy.add_parser(commands, _exit_statuses("copy"))
+    dispatch.add_parser(commands, f"{_exit_statuses('dispatch')}\n\n{_environment('--handler-ms')}")
     return parser
 
 
-def _exit_statuses() -> str:
-    """The table above, as `--help` shows it. Without docstrings (`python -OO`) only the names."""
+def _environment(option: str) -> str:
+    return f"Every option is also an environment variable: {option} is PROACTOR_{option.strip('-').replace('-', '_').upper()}."
+
+
+def _exit_statuses(command: str | None = None) -> str:
+    """The table above, as `--help` shows it; for one command what concerns it. Without docstrings (`python -OO`) only the names."""
     rows = [line.strip("|").split("|") for line in (__doc__ or "").splitlines() if line.startswith("|")][2:]
     if not rows:
         return "exit statuses: " + ", ".join(f"{code.value} {code.name}" for code in ExitCode)
-    return "exit statuses:\n" + "\n".join(f"  {status.strip():6} {when.strip()}" for status, _, when in rows)
+    shown = []
+    status = last = ""
+    for first, _, when in rows:
+        status = first.strip() or status  # Without one the row goes on with the status above.
+        words = when.strip() if command is None else _concerning(command, when.strip())
+        if words:
+            shown.append(f"  {'' if status == last else status:6} {words}")
+            last = status
+    return "exit statuses:\n" + "\n".join(shown)
+
+
+def _concerning(command: str, when: str) -> str:
+    """Of a row of the table what is said of every command, which comes first, and of this one; a part without names goes on as before."""
+    parts = []
+    mine = True
+    for part in when.split("; "):
+        names, colon, words = part.rpartition("`: ")
+        if colon:
+            mine = command in names.replace("`", "").split(", ")
+        if mine:
+            parts.append(words if colon else part)
+    return "; ".join(parts)
 
 
 def _complain(message: str) -> None:

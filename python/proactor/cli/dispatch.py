@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import shutil
 import socket
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -99,11 +101,19 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         result = as_json(scene, facts, snapshot, lines, statistics, interrupted=interrupted, interpreter_lock=lock)
     else:
-        result = "\n".join(lines)
+        result = "\n".join(_wrapped(lines))
     write_result(f"{result}\n")
     if options.svg is not None:
         _write_picture(options.svg, picture(scene, snapshot, lines))
     return ExitCode.OK
+
+
+def _wrapped(lines: list[str]) -> list[str]:
+    """As wide as the terminal at most; for a pipe or a file a sentence stays a line, which programs can look for."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return lines
+    columns = max(20, shutil.get_terminal_size().columns)
+    return [part for line in lines for part in textwrap.wrap(line, columns, break_long_words=False, break_on_hyphens=False)]
 
 
 def _run(scene: Scene, peer: socket.socket | None, stop: StopRequests, *, live: bool) -> tuple[Snapshot, Any]:

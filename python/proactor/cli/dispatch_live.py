@@ -136,24 +136,31 @@ class LiveView:
     def _releases(self, snapshot: Snapshot) -> Iterator[Text]:
         latest = list(takings(snapshot))[-RELEASES_SHOWN:]
         for taking in latest:
-            yield Text(release(taking), style="" if taking.out_of_turn is None else "yellow", no_wrap=True)
+            words = release(taking, self._console.width)
+            yield Text(words, style="" if taking.out_of_turn is None else "yellow", no_wrap=True)
         yield from [Text("")] * (RELEASES_SHOWN - len(latest))
 
 
-def release(taking: Taking) -> str:
-    """Who was released for a completion, and why that one."""
+def release(taking: Taking, columns: int) -> str:
+    """Who was released for a completion, and why that one; in fewer words where there are fewer columns."""
     work = taking.work
-    start = f"completion {work.number} to worker {work.worker}"
+    start, short = f"completion {work.number} to worker {work.worker}", f"{work.number} to worker {work.worker}"
     if (one := taking.out_of_turn) is not None:
-        return f"{start}, although worker {one.passed_over} had begun to wait later"
-    after = "" if work.posted is None else f", {(work.taken - work.posted) * 1000:.1f} ms after it was posted"
-    if work.posted is not None and work.posted < work.waiting_since:
-        why = "asked when it was already queued"
-    elif taking.others:
-        why = f"of {len(taking.others) + 1} the last to wait"
+        choices = [
+            f"{start}, although worker {one.passed_over} had begun to wait later",
+            f"{short}: worker {one.passed_over} waited less long",
+        ]
     else:
-        why = "the only one that waited"
-    return f"{start}, {why}{after}"
+        if work.posted is not None and work.posted < work.waiting_since:
+            why = "asked when it was already queued"
+        elif taking.others:
+            why = f"of {len(taking.others) + 1} the last to wait"
+        else:
+            why = "the only one that waited"
+        after = None if work.posted is None else f"{(work.taken - work.posted) * 1000:.1f} ms after"
+        choices = [] if after is None else [f"{start}, {why}, {after} it was posted", f"{start}, {why}, {after}"]
+        choices += [f"{start}, {why}", f"{short}: {why}"]
+    return next((words for words in [*choices, start] if len(words) <= columns), short)
 
 
 def _spread(cells: list[float], start: float, end: float, begin: float, cell: float) -> None:

@@ -76,8 +76,11 @@ def _order(facts: Facts) -> str:
         return "Newest first was not put to the test: nobody else waited when a completion was taken."
     exceptions = len(facts.out_of_turn)
     if not exceptions:
-        times = f"{facts.choices} of {counted(facts.handled, 'time')}"
-        return f"Newest first held: {times} others waited too, and none of them had begun to wait later."
+        rest = facts.handled - facts.choices
+        every = f"{counted(facts.choices, 'time')} others waited too, and each time the last to begin to wait was released"
+        return f"Newest first always held: {every}" + (
+            f"; the other {counted(rest, 'time')} there was nobody else to choose." if rest else "."
+        )
     times = f"{counted(facts.choices, 'time')} that others waited too"
     if all(one.leader for one in facts.out_of_turn) and (facts.received or exceptions <= LEADERS_SHARE * facts.choices):
         return (
@@ -119,6 +122,11 @@ def _cap(facts: Facts, snapshot: Snapshot) -> str:
         return (
             f"The cap of {cap} was EXCEEDED: {beyond}. The port itself counted {said} at most (in {looks}):"
             " where handlers block too briefly to be seen one by one, it lets more in."
+        )
+    if facts.compensations and not facts.blocked_seconds:
+        return (
+            f"The cap of {cap} was EXCEEDED: {beyond}{seen}. No handler made a blocking call: one that got no processor was"
+            " taken for blocked, because the machine is busy; end other processes, or give this one precedence (nice)."
         )
     return f"The cap of {cap} was VIOLATED: {beyond}{seen}."
 
