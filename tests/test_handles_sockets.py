@@ -214,7 +214,10 @@ def test_a_refused_connect_fails_what_waits_for_it_and_may_be_tried_again(make_p
     operations = [handle.connect(nobody), handle.receive(), handle.send(b"x"), handle.shutdown()]
     completions = {completion.operation: completion for completion in (told.next() for _ in operations)}
     numbers = [completions[operation].error.errno for operation in operations]  # type: ignore[union-attr]
-    assert numbers == [errno.ECONNREFUSED, errno.ECONNREFUSED, errno.ENOTCONN, errno.ENOTCONN]
+    # The receive fails with what it waited for; or at once, where that was over before it was submitted.
+    assert numbers[0] == errno.ECONNREFUSED
+    assert numbers[1] in (errno.ECONNREFUSED, errno.ENOTCONN)
+    assert numbers[2:] == [errno.ENOTCONN, errno.ENOTCONN]
     assert completions[operations[2]].value == 0
     handle.receive()
     assert told.next().error.errno == errno.ENOTCONN  # type: ignore[union-attr]

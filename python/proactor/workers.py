@@ -5,6 +5,7 @@ Knows nothing of servers or futures.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -367,7 +368,7 @@ class Watchdog:
 
 def stack_of(thread: threading.Thread) -> str | None:
     """`name:` and the stack of the handler or call that the thread is in, the innermost last as in tracebacks; None: it is in none."""
-    frame = sys._current_frames().get(thread.ident or 0)
+    frame = _current_frames().get(thread.ident or 0)
     outermost = None if frame is None else _handler_frame(frame)
     if frame is None or outermost is None:
         return None
@@ -380,9 +381,21 @@ def stack_of(thread: threading.Thread) -> str | None:
     return f"{thread.name}:\n{''.join(lines)}".rstrip()
 
 
+def _current_frames() -> dict[int, FrameType]:
+    """Without garbage collection meanwhile: CPython 3.11 holds its list of threads locked, and whoever starts a thread waits for it; so a
+    finalizer that waits for such a starter would never end (python/cpython#106883)."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def describe(threads: Iterable[threading.Thread]) -> Iterable[str]:
     """`name: function (file:line)` for each thread that is inside a handler."""
-    frames = sys._current_frames()
+    frames = _current_frames()
     for thread in threads:
         frame = frames.get(thread.ident or 0)
         handler = None if frame is None else _handler_frame(frame)
