@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import queue
-import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import interleaved
 import proactor
 
 PAIRS = 200_000
@@ -33,7 +31,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     if options.kind is None:
-        compare(options.rounds)
+        interleaved.compare(__file__, KINDS, ("rate", "threads_rate"), options.rounds, ",.0f")
         return
     if options.kind == "proactor":
         with proactor.CompletionPort() as port:
@@ -42,18 +40,6 @@ def main() -> None:
         simple: queue.SimpleQueue[Any] = queue.SimpleQueue()
         report = measure(simple.put, simple.get)
     print(json.dumps({**report, "errors": 0}))
-
-
-def compare(rounds: int) -> None:
-    reports: dict[str, list[dict]] = {kind: [] for kind in KINDS}
-    for number in range(rounds):
-        for kind in KINDS if number % 2 else reversed(KINDS):
-            run = subprocess.run([sys.executable, __file__, kind], check=True, capture_output=True, text=True)
-            reports[kind].append(json.loads(run.stdout))
-    for metric in ("rate", "threads_rate"):
-        ours, theirs = ([report[metric] for report in reports[kind]] for kind in KINDS)
-        ratio = statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
-        print(f"{metric:13} proactor {statistics.median(ours):,.0f}  SimpleQueue {statistics.median(theirs):,.0f}  ratio {ratio:.2f}")
 
 
 def measure(post: Post, get: Get) -> dict:

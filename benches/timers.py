@@ -13,11 +13,9 @@ import asyncio
 import itertools
 import json
 import resource
-import statistics
-import subprocess
-import sys
 import threading
 
+import interleaved
 import proactor
 
 COUNT = 100_000
@@ -30,22 +28,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     if options.kind is None:
-        compare(options.rounds)
+        interleaved.compare(__file__, KINDS, ("add_us", "call_us", "cancel_us"), options.rounds, ".3f")
     else:
         report = measure_proactor() if options.kind == "proactor" else asyncio.run(measure_asyncio())
         print(json.dumps({**report, "errors": 0}))
-
-
-def compare(rounds: int) -> None:
-    reports: dict[str, list[dict]] = {kind: [] for kind in KINDS}
-    for number in range(rounds):
-        for kind in KINDS if number % 2 else reversed(KINDS):
-            run = subprocess.run([sys.executable, __file__, kind], check=True, capture_output=True, text=True)
-            reports[kind].append(json.loads(run.stdout))
-    for metric in ("add_us", "call_us", "cancel_us"):
-        ours, theirs = ([report[metric] for report in reports[kind]] for kind in KINDS)
-        ratio = statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
-        print(f"{metric:10} proactor {statistics.median(ours):.3f}  asyncio {statistics.median(theirs):.3f}  ratio {ratio:.2f}")
 
 
 def processor_time() -> float:

@@ -31,6 +31,31 @@ def ignore(connection: proactor.Connection, data: bytes) -> None:
     pass
 
 
+class Runners:
+    """Counts how many threads are between `enter` and `leave`."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.now = 0
+        self.seen: list[int] = []
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.now += 1
+            self.seen.append(self.now)
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.now -= 1
+
+
+def spin(seconds: float) -> None:
+    """Computes for so much processor time of this thread."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
 class Recorder(proactor.Handler):
     """Remembers every call as `(name, value)`, by connection and in all, and lets a test wait for what it expects."""
 

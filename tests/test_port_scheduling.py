@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 import proactor
-from peers import TIMEOUT, eventually
+from peers import TIMEOUT, Runners, eventually, spin
 
 MakePort = Callable[..., proactor.CompletionPort]
 
@@ -29,31 +29,6 @@ class Threads:
         for completion in self.port:
             self.names.append(threading.current_thread().name)
             self.handle(completion)
-
-
-class Runners:
-    """Counts how many threads are between `enter` and `leave`."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.now = 0
-        self.seen: list[int] = []
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.now += 1
-            self.seen.append(self.now)
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.now -= 1
-
-
-def spin(seconds: float) -> None:
-    """Computes for so much processor time of this thread."""
-    end = time.thread_time() + seconds
-    while time.thread_time() < end:
-        pass
 
 
 def test_twenty_threads_that_sleep_take_little_more_than_one_sleep(make_port: MakePort, start) -> None:

@@ -8,32 +8,7 @@ from concurrent.futures import wait
 import pytest
 
 import proactor
-from peers import TIMEOUT, Recorder, echo, eventually, exchange, read_exactly
-
-
-class Runners:
-    """Counts how many handlers are between `enter` and `leave`."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.now = 0
-        self.seen: list[int] = []
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.now += 1
-            self.seen.append(self.now)
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.now -= 1
-
-
-def spin(seconds: float) -> None:
-    """Computes for so much processor time of this thread."""
-    end = time.thread_time() + seconds
-    while time.thread_time() < end:
-        pass
+from peers import TIMEOUT, Recorder, Runners, echo, eventually, exchange, read_exactly, spin
 
 
 def test_twenty_sleeping_handlers_take_little_more_than_one_sleep(serve, connect, make_pool) -> None:

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::buffers::Pool;
 use crate::completion::Completion;
 use crate::errors;
 use crate::layer::{Call, Layer, SIGNALS_EVERY};
-use crate::port::{open_engine, start};
+use crate::port::{drop_untold, join, open_engine, start};
 use crate::seats::{self, Place};
 use crate::worker::{Blocking, current};
 
@@ -132,13 +132,7 @@ impl CompletionPort {
     /// Lets go of what nobody will take, and counts it.
     fn drop_items(&self, rest: VecDeque<Item<Layer>>) {
         for item in rest {
-            let dropped = match item {
-                // They hold their handle, and it holds the port.
-                Item::Association(association) => association.take_untold().len(),
-                Item::File(file) => file.take_untold().len(),
-                _ => 1,
-            };
-            self.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+            self.dropped.fetch_add(drop_untold(&item) as u64, Ordering::Relaxed);
         }
     }
 
@@ -300,10 +294,7 @@ impl CompletionPort {
         }
         let (rest, calls) = py.detach(|| {
             let closed = self.core.close();
-            let monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(monitor) = monitor {
-                let _panicked = monitor.join(); // its panic has been printed; there is nothing left to stop
-            }
+            join(&self.monitor);
             closed
         });
         drop(calls);

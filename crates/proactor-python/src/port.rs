@@ -87,6 +87,24 @@ pub fn start(py: Python<'_>, core: Arc<CorePort<Layer>>) -> PyResult<(Arc<CorePo
     Ok((core, monitor.map_err(|error| errors::from_io(&error))?))
 }
 
+/// Joins a closed port's monitor, once. With the interpreter released.
+pub fn join(monitor: &Mutex<Option<JoinHandle<()>>>) {
+    let monitor = monitor.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(monitor) = monitor {
+        let _panicked = monitor.join(); // its panic has been printed; there is nothing left to stop
+    }
+}
+
+/// Lets go of the completions behind an item that nobody will take: they hold their handle, and it holds the port. Says how many there were; what is no
+/// handle's is one.
+pub fn drop_untold(item: &Item<Layer>) -> usize {
+    match item {
+        Item::Association(association) => association.take_untold().len(),
+        Item::File(file) => file.take_untold().len(),
+        _ => 1,
+    }
+}
+
 #[pymethods]
 impl Port {
     #[new]
@@ -477,10 +495,7 @@ impl Port {
         }
         let (rest, calls) = py.detach(|| {
             let (mut rest, calls) = self.core.close();
-            let monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(monitor) = monitor {
-                let _panicked = monitor.join(); // its panic has been printed; there is nothing left to stop
-            }
+            join(&self.monitor);
             rest.extend(self.core.scheduler.take_rest()); // what the monitor's last turn made ready
             (rest, calls)
         });
@@ -495,8 +510,9 @@ impl Port {
                     None => drop(call.begin_from_queue()),
                 },
                 Item::Appointment(appointment) => drop(self.core.cancel(&appointment)),
-                Item::Association(association) => drop(association.take_untold()),
-                Item::File(file) => drop(file.take_untold()),
+                item @ (Item::Association(_) | Item::File(_)) => {
+                    drop_untold(&item);
+                }
                 Item::Connection(_) => {}
             }
         }
@@ -526,12 +542,8 @@ impl Drop for Port {
         if !self.core.is_forked() {
             // Ends the monitor, which holds the core; nobody is left to take what was never begun.
             let (rest, _calls) = self.core.close();
-            for item in rest {
-                match item {
-                    Item::Association(association) => drop(association.take_untold()), // they hold their handle, and it holds them
-                    Item::File(file) => drop(file.take_untold()),
-                    _ => {}
-                }
+            for item in &rest {
+                drop_untold(item);
             }
         }
     }

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::numbers::{ECANCELED, EINTR, EIO};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 #[cfg(target_os = "linux")]
 mod io_uring;
@@ -335,15 +335,7 @@ impl Files {
             return request.complete(Err(ECANCELED));
         }
         queue.waiting.push_back(request);
-        if queue.on_ring {
-            let asleep = std::mem::take(&mut queue.asleep);
-            drop(queue);
-            if asleep {
-                self.shared.wake_ring();
-            }
-        } else {
-            threads::called(&self.shared, queue);
-        }
+        self.call_mechanism(queue);
     }
 
     /// As `submit`, but wakes nobody: for a request that its submitter will most likely take back in a moment. `rouse` begins it after all, and so does the next
@@ -360,10 +352,15 @@ impl Files {
 
     /// Has somebody take what was submitted quietly.
     pub fn rouse(&self) {
-        let mut queue = self.shared.queue.lock();
+        let queue = self.shared.queue.lock();
         if queue.waiting.is_empty() {
             return;
         }
+        self.call_mechanism(queue);
+    }
+
+    /// Has the mechanism look into the queue.
+    fn call_mechanism<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) {
         if queue.on_ring {
             let asleep = std::mem::take(&mut queue.asleep);
             drop(queue);
