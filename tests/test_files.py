@@ -147,6 +147,19 @@ def test_an_abandoned_iterator_leaves_nothing_under_way(make) -> None:
 # ---- writing ----
 
 
+@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+def test_who_has_the_results_finds_them_counted(tmp_path, monkeypatch, engine) -> None:
+    monkeypatch.setenv("PROACTOR_FILES", engine)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4096))
+    with proactor.open(path, direct=True) as file:
+        for rounds in range(1, 5001):
+            requests = [file.read_at(0, 512) for _ in range(2)]
+            assert [len(request.result()) for request in requests] == [512, 512]
+            statistics = file.statistics()
+            assert (statistics.outstanding, statistics.read_bytes) == (0, rounds * 1024)
+
+
 def test_writes_land_where_they_are_told(tmp_path) -> None:
     with proactor.open(tmp_path / "new", "w+b") as file:
         array = memoryview(bytearray(content(5000)))

@@ -55,7 +55,8 @@ pub struct Shared {
     pub size: usize,
     /// Nobody was woken for it.
     pub quiet: AtomicBool,
-    // Guards everything that changes. Held for as long as it takes to move some references: nothing in Python is made, released or called under it.
+    // Guards everything that changes. Held for as long as it takes to move some references and to count: nothing in Python is made, released or
+    // called under it. Taken before the file's counters.
     state: Mutex<State>,
     /// Notified when it has ended, if somebody sleeps on it.
     ended: Condvar,
@@ -173,19 +174,15 @@ impl Complete for Shared {
         let mut state = self.lock();
         debug_assert!(state.phase == Phase::Pending, "a request completes once");
         state.outcome = Some(outcome);
-        let (own, given_up) = (state.own.take(), state.given_up);
-        if state.waited.is_some() {
-            state.phase = Phase::Stored;
-            self.wake(state);
-        } else {
-            state.phase = Phase::Finished;
-            self.wake(state);
-        }
-        if given_up {
+        let own = state.own.take();
+        state.phase = if state.waited.is_some() { Phase::Stored } else { Phase::Finished };
+        // Counted before anybody can see the end: who has the result finds it in the file's counters.
+        if state.given_up {
             self.open.world.given_up.fetch_sub(1, Ordering::SeqCst);
         } else {
             self.open.ended(self.kind, transferred, failed);
         }
+        self.wake(state);
         if let Some(own) = own {
             self.open.world.teller.tell(own);
         }
@@ -445,13 +442,13 @@ impl Transfer {
             return Ok(None);
         }
         state.phase = Phase::Cancelled;
-        let (own, given_up) = (state.own.take(), state.given_up);
-        self.shared.wake(state);
-        if given_up {
+        let own = state.own.take();
+        if state.given_up {
             self.shared.open.world.given_up.fetch_sub(1, Ordering::SeqCst);
         } else {
             self.shared.open.cancelled();
         }
+        self.shared.wake(state);
         if own.is_some() {
             self.shared.open.world.teller.unexpect();
         }

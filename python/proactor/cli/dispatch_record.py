@@ -48,67 +48,68 @@ class Sample:
 
 
 class Recording:
-    """Everything that was written down. Safe from any thread; nothing blocks for longer than it takes to append or to copy."""
+    """Everything that was written down. Safe from any thread.
+
+    Handlers write without a lock: whoever waits for one is blocked, and the port would release another in his place, so that what is shown
+    would be the recording's doing. Each field has one writer at a time, and what is shared is only appended to.
+    """
 
     def __init__(self, workers: int, concurrency: int) -> None:
         self.workers = workers
         self.concurrency = concurrency
-        self._lock = threading.Lock()  # Guards everything below, and the works' fields.
         self._began = time.monotonic()
+        # In the order in which they were taken; each work is changed by its worker alone.
         self._works: list[Work] = []
+        # By worker, each entry written by it alone.
         self._waiting: dict[int, float] = {}
-        self._posted = self._finished = 0
+        self._finished = dict.fromkeys(range(1, workers + 1), 0)
+        # By the feeder; with a peer by whoever has taken a message, before it asks for the next one.
+        self._posted = 0
+        self._notes: list[str] = []
+        self._lock = threading.Lock()  # Guards what follows. No worker takes it.
         self._samples: list[Sample] = []
         self._looks = 0
         self._most_running = 0
-        self._notes: list[str] = []
 
     def begin(self) -> None:
         """From now on time counts: everybody waits."""
-        with self._lock:
-            shift = time.monotonic() - self._began
-            self._began += shift
-            # Who began to wait first still comes first.
-            self._waiting = {worker: since - shift for worker, since in self._waiting.items()}
+        shift = time.monotonic() - self._began
+        self._began += shift
+        # Who began to wait first still comes first.
+        self._waiting.update({worker: since - shift for worker, since in self._waiting.items()})
 
     def now(self) -> float:
         return time.monotonic() - self._began
 
     def waits(self, worker: int) -> None:
         """It is about to wait, in the very next call."""
-        with self._lock:
-            self._waiting[worker] = self.now()
+        self._waiting[worker] = self.now()
 
     def posts(self) -> float:
         """One is about to be posted; when."""
-        with self._lock:
-            self._posted += 1
-            return self.now()
+        self._posted += 1
+        return self.now()
 
     def took(self, worker: int, *, at: float, number: int | None, posted: float | None, size: int | None) -> Work:
         """A worker has come back from waiting with a completion; one from a peer is given its `number` here."""
-        with self._lock:
-            if number is None:
-                self._posted += 1
-                number = self._posted
-            work = Work(number, worker, self._waiting.pop(worker), posted, at, begun=self.now(), size=size)
-            self._works.append(work)
-            return work
+        if number is None:
+            self._posted += 1
+            number = self._posted
+        work = Work(number, worker, self._waiting.pop(worker), posted, at, begun=self.now(), size=size)
+        self._works.append(work)
+        return work
 
     def blocks(self, work: Work) -> None:
         """Its handler is about to make a blocking call."""
-        with self._lock:
-            work.blocked.append((self.now(), None))
+        work.blocked.append((self.now(), None))
 
     def unblocked(self, work: Work) -> None:
-        with self._lock:
-            work.blocked[-1] = (work.blocked[-1][0], self.now())
+        work.blocked[-1] = (work.blocked[-1][0], self.now())
 
     def ended(self, work: Work, processor_seconds: float) -> None:
-        with self._lock:
-            work.ended = self.now()
-            work.processor_seconds = processor_seconds
-            self._finished += 1
+        work.processor_seconds = processor_seconds
+        work.ended = self.now()  # The last: who sees it sees the rest.
+        self._finished[work.worker] += 1
 
     def look(self, statistics: Any) -> None:
         """Keeps what the port says of itself."""
@@ -124,31 +125,32 @@ class Recording:
 
     def note(self, text: str) -> None:
         """Something that the summary has to say, beside what it computes: why the run ended."""
-        with self._lock:
-            self._notes.append(text)
+        self._notes.append(text)
 
     def snapshot(self, last: int | None = None) -> "Snapshot":
         """A copy that nobody changes any more; of the works only the `last` that were taken."""
         with self._lock:
-            works = self._works if last is None else self._works[-last:]
-            return Snapshot(
-                workers=self.workers,
-                concurrency=self.concurrency,
-                at=self.now(),
-                works=tuple(dataclasses.replace(work, blocked=list(work.blocked)) for work in works),
-                waiting=dict(self._waiting),
-                posted=self._posted,
-                finished=self._finished,
-                samples=tuple(self._samples if last is None else self._samples[-last:]),
-                looks=self._looks,
-                most_running=self._most_running,
-                notes=tuple(self._notes),
-            )
+            samples = tuple(self._samples if last is None else self._samples[-last:])
+            looks, most_running = self._looks, self._most_running
+        finished = self.finished()
+        works = self._works[:] if last is None else self._works[-last:]
+        return Snapshot(
+            workers=self.workers,
+            concurrency=self.concurrency,
+            works=tuple(dataclasses.replace(work, blocked=list(work.blocked)) for work in works),
+            waiting=dict(self._waiting),
+            posted=self._posted,
+            finished=finished,
+            samples=samples,
+            looks=looks,
+            most_running=most_running,
+            notes=tuple(self._notes),
+            at=self.now(),  # The last, so that nothing in it is later.
+        )
 
     def finished(self) -> int:
         """How many completions' handlers have ended."""
-        with self._lock:
-            return self._finished
+        return sum(self._finished.values())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Run:
         self._woken = woken
         self._finished = threading.Event()
         self._ending = threading.Event()
-        self._handled = threading.Semaphore(0)  # Counts handlers that have returned, for a feeder that waits for them.
+        self._handled = threading.Semaphore(0)  # Counts handlers that have returned, for a patient scene's feeder.
         self._threads: list[threading.Thread] = []
         self._port = proactor.CompletionPort(concurrency=scene.concurrency)
         try:
@@ -111,7 +111,8 @@ class Run:
             if work is not None:
                 self._handle_one(work)
             self.recording.waits(worker)
-            self._handled.release()
+            if self.scene.patient:
+                self._handled.release()
             if self.recording.finished() >= self.scene.count:
                 self._finish()
 
