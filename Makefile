@@ -22,7 +22,7 @@ CLIPPY := -D warnings -D clippy::undocumented_unsafe_blocks -D clippy::missing_s
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-rust test-models test-python test-windows bench lint docs check clean
+.PHONY: help serve test test-rust test-models test-python test-windows wheels bench lint docs check clean
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test-python: $(TOOLS)
 test-windows: ## runs the core's tests as Windows programs, under Wine; Debian 12, as root or with sudo: see docs/windows.md
 	tools/windows/install
 	tools/windows/cargo test -p proactor-core
+
+wheels: $(VENV)/bin/python ## builds the wheels into dist/, and tries each in a fresh environment
+	tools/wheels/linux $(abspath $(VENV)/bin/python)
 
 bench: $(PACKAGE) ## measures proactor and its peers; more options: make bench ARGS='...'
 	$(VENV)/bin/python benches/run.py $(ARGS)
