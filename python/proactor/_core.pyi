@@ -609,6 +609,7 @@ class Port:
         busy_poll: float,
         engine: str | Network | None = None,
         queue_limit: int | None = None,
+        hung_seconds: float | None = None,
     ) -> Port: ...
     @property
     def engine(self) -> str:
@@ -739,7 +740,7 @@ class Port:
         """`(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them."""
 
     def is_hung(self) -> bool:
-        """Whether every worker has been inside its handler for a second."""
+        """True while no worker has come out of its handler for `hung_seconds`, but for one that asks: it moves."""
 
     def next_notice(self, timeout: float | None = None) -> tuple[str, str, int] | None:
         """Waits for something that a log should say: `(kind, text, number)`, the kind "" if nothing came in time; None: there will be no more."""

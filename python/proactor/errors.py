@@ -41,7 +41,7 @@ class HandlerFailed(ProactorError):
 
 
 class PoolHung(ProactorError, RuntimeError):
-    """Every worker has been inside its handler or call for a second, and none has returned: I/O goes on, and new work is refused until one
+    """All workers have been inside their handlers or calls for the pool's `hung_seconds`: I/O goes on, and new work is refused until one
     returns, instead of queued for ever."""
 
 

@@ -115,11 +115,11 @@ class ThreadPool(Executor):
             "run" runs the call in the caller.
         copy_context: calls run in a copy of the context (`contextvars`) of their `submit`; by default in the worker's own.
         slow_handler_seconds: a handler or call that takes longer is logged, once, with its stack; by default none is.
+        hung_seconds: when all `max_workers` have been inside their handlers or calls for so long, at least 1, and none has returned, the
+            pool hangs: I/O goes on, new work is refused (`proactor.errors.PoolHung`) and new connections are closed until one returns;
+            the log says who is where. None: it never does, and new work waits for as long as it takes.
         engine: "epoll" or "simulated"; by default what PROACTOR_ENGINE says, else the platform's best.
             `proactor.testing` gives its network here.
-
-    When every worker has been inside its handler or call for a second, and none has returned, I/O goes on, and new work is refused
-    (`proactor.errors.PoolHung`) until one returns.
 
     Safe from any thread. Threads start with the first work.
 
@@ -141,6 +141,7 @@ class ThreadPool(Executor):
         queue_policy: Literal["block", "raise", "run"] = "block",
         copy_context: bool = False,
         slow_handler_seconds: float | None = None,
+        hung_seconds: float | None = 30,
         engine: str | _core.Network | None = None,
     ) -> None:
         if concurrency is None:
@@ -168,6 +169,9 @@ class ThreadPool(Executor):
             raise ValueError(f'queue_policy must be "block", "raise" or "run", not {queue_policy!r}')
         copy_context = flag("copy_context", copy_context)
         slow_handler_seconds = check.seconds("slow_handler_seconds", slow_handler_seconds, none="no watchdog")
+        hung_seconds = check.seconds("hung_seconds", hung_seconds, none="a pool that never hangs")
+        if hung_seconds is not None and hung_seconds < 1:
+            raise ValueError(f"hung_seconds must be at least 1, or None for a pool that never hangs; not {hung_seconds!r}")
         self.concurrency = concurrency
         self.max_workers = max_workers
         is_locked: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
@@ -179,9 +183,11 @@ class ThreadPool(Executor):
             busy_poll=busy_poll,
             engine=engine,
             queue_limit=queue_limit,
+            hung_seconds=hung_seconds,
         )
         self._queue_policy = queue_policy
         self._copy_context = copy_context
+        self._hung_seconds = hung_seconds
         broken = threading.Event()
         self._has_broken = broken
         self._workers = Workers(
@@ -210,8 +216,7 @@ class ThreadPool(Executor):
         Raises:
             RuntimeError: the pool is shut down.
             BrokenExecutor: the initializer raised.
-            PoolHung: every worker has been inside its handler or call for a second, and none has returned: I/O goes on, new work is refused
-                until one returns.
+            PoolHung: every worker has been inside its handler or call for `hung_seconds`, and none has returned. Never in one of them.
             QueueFull: the queue is full, and the policy is "raise".
         """
         if self._copy_context:
@@ -289,8 +294,8 @@ class ThreadPool(Executor):
         if self._port.is_hung():
             doing = "; ".join(self._workers.running())
             raise PoolHung(
-                f"all {self.max_workers} workers have been for a second or more in handlers that have not returned: {doing}. "
-                "Raise max_workers, or give what they wait for a time-out"
+                f"none of the {self.max_workers} workers has returned from its handler for {self._hung_seconds:g} s or more: {doing}. "
+                "Give what they wait for a time-out, or raise max_workers or hung_seconds"
             )
 
     # ---- the end ----

@@ -321,7 +321,7 @@ def _watch(port: _core.Port, workers: weakref.ref[Workers]) -> None:
             doing = "; ".join(owner.running()) if owner else ""
             _log(
                 logging.ERROR,
-                "all %d workers have been for a second in handlers that have not returned; I/O goes on, new work is refused: %s",
+                "none of the %d workers has returned from its handler for hung_seconds; I/O goes on, new work is refused: %s",
                 number,
                 doing,
             )
@@ -378,6 +378,9 @@ def stack_of(thread: threading.Thread) -> str | None:
         frames.append((walked, walked.f_lineno))
         walked = None if walked is outermost else walked.f_back
     lines = traceback.StackSummary.extract(reversed(frames)).format()
+    native = _native_call(outermost) if frame is outermost else None
+    if native is not None:
+        lines = [f"  in {native}\n"]
     return f"{thread.name}:\n{''.join(lines)}".rstrip()
 
 
@@ -400,8 +403,21 @@ def describe(threads: Iterable[threading.Thread]) -> Iterable[str]:
         frame = frames.get(thread.ident or 0)
         handler = None if frame is None else _handler_frame(frame)
         if handler is not None:
-            code = handler.f_code
-            yield f"{thread.name}: {code.co_qualname} ({os.path.basename(code.co_filename)}:{handler.f_lineno})"
+            yield f"{thread.name}: {_native_call(handler) or _place(handler)}"
+
+
+def _place(frame: FrameType) -> str:
+    return f"{frame.f_code.co_qualname} ({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})"
+
+
+def _native_call(frame: FrameType) -> str | None:
+    """`function (native)` where the frame is our own, which has called the user's function: one without a frame. None: it is the user's."""
+    if os.path.dirname(frame.f_code.co_filename) != _HERE:
+        return None
+    call = frame.f_locals.get("call")
+    function = call[0] if isinstance(call, tuple) and call else frame.f_locals.get("function")
+    name = getattr(function, "__qualname__", None)
+    return f"{name} (native)" if isinstance(name, str) else None
 
 
 def _handler_frame(innermost: FrameType) -> FrameType | None:

@@ -33,7 +33,7 @@ def hung(serve, connect, make_pool, caplog):
     """A server with all its workers hung: `(handler, server, hanging clients, a client that was connected before)`."""
     caplog.set_level(logging.WARNING, "proactor")
     handler = Hanging()
-    server = serve(handler, pool=make_pool(concurrency=2, max_workers=WORKERS))
+    server = serve(handler, pool=make_pool(concurrency=2, max_workers=WORKERS, hung_seconds=1))
     before = connect(server)
     before.sendall(b"hi")
     assert read_exactly(before, 2) == b"hi"
@@ -51,7 +51,7 @@ def test_the_log_says_loudly_what_each_worker_is_doing(hung, caplog) -> None:
     [record] = [record for record in caplog.get_records("setup") if "new work is refused" in record.getMessage()]
     assert record.levelno == logging.ERROR
     text = record.getMessage()
-    assert f"all {WORKERS} workers" in text
+    assert f"none of the {WORKERS} workers" in text
     assert text.count("Recorder.received") + text.count("Hanging.") == WORKERS, text
     assert "proactor-" in text
 
@@ -134,7 +134,7 @@ def test_shutdown_names_those_that_hang(connect, caplog) -> None:
 
 def test_a_pool_that_is_busy_but_moving_refuses_nobody(make_pool) -> None:
     """Long queues are no hang, nor is a handler that takes a second among others that return."""
-    pool = make_pool(concurrency=2, max_workers=4)
+    pool = make_pool(concurrency=2, max_workers=4, hung_seconds=1)
     futures = []
     end = time.monotonic() + 2.5
     while time.monotonic() < end:
@@ -151,7 +151,7 @@ def test_handlers_that_compute_for_ever_count_as_hung_too(serve, connect, make_p
         while not stop.is_set():
             pass
 
-    pool = make_pool(concurrency=1, max_workers=1)
+    pool = make_pool(concurrency=1, max_workers=1, hung_seconds=1)
     server = serve(endless, pool=pool)
     client = connect(server)
     client.sendall(b"x")
@@ -165,3 +165,55 @@ def test_handlers_that_compute_for_ever_count_as_hung_too(serve, connect, make_p
         stop.set()
     eventually(lambda: "a worker is free again" in caplog.text, "it recovers")
     assert pool.submit(lambda: 5).result(TIMEOUT) == 5
+
+
+def test_slow_is_not_hung(make_pool) -> None:
+    """By default new work waits for seconds, and for ever if asked to."""
+    for options in ({}, {"hung_seconds": None}):
+        pool = make_pool(max_workers=2, **options)
+        slow = [pool.submit(time.sleep, 1.5) for _ in range(2)]
+        eventually(lambda pool=pool: pool.statistics().blocked == 2, "both sleep")
+        time.sleep(1.2)  # so long that it would be hung at the least there may be
+        assert pool.submit(int).result(TIMEOUT) == 0
+        for future in slow:
+            future.result(TIMEOUT)
+
+
+def test_a_worker_that_asks_for_more_does_not_hang(make_pool) -> None:
+    pool = make_pool(max_workers=1, hung_seconds=1)
+
+    def slow_parent() -> int:
+        end = time.monotonic() + 1.3
+        while time.monotonic() < end:
+            pass
+        return pool.submit(int, "7").result()
+
+    assert pool.submit(slow_parent).result(TIMEOUT) == 7
+
+
+def test_who_has_just_returned_is_seen_at_once(make_pool) -> None:
+    for _ in range(5):
+        pool = make_pool(max_workers=2, hung_seconds=1)
+        for future in [pool.submit(time.sleep, 1.05) for _ in range(2)]:
+            future.result(TIMEOUT)
+        assert pool.submit(int).result(TIMEOUT) == 0
+
+
+def test_what_hangs_in_native_code_is_named(make_pool, caplog) -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    pool = make_pool(max_workers=1, hung_seconds=1)
+    hanging = pool.submit(lock.acquire)
+    try:
+        eventually(lambda: "new work is refused" in caplog.text, "the log says so")
+        with pytest.raises(proactor.errors.PoolHung, match=r"proactor-1: lock\.acquire"):
+            pool.submit(int)
+    finally:
+        lock.release()
+    assert hanging.result(TIMEOUT)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, -1, float("nan"), "1", True])
+def test_seconds_that_make_no_sense(seconds) -> None:
+    with pytest.raises((ValueError, TypeError), match="hung_seconds"):
+        proactor.ThreadPool(hung_seconds=seconds)

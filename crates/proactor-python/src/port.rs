@@ -105,10 +105,17 @@ pub fn drop_untold(item: &Item<Layer>) -> usize {
     }
 }
 
+impl Port {
+    /// Every worker hangs, and the caller is none of them.
+    fn refuses(&self) -> bool {
+        self.core.is_hung() && current_of(&self.core).is_none()
+    }
+}
+
 #[pymethods]
 impl Port {
     #[new]
-    #[pyo3(signature = (*, concurrency, max_workers, interpreter_lock, idle_seconds, busy_poll, engine=None, queue_limit=None))]
+    #[pyo3(signature = (*, concurrency, max_workers, interpreter_lock, idle_seconds, busy_poll, engine=None, queue_limit=None, hung_seconds=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords only, from one caller: Python checks them one by one")]
     fn new(
         py: Python<'_>,
@@ -119,15 +126,20 @@ impl Port {
         busy_poll: f64,
         engine: Option<&Bound<'_, PyAny>>,
         queue_limit: Option<usize>,
+        hung_seconds: Option<f64>,
     ) -> PyResult<Self> {
         if concurrency == 0 || max_workers == 0 {
             return Err(PyValueError::new_err("concurrency and max_workers must be at least 1"));
         }
         let idle = idle_seconds.map(|value| seconds(value, "idle_seconds")).transpose()?;
         let busy_poll = nanoseconds(Some(busy_poll), "busy_poll")?.unwrap_or(0);
+        let hung = nanoseconds(hung_seconds, "hung_seconds")?;
         let pool = Arc::new(Pool::default());
         let engine = open_engine(engine, &pool)?;
         let core = CorePort::new(engine, Limits { concurrency, max_workers, interpreter_lock }, idle, busy_poll);
+        if let Some(hung) = hung {
+            core.hangs_after(hung);
+        }
         let (core, monitor) = start(py, core)?;
         let submissions = Submissions::new(queue_limit);
         submissions.address.store(Arc::as_ptr(&core) as usize, Ordering::Relaxed);
@@ -305,7 +317,7 @@ impl Port {
         starting: bool,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let submissions = &self.submissions;
-        if !(starting || submissions.accepting.load(Ordering::Relaxed)) || self.core.is_hung() || self.core.is_forked() {
+        if !(starting || submissions.accepting.load(Ordering::Relaxed)) || self.refuses() || self.core.is_forked() {
             return Ok(None);
         }
         if !submissions.enter() {
@@ -432,10 +444,10 @@ impl Port {
         Ok((timers, waits, handles, operations))
     }
 
-    /// True while every worker has been inside its handler for a second.
+    /// True while no worker has come out of its handler for `hung_seconds`, but for one that asks: it moves.
     fn is_hung(&self) -> PyResult<bool> {
         self.check()?;
-        Ok(self.core.is_hung())
+        Ok(self.refuses())
     }
 
     /// Waits for what a log should say: `(kind, text, number)`; kind "": nothing came within `timeout` seconds; None: there will be no more.

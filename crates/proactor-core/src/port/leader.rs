@@ -172,7 +172,7 @@ impl<U: Upper> Port<U> {
     pub(super) fn dispatch_listener(&self, listener: &Arc<Listener<U>>, outcome: Outcome, now: u64, ready: &mut Vec<Item<U>>) {
         match outcome {
             Outcome::Accepted { handle, peer } => {
-                if self.hung.load(Ordering::Relaxed) || !listener.group.enter() {
+                if self.is_hung() || !listener.group.enter() {
                     listener.group.refused.fetch_add(1, Ordering::Relaxed);
                     return; // dropping the handle closes it
                 }

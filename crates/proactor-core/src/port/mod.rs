@@ -78,6 +78,8 @@ pub struct Port<U: Upper> {
     /// Sends are written as each handler ends.
     flush_now: AtomicBool,
     hung: AtomicBool,
+    /// For how many nanoseconds no worker may come out of its handler before the port hangs.
+    hung_after: AtomicU64,
     /// Workers that block in a send: they come back when others need them, so the port does not hang while there are any.
     blocked_sends: AtomicUsize,
     forked: AtomicBool,
@@ -224,6 +226,7 @@ impl<U: Upper> Port<U> {
             lingering: Mutex::new(VecDeque::new()),
             flush_now: AtomicBool::new(false),
             hung: AtomicBool::new(false),
+            hung_after: AtomicU64::new(u64::MAX),
             blocked_sends: AtomicUsize::new(0),
             forked: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -414,8 +417,14 @@ impl<U: Upper> Port<U> {
         BlockedSend(&self.blocked_sends)
     }
 
+    /// From now on the port hangs when no worker has come out of its handler for so many nanoseconds, a second at the least. By default it never does.
+    pub fn hangs_after(&self, nanoseconds: u64) {
+        self.hung_after.store(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// No worker has come out of its handler for that long, nor since the monitor has seen that.
     pub fn is_hung(&self) -> bool {
-        self.hung.load(Ordering::Relaxed)
+        self.hung.load(Ordering::Relaxed) && self.blocked_sends.load(Ordering::Relaxed) == 0 && self.scheduler.is_still()
     }
 
     /// Workers exit when nothing is queued any more; new calls are refused. The monitor goes on until `close`. Answers the calls of the timers and waits that

@@ -39,7 +39,8 @@ impl<U: Upper> Port<U> {
             self.fire_due(now, &mut ready);
             self.post(ready);
         }
-        let hung = verdict.hung_for.is_some() && self.blocked_sends.load(Ordering::Relaxed) == 0;
+        let hung = verdict.still_for.is_some_and(|time| time >= self.hung_after.load(Ordering::Relaxed))
+            && self.blocked_sends.load(Ordering::Relaxed) == 0;
         if hung != self.hung.swap(hung, Ordering::Relaxed) {
             let limits = self.scheduler.limits();
             self.notices.put(if hung { Notice::AllWorkersStuck { workers: limits.max_workers } } else { Notice::WorkersFree });

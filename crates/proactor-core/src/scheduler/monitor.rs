@@ -22,8 +22,8 @@ const STILL_UNDER_CONTENTION: u64 = 50_000_000;
 const EXTRA_DECAY: u64 = 100_000_000;
 /// Ticks without anybody in a handler before the monitor sleeps.
 const IDLE_TICKS: u32 = 20;
-/// Every worker in a handler and none of them moving for this long: the pool hangs.
-const HUNG_AFTER: u64 = 1_000_000_000;
+/// Every worker in a handler and none of them moving for this long is worth telling; the port decides when it hangs.
+const STILL_AFTER: u64 = 1_000_000_000;
 /// How long after a failed start of a worker the next attempt is made.
 const START_AGAIN_AFTER: u64 = 1_000_000_000;
 
@@ -61,8 +61,8 @@ pub struct Verdict {
     pub again: Option<Duration>,
     /// Handlers block often: sends are written as each handler ends, not at the end of a batch.
     pub eager: bool,
-    /// Every worker has been in its handler for a second: for how many nanoseconds.
-    pub hung_for: Option<u64>,
+    /// No worker has come out of its handler for a second or more: for how many nanoseconds.
+    pub still_for: Option<u64>,
 }
 
 /// The monitor's memory of a worker.
@@ -151,7 +151,7 @@ impl<I> Scheduler<I> {
         // What waits at this moment says nothing: the connection with the backlog is with its worker.
         state.look_due = items_pass && state.leader.is_none() && state.leads == state.watch.leads;
         state.watch.leads = state.leads;
-        verdict.hung_for = state.hung_for(now, limits);
+        verdict.still_for = state.still_for(now, limits);
 
         let in_handlers = state.running > 0 || state.woken > 0;
         state.watch.idle_ticks = if in_handlers || verdict.lead { 0 } else { state.watch.idle_ticks + 1 };
@@ -174,6 +174,12 @@ impl<I> Scheduler<I> {
         state.ready.extend(items);
         // Not only for an item: a worker that came out of its handler meanwhile has parked, because somebody led.
         state.wake_for_vacancy(self.limits)
+    }
+
+    /// True while all workers are where the last tick saw them, in their handlers.
+    pub fn is_still(&self) -> bool {
+        let state = self.state.lock();
+        state.all_in_handlers(self.limits) && state.progress() == state.watch.progress
     }
 
     /// True while nobody leads: the monitor then looks after the timers.
@@ -362,16 +368,23 @@ impl<I> State<I> {
             .any(|worker| matches!(worker.phase, Phase::Attaching | Phase::Running | Phase::Blocked | Phase::Relieved))
     }
 
-    fn hung_for(&mut self, now: u64, limits: Limits) -> Option<u64> {
-        let progress: u64 = self.workers.iter().flatten().map(|worker| worker.sequence).sum::<u64>() + self.counts.started;
-        let all_in_handlers = self.live >= limits.max_workers
-            && self.workers.iter().flatten().all(|worker| matches!(worker.phase, Phase::Running | Phase::Blocked | Phase::Relieved));
-        if progress != self.watch.progress || !all_in_handlers {
+    fn progress(&self) -> u64 {
+        self.workers.iter().flatten().map(|worker| worker.sequence).sum::<u64>() + self.counts.started
+    }
+
+    fn all_in_handlers(&self, limits: Limits) -> bool {
+        let is_in_handler = |worker: &Worker| matches!(worker.phase, Phase::Running | Phase::Blocked | Phase::Relieved);
+        self.live >= limits.max_workers && self.workers.iter().flatten().all(is_in_handler)
+    }
+
+    fn still_for(&mut self, now: u64, limits: Limits) -> Option<u64> {
+        let progress = self.progress();
+        if progress != self.watch.progress || !self.all_in_handlers(limits) {
             self.watch.progress = progress;
             self.watch.progress_at = now;
             return None;
         }
         let time = now - self.watch.progress_at;
-        (time >= HUNG_AFTER).then_some(time)
+        (time >= STILL_AFTER).then_some(time)
     }
 }

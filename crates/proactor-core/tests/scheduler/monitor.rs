@@ -454,25 +454,27 @@ fn the_monitor_is_woken_by_a_worker_that_comes_back_from_its_block() {
     assert!(rig.scheduler.unblock(blocking).monitor);
 }
 
-// ---- a pool that hangs ----
+// ---- a pool that stands still ----
 
 #[test]
-fn a_pool_hangs_when_every_worker_has_been_in_its_handler_for_a_second() {
+fn a_pool_stands_still_when_every_worker_has_been_in_its_handler_for_a_second() {
     let mut rig = Rig::locked(1, 2);
     let [first, second] = rig.idle_workers();
     rig.post([1, 2]);
     rig.takes(first, 1);
     rig.block(first);
     rig.takes(second, 2);
-    assert_eq!(rig.verdict_of_tick().hung_for, None);
+    assert_eq!(rig.verdict_of_tick().still_for, None);
     rig.now += SECOND;
-    assert!(rig.verdict_of_tick().hung_for.is_some_and(|time| time >= SECOND));
+    assert!(rig.verdict_of_tick().still_for.is_some_and(|time| time >= SECOND));
+    assert!(rig.scheduler.is_still());
     rig.finishes(second);
-    assert_eq!(rig.verdict_of_tick().hung_for, None);
+    assert!(!rig.scheduler.is_still(), "without another tick");
+    assert_eq!(rig.verdict_of_tick().still_for, None);
 }
 
 #[test]
-fn a_pool_that_may_still_grow_or_has_a_worker_to_spare_does_not_hang() {
+fn a_pool_that_may_still_grow_or_has_a_worker_to_spare_does_not_stand_still() {
     for (workers, max_workers) in [(1, 2), (2, 2)] {
         let mut rig = Rig::free(1, max_workers);
         let [first] = rig.idle_workers();
@@ -484,7 +486,7 @@ fn a_pool_that_may_still_grow_or_has_a_worker_to_spare_does_not_hang() {
         }
         rig.verdict_of_tick();
         rig.now += 2 * SECOND;
-        assert_eq!(rig.verdict_of_tick().hung_for, None);
+        assert_eq!(rig.verdict_of_tick().still_for, None);
     }
 }
 
