@@ -474,6 +474,34 @@ def test_an_end_while_paused_is_told_after_resume(serve, connect) -> None:
     assert handler.names()[-2:] == ["ended", "closed"]
 
 
+def test_what_lies_behind_an_urgent_mark_is_received(serve, connect) -> None:
+    """A receive ends at the mark of urgent data (telnet's Ctrl-C), and no further edge tells of what follows."""
+    handler = Recorder()
+    client = connect(serve(handler))
+    handler.wait_for_count("connected", 1)
+    for number in range(20):
+        handler.connections[0].pause()
+        client.sendall(b"before")
+        client.send(b"!", socket.MSG_OOB)
+        client.sendall(b"behind")
+        handler.connections[0].resume()
+        eventually(lambda number=number: handler.data() == b"beforebehind" * (number + 1), "all but the urgent byte came")
+
+
+def test_messages_that_bring_descriptors_over_a_unix_socket_are_all_received(serve, tmp_path) -> None:
+    """A receive ends behind such a message; the descriptors themselves are closed by the kernel."""
+    handler = Recorder()
+    serve(handler, f"unix:{tmp_path}/socket")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/socket")
+        handler.wait_for_count("connected", 1)
+        handler.connections[0].pause()
+        for number in range(5):
+            socket.send_fds(client, [b"%d" % number], [client.fileno()])
+        handler.connections[0].resume()
+        eventually(lambda: handler.data() == b"01234", "all came")
+
+
 def test_close_while_paused_closes(serve, connect) -> None:
     class Pausing(Recorder):
         def on_connected(self, connection):

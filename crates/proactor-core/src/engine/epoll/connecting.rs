@@ -66,7 +66,7 @@ impl Stream {
     /// What was seen of an earlier attempt says nothing of this one.
     fn begin_life(&self) {
         self.error.store(0, Ordering::Release);
-        self.readiness.clear(HUNG_UP | LARGE | WRITE_SHUT | OVER | FAILED | GONE | END_TOLD);
+        self.readiness.clear(HUNG_UP | MARKED | LARGE | WRITE_SHUT | OVER | FAILED | GONE | END_TOLD);
     }
 
     /// After an edge; the outcome if the attempt is over.

@@ -12,7 +12,8 @@
 //! * `LISTED` says that the handle is on such a list; whoever sets it adds the handle. It is cleared in the same operation that looks at `RECEIVING` for the
 //!   last time, so that a `receive` that relied on it is never forgotten. (`tests/loom_epoll.rs` tries every order.)
 //! * A short read has drained the socket, and spares the read that would say so, unless the hang-up edge has been consumed already (`HUNG_UP`): then
-//!   there is an end or an error behind the bytes, of which no further edge will tell.
+//!   there is an end or an error behind the bytes, of which no further edge will tell. Nor does it on a TCP socket that had urgent data (`MARKED`: a receive
+//!   ends at the mark), and on Unix sockets (it ends behind a message that brought descriptors).
 //!
 //! # A blocked send, without a lost edge
 //! The sender stores the rest, sets `WRITE_BLOCKED` and tries once more, all under the stream's lock. If room appeared before the flag was set, that try finds
@@ -205,7 +206,7 @@ impl Epoll {
         let (outcome, count, drained) = match self.receive_once(descriptor, stream, flags, memory) {
             Ok((received, full)) => {
                 let count = received.len();
-                (Outcome::Received(received), count, !full && flags & HUNG_UP == 0)
+                (Outcome::Received(received), count, !full && flags & (HUNG_UP | MARKED) == 0 && handle.kind() != Kind::Unix)
             }
             Err(libc::EAGAIN) if stream.error.load(Ordering::Acquire) == 0 => {
                 stream.readiness.drained();
@@ -544,10 +545,11 @@ fn descriptor_of(handle: &Handle) -> c_int {
 /// The interrupter's epoll data; no token has these bits.
 const INTERRUPTED: u64 = u64::MAX;
 
-const EVERY_EDGE: c_int = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+const EVERY_EDGE: c_int = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLET;
 const READ: u32 = libc::EPOLLIN as u32;
 const WRITE: u32 = libc::EPOLLOUT as u32;
 const ERROR: u32 = libc::EPOLLERR as u32;
+const URGENT: u32 = libc::EPOLLPRI as u32;
 const HANG_UP: u32 = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32;
 
 /// The references to a handle that is closed and not in use elsewhere: the caller's, and the one just taken from the table.

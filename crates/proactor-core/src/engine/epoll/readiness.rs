@@ -104,3 +104,5 @@ pub(super) const END_TOLD: u32 = 1 << 11;
 pub(super) const CONNECTING: u32 = 1 << 12;
 /// An attempt was begun, and none has succeeded: the socket's error is that of the attempt.
 pub(super) const UNLINKED: u32 = 1 << 13;
+/// The peer has sent urgent data: receives end at its mark, whatever lies behind.
+pub(super) const MARKED: u32 = 1 << 14;

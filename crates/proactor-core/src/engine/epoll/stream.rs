@@ -133,6 +133,9 @@ impl Stream {
         if events & HANG_UP != 0 {
             seen |= HUNG_UP;
         }
+        if events & URGENT != 0 {
+            seen |= MARKED;
+        }
         if events & ERROR != 0 && self.readiness.flags() & UNLINKED == 0 && self.take_error(descriptor) {
             seen |= FAILED;
         }
