@@ -518,8 +518,9 @@ impl Handle {
     }
 
     /// Closes the handle: pending operations complete with ECANCELED, what has come and was not asked for is dropped (a client is closed), and what the kernel
-    /// has taken still reaches the peer. Idempotent. To send everything first, close when the last send is complete. Of a file it closes the handle's own
-    /// descriptor; what the kernel is at completes when it is done, with what became of it, and its memory is held until then.
+    /// has taken still reaches the peer: a send's `completion.value` says how much, and one that was wholly taken has succeeded. Idempotent. To send everything first,
+    /// close when the last send is complete. Of a file it closes the handle's own descriptor; what the kernel is at completes when it is done, with what became of
+    /// it, and its memory is held until then.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.check()?;
         py.detach(|| self.close_target());
