@@ -187,9 +187,9 @@ def test_a_send_that_ends_at_the_last_moment_says_exactly_how_much_has_gone_out(
                     arrived += len(theirs.recv(65536))
                 read = 0
 
-                def drain(theirs: socket.socket = theirs) -> None:
+                def drain(theirs: socket.socket = theirs, before: int = arrived) -> None:
                     nonlocal read
-                    while arrived + read < len(data) and (piece := theirs.recv(100_000)):
+                    while before + read < len(data) and (piece := theirs.recv(100_000)):
                         read += len(piece)
 
                 if end == "close":
