@@ -23,13 +23,14 @@ use proactor_core::group::Upper;
 use proactor_core::port::{Association, Interpreter, Port, Task};
 use proactor_core::scheduler::Limits;
 use proactor_core::sync::Mutex;
-use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread::{self, JoinHandle};
-use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 #[path = "shuttle_port/random.rs"]
 mod random;
-use random::{Random, number};
+#[path = "shuttle_port/seeds.rs"]
+mod seeds;
+use random::Random;
+use seeds::{lock, over_seeds};
 
 struct Layer;
 
@@ -74,29 +75,7 @@ struct Story {
 
 #[test]
 fn every_operation_completes_exactly_once() {
-    if let Some(seed) = number("PROACTOR_SEED") {
-        return execute(seed);
-    }
-    for seed in 1..=number("SHUTTLE_ITERATIONS").unwrap_or(500) * 10 {
-        execute(seed);
-    }
-}
-
-fn execute(seed: u64) {
-    let mut config = Config::new();
-    config.failure_persistence = FailurePersistence::None;
-    config.max_steps = MaxSteps::FailAfter(1_000_000);
-    let result = std::panic::catch_unwind(|| {
-        Runner::new(RandomScheduler::new_from_seed(seed, 1), config.clone()).run(move || play(seed));
-        // Lets a thread stand still for long, which chance alone hardly does.
-        Runner::new(PctScheduler::new_from_seed(seed, 3, 5), config).run(move || play(seed));
-    });
-    if let Err(panic) = result {
-        eprintln!(
-            "seed {seed} failed. Again: PROACTOR_SEED={seed} cargo test -p proactor-core --features shuttle --test shuttle_associations"
-        );
-        std::panic::resume_unwind(panic);
-    }
+    over_seeds("shuttle_associations", 10, true, play);
 }
 
 fn play(seed: u64) {
@@ -178,7 +157,7 @@ fn play(seed: u64) {
         ending.join().unwrap();
     }
     loop {
-        let Some(worker) = scenario.lock(&scenario.workers).pop() else { break };
+        let Some(worker) = lock(&scenario.workers).pop() else { break };
         worker.join().unwrap();
     }
     let (rest, _) = scenario.port.close();
@@ -217,7 +196,7 @@ impl Scenario {
             thread::yield_now();
         }
         let id = self.association.next_id();
-        let mut story = self.lock(&self.story);
+        let mut story = lock(&self.story);
         let request = match wish {
             Wish::Receive(limit) => {
                 story.submitted.insert(id, None);
@@ -250,7 +229,7 @@ impl Scenario {
         self.busy.store(0, Ordering::SeqCst);
         if let Err((back, _)) = submitted {
             assert_eq!(back, id);
-            self.lock(&self.story).submitted.remove(&id);
+            lock(&self.story).submitted.remove(&id);
             return None;
         }
         Some(id)
@@ -259,7 +238,7 @@ impl Scenario {
     fn start_worker(self: &Arc<Self>) {
         let scenario = self.clone();
         let worker = thread::spawn(move || scenario.work());
-        self.lock(&self.workers).push(worker);
+        lock(&self.workers).push(worker);
     }
 
     fn work(self: &Arc<Self>) {
@@ -278,19 +257,19 @@ impl Scenario {
                         Came::Sent { bytes } => (id, Ok(Vec::new()), bytes),
                         Came::Failed { number, sent } => (id, Err(number), sent.unwrap_or(0)),
                         Came::Filled { bytes } => {
-                            let memory = self.lock(&self.story).memory[&id].clone();
-                            let written = self.lock(&memory).clone();
+                            let memory = lock(&self.story).memory[&id].clone();
+                            let written = lock(&memory).clone();
                             assert_eq!(written.len(), bytes);
                             (id, Ok(written), 0)
                         }
                         Came::Done => (id, Ok(Vec::new()), 0),
                         other => unreachable!("not asked for: {other:?}"),
                     };
-                    let mut story = self.lock(&self.story);
+                    let mut story = lock(&self.story);
                     if let Some(memory) = story.memory.get(&id) {
                         assert_eq!(Arc::strong_count(memory), 1, "its memory is let go before it is told");
                         let got = told.1.as_ref().map_or(0, Vec::len);
-                        assert_eq!(self.lock(memory).len(), got, "written although it was cancelled");
+                        assert_eq!(lock(memory).len(), got, "written although it was cancelled");
                     }
                     if let Some(Some(data)) = story.submitted.get(&id) {
                         assert_eq!(Arc::strong_count(data), 1, "its bytes are let go before it is told");
@@ -307,7 +286,7 @@ impl Scenario {
     fn check(&self, incoming: &[u8], arrived: &[u8], dies: bool) {
         self.port.scheduler.check();
         assert_eq!(self.port.associated(), (0, 0));
-        let story = self.lock(&self.story);
+        let story = lock(&self.story);
         let ids: BTreeSet<_> = story.told.iter().map(|(id, ..)| *id).collect();
         assert_eq!(ids.len(), story.told.len(), "told twice: {:?}", story.told);
         assert!(ids.iter().eq(story.submitted.keys()), "submitted {:?}, told {:?}", story.submitted, story.told);
@@ -341,10 +320,6 @@ impl Scenario {
         assert!(incoming.starts_with(&received), "received {received:?} of {incoming:?}");
         // Also of those that were cancelled or cut off by a close.
         assert_eq!(arrived, left, "what is told as sent has arrived, and no more; each send's bytes follow those of the one before");
-    }
-
-    fn lock<'a, T>(&self, mutex: &'a std::sync::Mutex<T>) -> std::sync::MutexGuard<'a, T> {
-        mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

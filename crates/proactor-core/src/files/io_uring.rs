@@ -14,11 +14,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
-use std::thread;
 
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 
 use super::{Action, Request, Shared, system, threads};
+use crate::sync::thread;
 
 // What a completion is of, where it is of no request.
 const WAKE: u64 = u64::MAX;
