@@ -199,7 +199,7 @@ fn whoever_comes_meanwhile_makes_it_quick_again() {
     let [blocked, other] = rig.idle_workers();
     rig.post([1]);
     rig.takes(blocked, 1);
-    rig.scheduler.give_up(other);
+    let _ = rig.scheduler.give_up(other);
     ticks_within(&mut rig, SECOND, 100);
     rig.post([2]);
     let (work, wakes) = rig.scheduler.finish_and_pop(other, None);
