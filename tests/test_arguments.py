@@ -1,11 +1,12 @@
 """Wrong arguments: the error names the parameter and says what to write; nothing has happened by then."""
 
 import math
+from queue import SimpleQueue
 
 import pytest
 
 import proactor
-from peers import Recorder, echo, eventually
+from peers import TIMEOUT, Recorder, echo, eventually
 
 NUMBERS = ["x", b"1", 1.5, math.nan, math.inf, True, [], (1,), object()]
 HUGE = 2**70
@@ -193,6 +194,28 @@ def test_a_wrong_argument_of_shutdown_leaves_the_pool_as_it_is(make_pool, argume
 def test_the_seconds_of_a_timer(make_pool, name, value) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^seconds must be a number of seconds, .*not "):
         getattr(make_pool(), name)(value, int)
+
+
+@pytest.mark.parametrize("value", [*NUMBERS, 0, -1], ids=repr)
+@pytest.mark.parametrize("name", ["chunksize", "buffersize"])
+def test_the_numbers_of_a_map(make_pool, name, value) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{name} must be a whole number, at least 1.*not "):
+        make_pool().map(str, [1], **{name: value})
+
+
+def test_how_long_to_wait_is_no_bool(serve, connect) -> None:
+    with pytest.raises(TypeError, match="a number of seconds, 0 or more; not True"):
+        proactor.Event().wait(True)
+    raised: SimpleQueue[BaseException] = SimpleQueue()
+
+    def handler(connection, data):
+        try:
+            connection.receive(True)
+        except BaseException as error:
+            raised.put(error)
+
+    connect(serve(handler)).sendall(b"x")
+    assert "a number of seconds, 0 or more; not True" in str(raised.get(timeout=TIMEOUT))
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_what_cannot_be_sent_is_refused_with_the_reason(make_pool: MakePool, pai
     for beyond in (2**63, -(2**70)):
         with pytest.raises(ValueError, match=rf"limit must be at least 1 byte and below 2\*\*63, not {beyond}"):
             handle.receive(beyond)
-    for unfit, shown in ((2.5, "2.5"), (None, "None"), ("1", "'1'")):
+    for unfit, shown in ((2.5, "2.5"), (None, "None"), ("1", "'1'"), (True, "True"), (False, "False")):
         with pytest.raises(TypeError, match=f"limit must be a whole number of bytes, not {shown}"):
             handle.receive(unfit)  # type: ignore[arg-type]
     assert handle.statistics().completed == 0

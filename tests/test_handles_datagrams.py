@@ -301,3 +301,7 @@ def test_what_a_datagram_socket_cannot_do_is_refused_by_name(make_pool: MakePool
             call()
     with pytest.raises(TypeError, match="encode"):
         handle.send_to("text", ("127.0.0.1", 1))
+    with pytest.raises(TypeError, match="limit must be a whole number of bytes, not True"):
+        handle.receive_from(True)
+    with pytest.raises(TypeError, match=r"is no address: write \(host, port\)"):
+        handle.send_to(b"x", ("127.0.0.1", True))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import proactor
-from peers import TIMEOUT
+from peers import TIMEOUT, eventually
 
 ROUNDS = 10_000
 SECONDS = 20.0
@@ -144,10 +144,10 @@ def test_closes_of_handles_and_ports_race_with_completions_and_lose_nothing(path
             port.close()
             for thread in threads:
                 thread.join(TIMEOUT)
-            deadline = time.monotonic() + TIMEOUT
-            while len(got) + port.statistics().dropped < len(operations):
-                assert time.monotonic() < deadline, (len(got), port.statistics())
-                time.sleep(0.0005)
+            eventually(
+                lambda got=got, port=port, operations=operations: len(got) + port.statistics().dropped >= len(operations),  # type: ignore[misc]
+                "each was got or dropped",
+            )
             assert len(got) + port.statistics().dropped == len(operations)
             assert len({completion.operation for completion in got}) == len(got)
             handle.close()

@@ -1,5 +1,6 @@
 """Races of the socket operations: cancel against completion, close against accept and connect; and what must not be left."""
 
+import collections
 import errno
 import gc
 import os
@@ -163,6 +164,50 @@ def test_connects_that_are_cancelled_or_closed_complete_once_and_leave_nothing(m
     assert told.queue.empty()
     assert eventually(lambda: descriptors() == before - 1, "no descriptor is left")
     assert pool.statistics().handles == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("end", ["close", "cancel"])
+def test_a_send_that_ends_at_the_last_moment_says_exactly_how_much_has_gone_out(make_pool: MakePool, end: str) -> None:
+    """With a peer that reads slowly at first, and takes the rest while the handle is closed or the send cancelled."""
+    told = Told()
+    pool = make_pool(concurrency=2)
+    data = bytes(400_000)  # more than the socket holds
+    taken: collections.Counter[str] = collections.Counter()
+    with Rounds() as two:
+        for number in rounds():
+            random.seed(number)
+            ours, theirs = socket.socketpair()
+            with theirs:
+                handle = pool.associate(ours, told)
+                operation = handle.send(data)
+                arrived = 0
+                while arrived < random.randrange(len(data)):
+                    arrived += len(theirs.recv(65536))
+                read = 0
+
+                def drain(theirs: socket.socket = theirs, before: int = arrived) -> None:
+                    nonlocal read
+                    while before + read < len(data) and (piece := theirs.recv(100_000)):
+                        read += len(piece)
+
+                if end == "close":
+                    two.race(handle.close, drain)
+                else:
+                    two.race(lambda operation=operation, handle=handle: (operation.cancel(), handle.shutdown()), drain)  # type: ignore[misc]
+                completion = told.next()
+                assert completion.operation is operation
+                assert completion.value == arrived + read
+                assert (completion.error is None) == (completion.value == len(data))
+                assert completion.error is None or completion.error.errno == errno.ECANCELED
+                assert handle.statistics().sent_bytes == completion.value
+                taken["all" if completion.error is None else "a part"] += 1
+                if end == "cancel":
+                    told.next()  # the shutdown
+                    handle.close()
+    assert taken["all"], taken
+    assert taken["a part"], taken
 
 
 def test_clients_that_nobody_took_are_closed_with_the_listener_or_the_pool() -> None:

@@ -118,8 +118,9 @@ def test_a_server_that_nobody_serves_stops_listening_with_the_main_thread(progra
 
 
 STUCK = """
-go_on = threading.Event()
+entered, go_on = threading.Event(), threading.Event()
 def stuck(connection, data):
+    entered.set()
     go_on.wait()
 server = proactor.serve(stuck, "127.0.0.1:0")
 print(server.address[1])
@@ -130,8 +131,7 @@ threading.Thread(target=let_go, daemon=True).start()
 import socket
 client = socket.create_connection(server.address)
 client.sendall(b"x")
-while not server.pool.statistics().finished + server.statistics().messages:
-    time.sleep(0.01)
+entered.wait()
 """
 
 

@@ -4,13 +4,12 @@ import gc
 import os
 import resource
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 import proactor
-from peers import threads_of_process
+from peers import eventually, threads_of_process
 
 TIMEOUT = 60.0
 
@@ -83,9 +82,7 @@ def test_ten_thousand_waits_at_once_leave_nothing(make_pool: Callable[..., proac
         for counter in counters:
             os.eventfd_write(counter, 1)
         assert called.over.wait(TIMEOUT)
-        deadline = time.monotonic() + TIMEOUT
-        while pool.statistics().waits and time.monotonic() < deadline:
-            time.sleep(0.001)
+        eventually(lambda: not pool.statistics().waits, "no wait is left")
         assert not any(wait.pending for wait in waits)
         for counter in counters:
             os.close(counter)
@@ -116,20 +113,21 @@ def test_pending_timers_are_small(make_pool: Callable[..., proactor.ThreadPool])
 
 def test_timers_that_are_made_and_cancelled_from_many_threads_come_or_were_prevented(make_pool: Callable[..., proactor.ThreadPool]) -> None:
     pool = make_pool()
-    lock = threading.Lock()
+    changed = threading.Condition()
     came = prevented = 0
 
     def call() -> None:
         nonlocal came
-        with lock:
+        with changed:
             came += 1
+            changed.notify()
 
     def make() -> None:
         nonlocal prevented
         for number in range(2_000):
             timer = pool.call_after(number % 3 * 0.0005, call)
             if number % 2 and timer.cancel():
-                with lock:
+                with changed:
                     prevented += 1
 
     makers = [threading.Thread(target=make) for _ in range(4)]
@@ -137,8 +135,7 @@ def test_timers_that_are_made_and_cancelled_from_many_threads_come_or_were_preve
         maker.start()
     for maker in makers:
         maker.join(TIMEOUT)
-    deadline = time.monotonic() + TIMEOUT
-    while came + prevented < 8_000 and time.monotonic() < deadline:
-        time.sleep(0.001)
+    with changed:
+        changed.wait_for(lambda: came + prevented >= 8_000, TIMEOUT)
     pool.shutdown()
     assert came + prevented == 8_000

@@ -140,7 +140,8 @@ class Completion:
 
         receive: the bytes, b"" when the peer has finished sending. receive_into: how many bytes, 0 at that end.
         receive_from: (bytes, address); also of a datagram that was too long (EMSGSIZE), whose beginning it is.
-        send, send_to: how many bytes the kernel has taken, all of them unless it failed.
+        send, send_to: how many bytes the kernel has taken: all of them, or where it failed those until then; also where it was cancelled or its
+            handle closed: the peer gets exactly those.
         accept: (socket, address). connect, shutdown: None.
         read: the bytes, fewer at the end of the file. read_into: how many bytes. write: how many bytes, also if it failed after some. sync: None.
         """
@@ -212,6 +213,7 @@ class CompletionPort:
     def _numbers(self) -> tuple[int, int, int, int, int, int, int, int, int, int, int]: ...
     def _pending(self) -> tuple[int, int]: ...
     def _inside(self) -> int: ...
+    def _wait_until_left(self, seconds: float) -> None: ...
     def _forked(self) -> None: ...
 
 @disjoint_base
@@ -554,8 +556,9 @@ class Handle:
 
     def close(self) -> None:
         """Closes the handle: pending operations complete with ECANCELED, what has come and was not asked for is dropped (a client is closed), and what the kernel
-        has taken still reaches the peer. Idempotent. To send everything first, close when the last send is complete. Of a file it closes the handle's own
-        descriptor; what the kernel is at completes when it is done, with what became of it, and its memory is held until then."""
+        has taken still reaches the peer: a send's `completion.value` says how much, and one that was wholly taken has succeeded. Idempotent. To send everything first,
+        close when the last send is complete. Of a file it closes the handle's own descriptor; what the kernel is at completes when it is done, with what became of
+        it, and its memory is held until then."""
 
     @property
     def closed(self) -> bool:

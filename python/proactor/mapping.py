@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from itertools import islice
-from operator import index
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,10 +25,6 @@ def map_on(
     buffersize: int | None,
 ) -> Iterator[T]:
     """As `ThreadPool.map` says. The first calls are submitted here, not when the first result is asked for."""
-    if index(chunksize) < 1:
-        raise ValueError(f"chunksize must be at least 1, not {chunksize}")
-    if buffersize is not None and index(buffersize) < 1:
-        raise ValueError(f"buffersize must be at least 1, or None for no limit; not {buffersize}")
     deadline = None if timeout is None else time.monotonic() + timeout
     items = zip(*iterables, strict=False)
     calls: Iterator[Future[Any]]

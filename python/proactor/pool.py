@@ -248,6 +248,9 @@ class ThreadPool(Executor):
             TimeoutError: from the iterator.
             ValueError, TypeError: chunksize or buffersize is not an integer of at least 1.
         """
+        chunksize = whole_number("chunksize", chunksize)
+        if buffersize is not None:
+            buffersize = whole_number("buffersize", buffersize, none="no limit")
         return mapping.map_on(self._submit, fn, iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
 
     def _submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Future[Any]:

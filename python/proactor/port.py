@@ -166,8 +166,8 @@ def _at_exit() -> None:
 
 def _wait_until_left(ports: list[CompletionPort]) -> None:
     deadline = time.monotonic() + _PATIENCE
-    while any(port._inside() for port in ports) and time.monotonic() < deadline:
-        time.sleep(0.001)
+    for port in ports:
+        port._wait_until_left(max(0.0, deadline - time.monotonic()))
 
 
 def _forked() -> None:

@@ -21,7 +21,7 @@ from proactor.connection import Connection, LengthPrefixed, Lines
 from proactor.handlers import HandlerLike, handler_methods
 from proactor.limits import Limits, check_pool, limits
 from proactor.listener import Address, bind, show_path
-from proactor.pool import ThreadPool, blocking
+from proactor.pool import ThreadPool
 
 __all__ = ["BroadcastResult", "Server", "ServerStatistics", "ShutdownReport", "serve"]
 
@@ -145,7 +145,7 @@ class Server:
     def __init__(
         self, methods: dict[str, Any], address: Address, *, pool: ThreadPool | None, limits: Limits, backlog: int, reuse_port: bool
     ) -> None:
-        self._closed = threading.Event()
+        self._closed = _core.Event()  # not threading's, with locks that a signal handler may have interrupted
         self._ended = True  # until it listens: nothing to warn of
         listening = bind(address, backlog=backlog, reuse_port=reuse_port)
         # The file of our Unix socket, and which file that was.
@@ -168,7 +168,7 @@ class Server:
                 self.pool.shutdown()
             raise
         # Guards _report, _waiting, _serving, _exiting and who shuts down. Reentrant: a signal handler may shut down, whatever the main
-        # thread was doing.
+        # thread was doing. Taken within `interruptible`: one that has interrupted who holds it waits for nobody else's shutdown.
         self._lock = threading.RLock()
         # Where each thread in `serve_forever` is told that the server is closed.
         self._waiting: list[socket.socket] = []
@@ -214,9 +214,9 @@ class Server:
         timeout = seconds("timeout", timeout, zero=True)
         self._workers.check_process()
         if not self._is_first_to_end():
-            # Neither a handler that it waits for, nor a signal handler that interrupted it, can wait for the end.
-            if not self._group.is_current() and self._ended_by != threading.get_ident():
-                self._wait_closed(timeout)
+            # Neither a handler that it waits for, nor a signal handler that interrupted it or has what it needs, can wait for the end.
+            if not self._group.is_current() and self._ended_by != threading.get_ident() and self._workers.may_wait():
+                self._closed.wait(timeout)
             return self._report or self._make_report(completed=False, running=self._workers.running())
         try:
             deadline = None if timeout is None else time.monotonic() + timeout
@@ -254,7 +254,7 @@ class Server:
                 connection.close()
 
     def _is_first_to_end(self) -> bool:
-        with self._lock:
+        with self._workers.interruptible(), self._lock:
             if self._ended_by is not None:
                 return False
             self._ended_by = threading.get_ident()
@@ -274,7 +274,7 @@ class Server:
             running = self.pool.end(drain=drain, timeout=_left(deadline, at_least=0.1)) or running
         report = self._make_report(completed=completed and gone and not running, running=running)
         self._ended = True
-        with self._lock:
+        with self._workers.interruptible(), self._lock:
             self._report = report
             self._closed.set()
             for writer in self._waiting:
@@ -292,7 +292,7 @@ class Server:
         """
         self._workers.check_process()
         thread = threading.current_thread()
-        with self._lock:
+        with self._workers.interruptible(), self._lock:
             if self._exiting:
                 return
             self._serving.append(thread)
@@ -303,7 +303,7 @@ class Server:
             else:
                 self._closed.wait()
         finally:
-            with self._lock:
+            with self._workers.interruptible(), self._lock:
                 self._serving.remove(thread)
 
     def _wait_in_main_thread(self) -> None:
@@ -312,7 +312,7 @@ class Server:
         reader, writer = socket.socketpair()
         with reader, writer:
             writer.setblocking(False)
-            with self._lock:
+            with self._workers.interruptible(), self._lock:
                 self._waiting.append(writer)
             before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
             try:
@@ -322,7 +322,7 @@ class Server:
                         os.write(before, numbers)
             finally:
                 signal.set_wakeup_fd(before)
-                with self._lock:
+                with self._workers.interruptible(), self._lock:
                     self._waiting.remove(writer)
 
     def statistics(self) -> ServerStatistics:
@@ -334,7 +334,7 @@ class Server:
 
     def _is_served(self) -> bool:
         """Whether a thread that the interpreter's end waits for is in `serve_forever`."""
-        with self._lock:
+        with self._workers.interruptible(), self._lock:
             return not self._closed.is_set() and any(thread.is_alive() and not thread.daemon for thread in self._serving)
 
     def _serve_to_the_end(self) -> None:
@@ -347,7 +347,7 @@ class Server:
 
     def _end_with_interpreter(self) -> bool:
         """Accepts nobody any more; False: somebody has begun to serve it meanwhile."""
-        with self._lock:
+        with self._workers.interruptible(), self._lock:
             if self._is_served():
                 return False
             self._exiting = True
@@ -358,10 +358,6 @@ class Server:
     def _make_report(self, *, completed: bool, running: tuple[str, ...]) -> ShutdownReport:
         numbers = self.statistics()
         return ShutdownReport(completed, numbers.accepted, numbers.sent_bytes, numbers.dropped_bytes, running)
-
-    def _wait_closed(self, timeout: float | None) -> None:
-        with blocking():
-            self._closed.wait(timeout)
 
     def _stop_listening(self) -> None:
         self._port.close_listener(self._listener)

@@ -78,7 +78,7 @@ class Workers:
         Raises:
             RuntimeError: the workers are closed, or no thread can be started.
         """
-        with self._interruptible(), self._lock:
+        with self.interruptible(), self._lock:
             if self._closing:
                 raise RuntimeError("the pool is shut down: it takes no new work")
             if self.started:
@@ -148,7 +148,7 @@ class Workers:
         if self.forked:
             return ()
         wait = wait and self.may_wait()
-        with self._interruptible(), self._lock:
+        with self.interruptible(), self._lock:
             self._closing = True
             inside = threading.current_thread() in self._threads
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -161,7 +161,7 @@ class Workers:
                 return stuck
         self._never_begun(self.port.close())
         stuck = self._join(deadline) if wait else ()
-        with self._interruptible(), self._lock:
+        with self.interruptible(), self._lock:
             over = not self._in_loop
         if over:
             self.port.release()
@@ -169,7 +169,7 @@ class Workers:
 
     def _join(self, deadline: float | None) -> tuple[str, ...]:
         me = threading.current_thread()
-        with self._interruptible():
+        with self.interruptible():
             _core.block()
             try:
                 while threads := [thread for thread in self.alive() if thread is not me]:
@@ -189,7 +189,7 @@ class Workers:
         return threading.get_ident() not in self._busy
 
     @contextmanager
-    def _interruptible(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """Marks what holds locks, ours or those of `threading`, that a signal handler in the same thread would wait for in vain."""
         me = threading.get_ident()
         outermost = me not in self._busy
@@ -464,7 +464,7 @@ def _at_exit() -> None:
     # As the standard library's pools: what is queued is done, then the threads are joined, before the interpreter goes.
     for workers in list(_every):
         if not workers.forked:
-            with workers._interruptible(), workers._lock:
+            with workers.interruptible(), workers._lock:
                 workers._closing = True
             workers.port.finish()
             if stuck := workers._join(time.monotonic() + _SAYS_WHY_AFTER):

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from proactor.cli.dispatch_facts import facts_of, running_steps, takings
+from proactor.cli.dispatch_live import facts_in_brief, handled
 from proactor.cli.dispatch_picture import picture
 from proactor.cli.dispatch_record import Recording, Sample, Snapshot, Work
 from proactor.cli.dispatch_scene import PRESETS, Scene
@@ -372,3 +373,14 @@ def test_of_very_many_completions_the_picture_shows_the_first_and_says_so():
     root = drawn(record(*works))
     assert len(bars(root, "running")) == 2000
     assert any("the first 2000 of 2100 completions" in (element.text or "") for element in root.iter(f"{SVG}text"))
+
+
+@pytest.mark.parametrize("number", [8, 1_000, 1_000_000])
+def test_the_rows_of_counters_fit_into_eighty_columns(number):
+    rows = [
+        handled(number, number, number, 512, 512, 512, columns=80),
+        "   ".join(facts_in_brief(number, number, 512, 512, number, columns=80)),
+    ]
+    assert max(map(len, rows)) <= 80, rows
+    assert handled(8, 8, 0, 1, 0, 3, columns=80) == "8 of 8 posted completions handled  0 queued  1 running  0 blocked  3 waiting"
+    assert facts_in_brief(8, 8, 1, 1, 0, columns=80) == ("newest first: 8 of 8", "ran at once: at most 1, cap 1", "compensations: 0")

@@ -1,5 +1,6 @@
 """How `proactor serve` ends: what starts the shutdown, what it waits for, what it reports, what cuts it short."""
 
+import os
 import re
 import signal
 import subprocess
@@ -109,14 +110,14 @@ def test_what_cannot_be_sent_in_time_is_reported_as_dropped(serve):
 
 
 def test_a_handler_that_is_running_finishes_and_its_answer_arrives(serve, application, tmp_path):
+    os.mkfifo(tmp_path / "go")
     server = serve(
         "app:slow",
         **application("""
-import pathlib, time
+import pathlib
 def slow(connection, data):
     pathlib.Path("entered").touch()
-    while not pathlib.Path("go").exists():
-        time.sleep(0.01)
+    pathlib.Path("go").read_bytes()
     connection.send(b"done " + data)
 """),
     )
@@ -126,7 +127,7 @@ def slow(connection, data):
     server.signal(signal.SIGTERM)
     server.log.wait_for("shutting down")
     eventually(lambda: refuses_new_clients(server), "it accepts no more")
-    (tmp_path / "go").touch()
+    (tmp_path / "go").write_bytes(b"")  # opened by both, the pipe ends at once
     assert read_to_end(client) == b"done this"
     assert server.wait() == 0
     assert re.fullmatch(r"served \d+ clients?, sent 9 bytes, dropped 0 bytes", server.report())

@@ -1,4 +1,7 @@
-"""Fault 4: more completions than the queue holds. They are never asked for: requests wait outside of the kernel, each completes once."""
+"""Fault 4: more completions than the queue holds. They are never asked for: requests wait outside of the kernel, each completes once.
+
+A queue that is too small loses nothing either: `a_completion_queue_that_overflows_loses_nothing`, in the core's `tests/files_contract`.
+"""
 
 import pytest
 

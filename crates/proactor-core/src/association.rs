@@ -288,9 +288,9 @@ impl<O> Association<O> {
             guard = self.changed.wait(guard);
         }
         let state = &mut *guard;
-        let taken = state.give_up(engine);
-        // Not the engine's any more: then its completion is under way, and will not be found.
-        state.complete_write(Err((CANCELED, taken.unwrap_or(0))), engine);
+        // Not the engine's any more: then its completion is under way, and will find nobody.
+        let taken = state.give_up(engine).unwrap_or_else(|| state.taken(engine));
+        state.complete_write(Err((CANCELED, taken)), engine);
         state.cancel_queued(engine);
         if let Some(handle) = state.handle.take() {
             engine.close(&handle, Closing::Orderly);

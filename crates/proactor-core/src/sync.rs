@@ -16,6 +16,12 @@ use std::sync as implementation;
 
 pub use implementation::atomic;
 
+/// The threads that the core itself starts. (loom's models start none.)
+#[cfg(all(feature = "shuttle", not(feature = "loom")))]
+pub use shuttle::thread;
+#[cfg(not(all(feature = "shuttle", not(feature = "loom"))))]
+pub use std::thread;
+
 /// A mutex without poisoning: a panic in here is reported as an exception, and the process goes on.
 #[derive(Debug, Default)]
 pub struct Mutex<T>(implementation::Mutex<T>);

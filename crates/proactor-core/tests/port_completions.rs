@@ -6,8 +6,8 @@
 
 #![cfg(not(any(feature = "loom", feature = "shuttle")))]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use proactor_core::association::{Came, Request};
@@ -37,6 +37,18 @@ struct Story {
     /// How often each completion has come.
     came: Vec<AtomicU8>,
     count: AtomicUsize,
+    wanted: usize,
+}
+
+/// Tells that all have come, or that its thread has failed.
+struct Over(mpsc::Sender<()>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send(()).ok();
+        }
+    }
 }
 
 #[test]
@@ -46,15 +58,16 @@ fn each_of_very_many_completions_comes_exactly_once() {
     let limits = Limits { concurrency: 2, max_workers: Limits::CALLERS, interpreter_lock: false };
     let port = Port::<Layer>::new(engine.clone(), limits, None, 0);
     let came = (0..wanted).map(|_| AtomicU8::new(0)).collect();
-    let story = Arc::new(Story { port: port.clone(), came, count: AtomicUsize::new(0) });
+    let story = Arc::new(Story { port: port.clone(), came, count: AtomicUsize::new(0), wanted });
+    let (tell, told) = mpsc::channel();
     let monitor = {
         let port = port.clone();
         std::thread::spawn(move || port.monitor())
     };
     let threads: Vec<_> = (0..THREADS)
         .map(|number| {
-            let story = story.clone();
-            std::thread::spawn(move || story.take_all(number))
+            let (story, over) = (story.clone(), Over(tell.clone()));
+            std::thread::spawn(move || story.take_all(number, &over))
         })
         .collect();
     // Every second one is posted; the others are operations, as many receives as sends.
@@ -99,10 +112,8 @@ fn each_of_very_many_completions_comes_exactly_once() {
         }
     }
     let kept: Vec<_> = submitters.into_iter().map(|submitter| submitter.join().unwrap()).collect();
-    while story.count.load(Ordering::SeqCst) < wanted {
-        assert!(threads.iter().all(|thread| !thread.is_finished()), "a thread has failed");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    told.recv().expect("one of them still holds the other end");
+    assert_eq!(story.count.load(Ordering::SeqCst), wanted, "a thread has failed");
     let (rest, _) = port.close();
     assert!(rest.is_empty());
     for thread in threads {
@@ -118,7 +129,7 @@ fn each_of_very_many_completions_comes_exactly_once() {
 
 impl Story {
     /// Half of the threads come with time-outs, and stay away for a moment when theirs is out.
-    fn take_all(&self, number: usize) {
+    fn take_all(&self, number: usize, over: &Over) {
         let seat = self.port.seat();
         let timeout = (number % 2 == 1).then_some(Duration::from_micros(50));
         loop {
@@ -142,7 +153,9 @@ impl Story {
                 Some(Taken::FileCompletion(_)) => unreachable!("there are no files"),
             };
             self.came[which].fetch_add(1, Ordering::SeqCst);
-            self.count.fetch_add(1, Ordering::SeqCst);
+            if self.count.fetch_add(1, Ordering::SeqCst) + 1 == self.wanted {
+                over.0.send(()).expect("the test waits for it");
+            }
         }
     }
 }

@@ -11,8 +11,8 @@
 #![cfg(feature = "shuttle")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use proactor_core::association::{Came, Request};
@@ -23,13 +23,14 @@ use proactor_core::group::Upper;
 use proactor_core::port::{Association, Port, Seat, Taken, Waited, Waiting};
 use proactor_core::scheduler::Limits;
 use proactor_core::sync::{Condvar, Mutex};
-use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread::{self, JoinHandle};
-use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 #[path = "shuttle_port/random.rs"]
 mod random;
-use random::{Random, number};
+#[path = "shuttle_port/seeds.rs"]
+mod seeds;
+use random::Random;
+use seeds::{lock, over_seeds};
 
 struct Layer;
 
@@ -53,26 +54,7 @@ struct Scenario {
 
 #[test]
 fn whatever_is_posted_or_submitted_comes_exactly_once() {
-    if let Some(seed) = number("PROACTOR_SEED") {
-        return execute(seed);
-    }
-    for seed in 1..=number("SHUTTLE_ITERATIONS").unwrap_or(500) * 10 {
-        execute(seed);
-    }
-}
-
-fn execute(seed: u64) {
-    let mut config = Config::new();
-    config.failure_persistence = FailurePersistence::None;
-    config.max_steps = MaxSteps::FailAfter(1_000_000);
-    let result = std::panic::catch_unwind(|| {
-        Runner::new(RandomScheduler::new_from_seed(seed, 1), config.clone()).run(move || play(seed));
-        Runner::new(PctScheduler::new_from_seed(seed, 3, 5), config).run(move || play(seed));
-    });
-    if let Err(panic) = result {
-        eprintln!("seed {seed} failed. Again: PROACTOR_SEED={seed} cargo test -p proactor-core --features shuttle --test shuttle_callers");
-        std::panic::resume_unwind(panic);
-    }
+    over_seeds("shuttle_callers", 10, true, play);
 }
 
 fn play(seed: u64) {
@@ -215,8 +197,4 @@ impl Scenario {
         self.changed.notify_all();
         true
     }
-}
-
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proactor_core::engine::Address;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyString, PyTuple};
 
 /// As `socket.accept` and `recvfrom` answer it: a tuple; the path of a Unix socket, bytes where it is an abstract name.
 pub fn exact<'py>(py: Python<'py>, address: &Address) -> PyResult<Bound<'py, PyAny>> {
@@ -66,7 +66,11 @@ fn internet(address: &Bound<'_, PyAny>) -> PyResult<SocketAddr> {
         return Err(wrong());
     }
     let host: String = parts.get_item(0)?.extract().map_err(|_| wrong())?;
-    let port: i64 = parts.get_item(1)?.extract().map_err(|_| wrong())?;
+    let port = parts.get_item(1)?;
+    if port.is_instance_of::<PyBool>() {
+        return Err(wrong()); // as everywhere: True and False are no numbers
+    }
+    let port: i64 = port.extract().map_err(|_| wrong())?;
     let port = u16::try_from(port).map_err(|_| PyValueError::new_err(format!("port must be from 0 to 65535, not {port}")))?;
     let number = |index: usize| if index < parts.len() { parts.get_item(index)?.extract::<u32>() } else { Ok(0) };
     let (flow, scope) = (number(2)?, number(3)?);

@@ -12,7 +12,7 @@ use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyOSError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyTuple};
 
 use crate::addresses;
 use crate::buffers::{Pool, Writable, gather, to_bytes};
@@ -197,7 +197,11 @@ impl<'py> FromPyObject<'_, 'py> for Limit {
     type Error = PyErr;
 
     fn extract(limit: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        limit.extract().map(Limit).map_err(|error: PyErr| match error {
+        let number = match limit.is_instance_of::<PyBool>() {
+            true => Err(PyTypeError::new_err("")), // as everywhere: True and False are no numbers
+            false => limit.extract(),
+        };
+        number.map(Limit).map_err(|error: PyErr| match error {
             error if error.is_instance_of::<PyOverflowError>(limit.py()) => {
                 PyValueError::new_err(format!("limit must be at least 1 byte and below 2**63, not {}", *limit))
             }
@@ -518,8 +522,9 @@ impl Handle {
     }
 
     /// Closes the handle: pending operations complete with ECANCELED, what has come and was not asked for is dropped (a client is closed), and what the kernel
-    /// has taken still reaches the peer. Idempotent. To send everything first, close when the last send is complete. Of a file it closes the handle's own
-    /// descriptor; what the kernel is at completes when it is done, with what became of it, and its memory is held until then.
+    /// has taken still reaches the peer: a send's `completion.value` says how much, and one that was wholly taken has succeeded. Idempotent. To send everything first,
+    /// close when the last send is complete. Of a file it closes the handle's own descriptor; what the kernel is at completes when it is done, with what became of
+    /// it, and its memory is held until then.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.check()?;
         py.detach(|| self.close_target());

@@ -25,7 +25,8 @@ pub struct Completion {
     ///
     /// receive: the bytes, b"" when the peer has finished sending. receive_into: how many bytes, 0 at that end.
     /// receive_from: (bytes, address); also of a datagram that was too long (EMSGSIZE), whose beginning it is.
-    /// send, send_to: how many bytes the kernel has taken, all of them unless it failed.
+    /// send, send_to: how many bytes the kernel has taken: all of them, or where it failed those until then; also where it was cancelled or its
+    ///     handle closed: the peer gets exactly those.
     /// accept: (socket, address). connect, shutdown: None.
     /// read: the bytes, fewer at the end of the file. read_into: how many bytes. write: how many bytes, also if it failed after some. sync: None.
     #[pyo3(get)]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -32,6 +32,10 @@ pub struct CompletionPort {
     monitor: Mutex<Option<JoinHandle<()>>>,
     /// Twice the number of threads that are in `get`, and one more once it is closed: whoever leaves last gives the engine back.
     inside: AtomicUsize,
+    // Guards nothing of its own: whoever leaves last takes it before telling, so that whoever has looked at `inside` under it hears of it.
+    leaving: Mutex<()>,
+    /// The last thread has left `get` of the closed port.
+    left: Condvar,
     posted: AtomicU64,
     dropped: AtomicU64,
 }
@@ -69,6 +73,8 @@ impl CompletionPort {
             Ok(Got::Closed)
         };
         if self.inside.fetch_sub(ONE, Ordering::SeqCst) == ONE + CLOSED && !self.core.is_forked() {
+            drop(self.leaving.lock().unwrap_or_else(PoisonError::into_inner)); // who has looked before waits by now
+            self.left.notify_all();
             self.sweep(py);
         }
         got
@@ -175,6 +181,8 @@ impl CompletionPort {
             pool,
             monitor: Mutex::new(Some(monitor)),
             inside: AtomicUsize::new(0),
+            leaving: Mutex::new(()),
+            left: Condvar::new(),
             posted: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         })
@@ -309,6 +317,16 @@ impl CompletionPort {
     /// How many threads are in `get`.
     fn _inside(&self) -> usize {
         self.inside.load(Ordering::SeqCst) / ONE
+    }
+
+    /// Waits, at most so many seconds, until nobody is in `get` of the closed port any more.
+    fn _wait_until_left(&self, py: Python<'_>, seconds: f64) {
+        let patience = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        py.detach(|| {
+            let guard = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+            let somebody = |(): &mut ()| self.inside.load(Ordering::SeqCst) >= ONE;
+            drop(self.left.wait_timeout_while(guard, patience, somebody));
+        });
     }
 
     /// In the child of a fork: closes what was inherited.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use proactor_core::connection::Event;
 use proactor_core::group::{Release, Upper};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::{PyBool, PyTuple, PyType};
 
 use crate::call::Submitted;
 use crate::operations::Operation;
@@ -103,6 +103,20 @@ pub fn seconds(value: f64, name: &str) -> PyResult<Duration> {
 /// The same, for a time-out: None is no limit.
 pub fn duration(timeout: Option<f64>) -> PyResult<Option<Duration>> {
     timeout.map(|value| seconds(value, "timeout")).transpose()
+}
+
+/// A user's time-out in seconds. As everywhere in the API, True and False are no numbers.
+pub struct Seconds(pub f64);
+
+impl<'py> FromPyObject<'_, 'py> for Seconds {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match value.is_instance_of::<PyBool>() {
+            true => Err(PyTypeError::new_err(format!("a number of seconds, 0 or more; not {}", *value))),
+            false => value.extract().map(Seconds),
+        }
+    }
 }
 
 pub fn nanoseconds(value: Option<f64>, name: &str) -> PyResult<Option<u64>> {

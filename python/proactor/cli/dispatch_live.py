@@ -119,17 +119,17 @@ class LiveView:
         now = snapshot.samples[-1] if snapshot.samples else None
         above = facts.above_cap_unexplained_seconds > 0
         yield Text("")
-        yield Text.assemble(
-            f"{snapshot.finished} of {snapshot.posted} posted completions handled  {now.queued if now else 0} queued  ",
-            f"{now.running if now else 0} running  {now.blocked if now else 0} blocked  {now.waiting if now else 0} waiting",
-            no_wrap=True,
+        states = (now.queued, now.running, now.blocked, now.waiting) if now else (0, 0, 0, 0)
+        yield Text(handled(snapshot.finished, snapshot.posted, *states, columns=self._console.width), no_wrap=True)
+        turns, at_once, compensations = facts_in_brief(
+            held, facts.choices, facts.most_running, snapshot.concurrency, facts.compensations, columns=self._console.width
         )
         yield Text.assemble(
-            (f"newest first: {held} of {facts.choices}", "yellow" if facts.out_of_turn else "green"),
+            (turns, "yellow" if facts.out_of_turn else "green"),
             "   ",
-            (f"ran at once: at most {facts.most_running}, cap {snapshot.concurrency}", "bold red" if above else "green"),
+            (at_once, "bold red" if above else "green"),
             "   ",
-            f"compensations: {facts.compensations}",
+            compensations,
             no_wrap=True,
         )
 
@@ -139,6 +139,21 @@ class LiveView:
             words = release(taking, self._console.width)
             yield Text(words, style="" if taking.out_of_turn is None else "yellow", no_wrap=True)
         yield from [Text("")] * (RELEASES_SHOWN - len(latest))
+
+
+def handled(finished: int, posted: int, queued: int, running: int, blocked: int, waiting: int, *, columns: int) -> str:
+    """How far it is; in fewer words where there are fewer columns."""
+    states = f"{queued} queued  {running} running  {blocked} blocked  {waiting} waiting"
+    choices = [f"{finished} of {posted} posted completions handled  {states}", f"{finished} of {posted} handled  {states}"]
+    return next((words for words in choices if len(words) <= columns), f"{finished}/{posted} handled  {states}")
+
+
+def facts_in_brief(held: int, choices: int, most: int, cap: int, compensations: int, *, columns: int) -> tuple[str, str, str]:
+    """What the run shows so far, to stand in one row with three columns between them; in fewer words where there are fewer columns."""
+    whole = f"newest first: {held} of {choices}", f"ran at once: at most {most}, cap {cap}", f"compensations: {compensations}"
+    if sum(map(len, whole)) + 6 <= columns:
+        return whole
+    return f"newest first: {held}/{choices}", f"at once: {most}, cap {cap}", f"compensated: {compensations}"
 
 
 def release(taking: Taking, columns: int) -> str:

@@ -54,8 +54,10 @@ impl<O> State<O> {
 
     /// What the engine has is over.
     pub(super) fn complete_write(&mut self, outcome: Result<usize, (i32, usize)>, engine: &dyn Engine) {
-        let Some(InFlight { does, operation, .. }) = self.in_flight.take() else { return };
+        let Some(InFlight { does, operation, bytes, .. }) = self.in_flight.take() else { return };
         let came = match (outcome, does) {
+            // Given up too late.
+            (Err((_, sent)), Does::Send) if sent == bytes && sent > 0 => Came::Sent { bytes },
             (Ok(bytes), Does::Send) => Came::Sent { bytes },
             (Ok(_), Does::Connect | Does::Shutdown) => Came::Done,
             (Err((number, sent)), Does::Send) => Came::Failed { number, sent: Some(sent) },
@@ -105,6 +107,14 @@ impl<O> State<O> {
             Does::Connect => engine.cancel_connect(handle).then_some(0),
             Does::Send => engine.cancel_send(handle),
             Does::Shutdown => None,
+        }
+    }
+
+    /// How many bytes were sent of what the engine does not have any more. Only where nothing has followed it.
+    pub(super) fn taken(&self, engine: &dyn Engine) -> usize {
+        match (&self.in_flight, &self.handle) {
+            (Some(write), Some(handle)) if write.does == Does::Send => engine.taken(handle),
+            _ => 0,
         }
     }
 

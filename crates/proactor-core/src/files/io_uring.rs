@@ -5,7 +5,8 @@
 //! that is closed later), what the kernel still works at could not be waited for, and its memory never be given back. Completions of this ring arrive whatever the
 //! thread calls.
 //!
-//! Never more requests are with the kernel than the completion queue has room for, so that it cannot overflow.
+//! Never more requests are with the kernel than the completion queue has room for, so that it cannot overflow. (Where a test has made it too small: the kernel keeps
+//! what does not fit until `io_uring_enter`, which the next round calls.)
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,11 +14,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
-use std::thread;
 
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 
 use super::{Action, Request, Shared, system, threads};
+use crate::sync::thread;
 
 // What a completion is of, where it is of no request.
 const WAKE: u64 = u64::MAX;
@@ -83,8 +84,9 @@ fn user_data(slot: usize, generation: u32) -> u64 {
 
 impl Ring {
     fn new(shared: Arc<Shared>) -> io::Result<Self> {
-        let entries = shared.limits.ring.clamp(4, 4096);
-        let room = entries * 2 + CANCELLATIONS as u32;
+        let requests = shared.limits.ring.clamp(4, 4096);
+        let room = shared.limits.completions.unwrap_or(requests * 2 + CANCELLATIONS as u32);
+        let entries = requests.min(room);
         let build = |plain: bool| {
             let mut builder = IoUring::builder();
             builder.dontfork().setup_cqsize(room);
@@ -104,7 +106,7 @@ impl Ring {
         }
         let wake = shared.wake.as_ref().map_or(-1, |wake| wake.as_raw_fd());
         shared.ring.store(ring.as_raw_fd() as usize, Ordering::SeqCst);
-        let slots: Vec<Slot> = (0..entries as usize).map(|_| Slot::default()).collect();
+        let slots: Vec<Slot> = (0..requests as usize).map(|_| Slot::default()).collect();
         let free = (0..slots.len()).rev().collect();
         Ok(Ring { shared, ring, wake, slots, free, unsubmitted: VecDeque::new(), again: Vec::new(), watched: false, plain })
     }
@@ -169,6 +171,9 @@ impl Ring {
         if queue.closing && idle {
             return Some(0);
         }
+        if !self.again.is_empty() || self.ring.submission().is_full() {
+            return Some(0); // there may be more to push as soon as the kernel has taken these
+        }
         // What lies in the completion queue already, the kernel does not wait for.
         queue.asleep = true;
         Some(1)
@@ -209,6 +214,10 @@ impl Ring {
     /// Takes what has completed; says whether there was anything.
     fn reap(&mut self) -> bool {
         let mut any = false;
+        // The kernel keeps what did not fit, until it is entered again.
+        if self.ring.submission().cq_overflow() {
+            self.shared.overflows.fetch_add(1, Ordering::Relaxed);
+        }
         loop {
             let Some(entry) = self.ring.completion().next() else { return any };
             any = true;

@@ -18,10 +18,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread;
 
 use crate::numbers::{ECANCELED, EINTR, EIO};
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard, thread};
 
 #[cfg(target_os = "linux")]
 mod io_uring;
@@ -219,12 +218,14 @@ impl Request {
 pub struct Limits {
     /// So many requests may be with the kernel at a time.
     pub ring: u32,
+    /// The length of the completion queue, for trying what happens when it overflows; None: as long as it takes for that not to happen.
+    pub completions: Option<u32>,
     pub threads: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { ring: 128, threads: 8 }
+        Limits { ring: 128, completions: None, threads: 8 }
     }
 }
 
@@ -240,6 +241,8 @@ pub struct Statistics {
     pub taken_back: u64,
     /// The kernel was asked again, because it had no room.
     pub retries: u64,
+    /// The completion queue was found to have overflowed.
+    pub overflows: u64,
     /// Requests that wait for room.
     pub waiting: usize,
 }
@@ -261,6 +264,7 @@ struct Shared {
     submitted: AtomicU64,
     taken_back: AtomicU64,
     retries: AtomicU64,
+    overflows: AtomicU64,
     /// Told once, by `refusal`.
     told: AtomicBool,
     /// The ring's descriptor, for the child of a fork; `usize::MAX` while there is none.
@@ -416,6 +420,7 @@ impl Files {
             submitted: self.shared.submitted.load(Ordering::Relaxed),
             taken_back: self.shared.taken_back.load(Ordering::Relaxed),
             retries: self.shared.retries.load(Ordering::Relaxed),
+            overflows: self.shared.overflows.load(Ordering::Relaxed),
             waiting: queue.waiting.len(),
         }
     }
@@ -474,6 +479,7 @@ impl Shared {
             submitted: AtomicU64::new(0),
             taken_back: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            overflows: AtomicU64::new(0),
             told: AtomicBool::new(false),
             ring: AtomicUsize::new(usize::MAX),
         })

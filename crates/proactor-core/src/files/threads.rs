@@ -2,10 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread;
 
 use super::{Queue, Request, Shared, system};
-use crate::sync::MutexGuard;
+use crate::sync::{MutexGuard, thread};
 
 /// Somebody has queued a request: there is a thread for it, up to the limit.
 pub(super) fn called<'a>(shared: &'a Arc<Shared>, mut queue: MutexGuard<'a, Queue>) {

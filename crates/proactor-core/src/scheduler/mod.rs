@@ -291,7 +291,7 @@ impl<I> Scheduler<I> {
             other => unreachable!("a worker in {other:?} has no item to finish"),
         }
         state.deciding += 1;
-        (None, Wakes::default())
+        (None, Wakes { monitor: state.ends_calm(), ..Wakes::default() })
     }
 
     /// What a worker without an item does next. Needs no interpreter.

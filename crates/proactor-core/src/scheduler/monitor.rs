@@ -24,6 +24,10 @@ const EXTRA_DECAY: u64 = 100_000_000;
 const IDLE_TICKS: u32 = 20;
 /// Every worker in a handler and none of them moving for this long is worth telling; the port decides when it hangs.
 const STILL_AFTER: u64 = 1_000_000_000;
+/// Ticks in which nothing came about, with no caller's thread there to be told, before the pause grows.
+const CALM_TICKS: u32 = 20;
+/// It doubles from tick to tick, so often: eight milliseconds. What the kernel has room for again, of a send that is pending, waits for so long.
+const DOUBLINGS: u32 = 3;
 /// How long after a failed start of a worker the next attempt is made.
 const START_AGAIN_AFTER: u64 = 1_000_000_000;
 
@@ -84,6 +88,8 @@ pub(super) struct Watch {
     contended_until: u64,
     extra_changed: u64,
     idle_ticks: u32,
+    /// Ticks in which nothing came about, while callers' threads were all at work or away.
+    calm_ticks: u32,
     progress: u64,
     progress_at: u64,
     /// The platform shows what threads do.
@@ -153,10 +159,15 @@ impl<I> Scheduler<I> {
         state.watch.leads = state.leads;
         verdict.still_for = state.still_for(now, limits);
 
+        let calm = limits.are_callers() && verdict.wake.is_none() && !items_pass && tally.moving == 0 && state.nobody_waits();
+        state.watch.calm_ticks = if calm { state.watch.calm_ticks.saturating_add(1) } else { 0 };
         let in_handlers = state.running > 0 || state.woken > 0;
         state.watch.idle_ticks = if in_handlers || verdict.lead { 0 } else { state.watch.idle_ticks + 1 };
         if state.watch.idle_ticks < IDLE_TICKS {
-            let tick = if now < state.watch.fast_until { FAST_TICK } else { TICK };
+            let tick = match state.watch.calm_ticks {
+                0 if now < state.watch.fast_until => FAST_TICK,
+                calm => TICK << calm.saturating_sub(CALM_TICKS).min(DOUBLINGS), // who comes meanwhile wakes the monitor
+            };
             verdict.again = Some(Duration::from_nanos(tick));
         } else {
             state.extra = 0;
@@ -171,7 +182,11 @@ impl<I> Scheduler<I> {
         let mut state = self.state.lock();
         debug_assert!(state.leader == Some(Leader::Monitor));
         state.leader = None;
+        let queued = state.ready.len();
         state.ready.extend(items);
+        if state.ready.len() > queued {
+            state.watch.calm_ticks = 0; // more may follow
+        }
         // Not only for an item: a worker that came out of its handler meanwhile has parked, because somebody led.
         state.wake_for_vacancy(self.limits)
     }
@@ -358,6 +373,16 @@ impl<I> State<I> {
             Phase::Attaching => worker.attaches_long(now),
             Phase::Parked | Phase::Running | Phase::Blocked | Phase::Relieved | Phase::Away => true,
         })
+    }
+
+    /// Of callers' threads: none waits, or is on its way. Whatever could be decided, there is nobody to decide it for.
+    fn nobody_waits(&self) -> bool {
+        self.workers.iter().flatten().all(|worker| matches!(worker.phase, Phase::Running | Phase::Blocked | Phase::Relieved | Phase::Away))
+    }
+
+    /// A caller's thread comes: true if the monitor takes its time, and is to be woken.
+    pub(super) fn ends_calm(&mut self) -> bool {
+        std::mem::take(&mut self.watch.calm_ticks) > CALM_TICKS
     }
 
     /// Always so for a pool with workers of which none is on its way. Callers' threads may all be away, and come back to lead themselves.

@@ -164,3 +164,66 @@ fn after_a_close_everybody_is_told_and_keeps_his_seat() {
     let _ = rig.scheduler.abandon(leader);
     assert_eq!(rig.counts().workers, 1);
 }
+
+/// How often the monitor ticks in so much time.
+fn ticks_within(rig: &mut Rig, time: u64, used: u64) -> u64 {
+    let (end, mut pause, mut ticks) = (rig.now + time, MILLISECOND, 0);
+    while rig.now < end {
+        let verdict = rig.tick(pause, &[pause * used / 100]);
+        if verdict.lead {
+            let _ = rig.scheduler.monitor_led([]);
+        }
+        pause = verdict.again.expect("somebody is at work").as_nanos() as u64;
+        ticks += 1;
+    }
+    ticks
+}
+
+#[test]
+fn while_all_are_at_work_and_nobody_waits_the_monitor_takes_its_time() {
+    for used in [0, 100] {
+        let mut rig = Rig::callers(1);
+        let [only] = rig.idle_workers();
+        rig.post([1]);
+        rig.takes(only, 1);
+        let ticks = ticks_within(&mut rig, SECOND, used);
+        assert!((100..160).contains(&ticks), "{ticks}"); // eight milliseconds each, after the first twenty
+        assert_eq!(rig.post([2]), Woke::Nobody, "there is nobody to take it");
+        assert!(ticks_within(&mut rig, SECOND, used) < 160);
+    }
+}
+
+#[test]
+fn whoever_comes_meanwhile_makes_it_quick_again() {
+    let mut rig = Rig::callers(1);
+    let [blocked, other] = rig.idle_workers();
+    rig.post([1]);
+    rig.takes(blocked, 1);
+    let _ = rig.scheduler.give_up(other);
+    ticks_within(&mut rig, SECOND, 100);
+    rig.post([2]);
+    let (work, wakes) = rig.scheduler.finish_and_pop(other, None);
+    assert!(work.is_none() && wakes.monitor, "who has the slot may be blocked by now");
+    rig.parks(other);
+    let verdict = rig.tick(MILLISECOND, &[]);
+    assert!(verdict.wake.is_some() && verdict.again.is_some_and(|again| again.as_nanos() as u64 <= MILLISECOND));
+    assert_eq!(rig.phase(blocked), Phase::Relieved);
+}
+
+#[test]
+fn what_the_monitor_finds_makes_it_quick_again() {
+    let mut rig = Rig::callers(1);
+    let [only] = rig.idle_workers();
+    rig.post([1]);
+    rig.takes(only, 1);
+    ticks_within(&mut rig, SECOND, 100);
+    let pauses: Vec<u64> = (0..3)
+        .map(|number| {
+            let verdict = rig.tick(MILLISECOND, &[MILLISECOND]);
+            assert!(verdict.lead);
+            let _ = rig.scheduler.monitor_led((number == 0).then_some(2));
+            verdict.again.expect("somebody is at work").as_nanos() as u64
+        })
+        .collect();
+    assert_eq!(pauses, [8 * MILLISECOND, MILLISECOND, MILLISECOND]);
+}

@@ -13,8 +13,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use proactor_core::connection::{Bytes, Connection, Event, Next};
@@ -26,9 +26,7 @@ use proactor_core::group::{Group, Settings, Upper, Wants};
 use proactor_core::port::{Appointment, Interpreter, Item, ManualResetEvent, Port, SendError, Task, Waitable, Worker};
 use proactor_core::scheduler::Limits;
 use proactor_core::sync::{Condvar, Mutex, MutexGuard};
-use shuttle::scheduler::RandomScheduler;
 use shuttle::thread::{self, JoinHandle};
-use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 mod appointments;
 mod plan;
@@ -42,10 +40,16 @@ use seeds::*;
 
 #[test]
 fn every_byte_comes_back_in_order_and_every_connection_ends_once() {
-    over_seeds(Scenario::run);
+    if let Some(seed) = number("PROACTOR_SEED") {
+        println!("{:#?}", Plan::new(seed));
+    }
+    over_seeds("shuttle_port", 1, false, Scenario::run);
     let many = number("PROACTOR_SEED").is_none() && number("SHUTTLE_ITERATIONS").is_none_or(|seeds| seeds >= 100);
     assert!(!many || HOLDS.load(Ordering::Relaxed) > 0, "no connection was ever held: the total limit is not tried");
 }
+
+/// So many turns until it is said that nothing more happens.
+const MOST_TURNS: usize = 20_000;
 
 /// Connections that stopped receiving because of the total limit, over all seeds.
 static HOLDS: AtomicU64 = AtomicU64::new(0);

@@ -112,6 +112,7 @@ impl Stream {
             return None;
         }
         let bytes = rest.data.len();
+        self.taken.store(if result.is_ok() { bytes } else { 0 }, Ordering::Relaxed);
         *unsent = None; // under the lock, as in `continue_send`
         self.readiness.clear(WRITE_BLOCKED);
         drop(unsent);

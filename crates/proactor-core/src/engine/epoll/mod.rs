@@ -383,6 +383,10 @@ impl Engine for Epoll {
         handle.state::<Stream>().cancel_send()
     }
 
+    fn taken(&self, handle: &Handle) -> usize {
+        handle.state::<Stream>().taken.load(Ordering::Relaxed)
+    }
+
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()> {
         // First the flag: it tells a hang-up that we asked for from one that we did not.
         let flags = handle.state::<Stream>().readiness.set(WRITE_SHUT);

@@ -20,6 +20,8 @@ pub(super) struct Stream {
     pub(super) error: AtomicI32,
     /// Guards the rest of a blocked send, and an attempt to connect.
     pub(super) unsent: Mutex<Option<Box<Unsent>>>,
+    /// Of the last blocked send that is over: how many bytes the kernel took. Set under `unsent`.
+    pub(super) taken: AtomicUsize,
 }
 
 pub(super) struct Unsent {
@@ -80,6 +82,7 @@ impl Stream {
             return None;
         }
         let (sent, left) = (rest.sent, rest.data.len());
+        self.taken.store(sent, Ordering::Relaxed);
         // The memory first: whoever finds nothing here to give up may tell its owner that it is his again.
         *unsent = None;
         self.readiness.clear(WRITE_BLOCKED);

@@ -294,6 +294,10 @@ impl Engine for Iocp {
         handle.state::<Stream>().give_up()
     }
 
+    fn taken(&self, handle: &Handle) -> usize {
+        handle.state::<Stream>().taken()
+    }
+
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()> {
         handle.state::<Stream>().shut_write()
     }

@@ -48,6 +48,8 @@ struct State {
     error: i32,
     flight: Option<Flight>,
     unsent: Option<Box<Unsent>>,
+    /// Of the last pending send that is over: how many bytes were taken.
+    taken: usize,
 }
 
 /// The copy that the kernel sends from.
@@ -236,12 +238,16 @@ impl Stream {
             number => Err(number),
         };
         match progress {
-            Ok(Progress::All) => (Some(Outcome::Sent { bytes: rest.sent }), false),
+            Ok(Progress::All) => {
+                state.taken = rest.sent;
+                (Some(Outcome::Sent { bytes: rest.sent }), false)
+            }
             Ok(Progress::InFlight) => {
                 state.unsent = Some(rest);
                 (None, false)
             }
             Err(number) => {
+                state.taken = rest.sent;
                 let error = io::Error::from_raw_os_error(state.keep(number));
                 (Some(Outcome::SendFailed { error, sent: rest.sent, unsent: rest.data.len() }), state.list())
             }
@@ -250,6 +256,10 @@ impl Stream {
 
     pub(super) fn progress(&self) -> usize {
         self.0.lock().unsent.as_ref().map_or(0, |unsent| unsent.sent)
+    }
+
+    pub(super) fn taken(&self) -> usize {
+        self.0.lock().taken
     }
 
     /// What was taken of a pending send, the copy included that the kernel has.

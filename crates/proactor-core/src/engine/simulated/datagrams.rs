@@ -16,6 +16,8 @@ pub(super) struct Datagrams {
     /// How many datagrams may wait in `sent`.
     pub(super) room: usize,
     pub(super) unsent: Option<Unsent>,
+    /// Of the last pending send that is over.
+    pub(super) taken: usize,
 }
 
 /// Everybody else: sends to the socket, and takes what it sends. Safe from any thread; never blocks.
@@ -36,6 +38,7 @@ impl Simulated {
             sent: Vec::new(),
             room: usize::MAX,
             unsent: None,
+            taken: 0,
         };
         let mut state = self.network.state.lock();
         let descriptor = state.add(Socket::Datagrams(socket));
@@ -128,6 +131,14 @@ impl State {
         }
     }
 
+    pub(super) fn taken_of(&mut self, socket: usize) -> usize {
+        match &self.sockets[socket] {
+            Socket::Stream(stream) => stream.taken,
+            Socket::Datagrams(socket) => socket.taken,
+            _ => 0,
+        }
+    }
+
     pub(super) fn take_unsent(&mut self, socket: usize) -> Option<Unsent> {
         match &mut self.sockets[socket] {
             Socket::Datagrams(socket) => socket.unsent.take(),
@@ -146,6 +157,7 @@ impl State {
             && let Some(unsent) = socket.unsent.take()
         {
             let bytes = unsent.data.len();
+            socket.taken = if fault.is_none() { bytes } else { 0 };
             let outcome = match fault {
                 Some(error) => Outcome::SendFailed { error, sent: 0, unsent: bytes },
                 None => {

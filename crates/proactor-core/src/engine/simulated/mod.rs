@@ -442,6 +442,11 @@ impl Engine for Simulated {
         unsent.map(|unsent| unsent.sent)
     }
 
+    fn taken(&self, handle: &Handle) -> usize {
+        let number = handle.state::<Held>().socket;
+        self.network.state.lock().taken_of(number)
+    }
+
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()> {
         let mut state = self.network.state.lock();
         state.attempt(Fault::ShutdownWrite)?;

@@ -138,6 +138,8 @@ pub(super) struct Stream {
     pub(super) arrived: Vec<u8>,
     pub(super) window: usize,
     pub(super) unsent: Option<Unsent>,
+    /// Of the last pending send that is over.
+    pub(super) taken: usize,
     pub(super) write_shut: bool,
     pub(super) aborted: bool,
 }
@@ -380,6 +382,7 @@ impl State {
             Ok(()) => Outcome::Sent { bytes: unsent.sent },
             Err(error) => Outcome::SendFailed { error, sent: unsent.sent, unsent: unsent.data.len() },
         };
+        self.stream(socket).taken = unsent.sent;
         over.push(unsent);
         Some(outcome)
     }
@@ -539,6 +542,7 @@ impl Default for Stream {
             arrived: Vec::new(),
             window: usize::MAX,
             unsent: None,
+            taken: 0,
             write_shut: false,
             aborted: false,
         }
