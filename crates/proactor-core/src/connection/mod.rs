@@ -32,11 +32,14 @@ pub enum Event {
 }
 
 mod after;
+mod files;
 mod looking;
 mod messages;
 mod transitions;
 
 pub(crate) use after::{After, Rare};
+pub(crate) use files::FileStep;
+pub use files::FileTurn;
 
 pub struct Connection<U: Upper> {
     pub id: u64,
@@ -92,6 +95,8 @@ struct State<U: Upper> {
     mailbox: Mailbox<Event>,
     inbox_bytes: usize,
     outgoing: Outgoing,
+    /// Files that are to be sent after that, and what is to be sent after them.
+    files: Option<Box<files::Files>>,
     /// Bytes that the engine owns.
     in_flight: usize,
     /// How much of a pending send was taken when the idle timer last came.
@@ -108,6 +113,13 @@ struct State<U: Upper> {
     traffic: Traffic,
     /// When bytes last moved, in the engine's nanoseconds.
     active_at: u64,
+}
+
+impl<U: Upper> State<U> {
+    /// Bytes that wait to be sent, or are with the engine.
+    fn outbox_bytes(&self) -> usize {
+        self.outgoing.len() + self.in_flight + self.files.as_ref().map_or(0, |files| files.bytes())
+    }
 }
 
 /// What became of bytes given to `queue`.
@@ -172,6 +184,7 @@ impl<U: Upper> Connection<U> {
             mailbox: Mailbox::default(),
             inbox_bytes: 0,
             outgoing: Outgoing::new(),
+            files: None,
             in_flight: 0,
             taken_then: 0,
             sent_untold: 0,
@@ -237,7 +250,7 @@ impl<U: Upper> Connection<U> {
             self.pause_for(state, pause::INBOX, engine);
         }
         // One that holds nothing but a part of a message goes on: nothing would leave its queues, and so nobody would let it receive the rest.
-        let holds = state.inbox_bytes + state.outgoing.len() + state.in_flight > 0;
+        let holds = state.inbox_bytes + state.outbox_bytes() > 0;
         if holds && self.group.queued.load(Ordering::Relaxed) > self.settings().total_limit && state.pauses & pause::TOTAL == 0 {
             self.pause_for(state, pause::TOTAL, engine);
             if !std::mem::replace(&mut state.held, true) {
@@ -314,7 +327,11 @@ impl<U: Upper> Connection<U> {
             return after; // aborted meanwhile, and counted as dropped
         }
         state.active_at = now;
-        self.wrote(&mut state, bytes, engine, &mut after);
+        if state.files.as_ref().is_some_and(|files| files.is_sending()) {
+            self.sent_of_file(&mut state, bytes as u64, true, engine, &mut after);
+        } else {
+            self.wrote(&mut state, bytes, engine, &mut after);
+        }
         after.waiter = state.waiter.clone();
         after
     }
@@ -441,16 +458,23 @@ impl<U: Upper> Connection<U> {
         if self.is_full(state, length) {
             return Queued::Full;
         }
+        let outgoing = match &mut state.files {
+            None => &mut state.outgoing,
+            Some(files) => {
+                files.count(length);
+                files.last()
+            }
+        };
         match bytes {
-            Bytes::Copy(bytes) => state.outgoing.push_copy(bytes),
-            Bytes::Shared(bytes) => state.outgoing.push_shared(bytes),
+            Bytes::Copy(bytes) => outgoing.push_copy(bytes),
+            Bytes::Shared(bytes) => outgoing.push_shared(bytes),
         }
         self.settle(state);
-        if state.outgoing.len() + state.in_flight > self.settings().send_limit / 2 {
+        if state.outbox_bytes() > self.settings().send_limit / 2 {
             self.pause_for(state, pause::OUTBOX, engine);
         }
-        if state.sending {
-            return Queued::Later { first: false }; // the pending send's completion goes on with it
+        if state.sending || state.files.is_some() {
+            return Queued::Later { first: false }; // the pending send's completion goes on with it, or the end of the file before it
         }
         if deferred && state.outgoing.len() < WRITE_AT_ONCE {
             return Queued::Later { first: !std::mem::replace(&mut state.dirty, true) };
