@@ -137,11 +137,13 @@ impl<U: Upper> Connection<U> {
     }
 
     /// What came of a piece that the engine was to read by itself. True: it has to be read here.
-    pub(crate) fn gave_piece(&self, submission: FileSubmission, engine: &dyn Engine) -> (bool, After<U>) {
+    pub(crate) fn gave_piece(&self, turn: &FileTurn, submission: FileSubmission, engine: &dyn Engine) -> (bool, After<U>) {
         let mut after = After::default();
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.life == Life::Closed {
+            let (FileSubmission::Done { bytes } | FileSubmission::Pending { bytes } | FileSubmission::Failed { sent: bytes, .. }) = submission;
+            self.sent_too_late(state, turn, bytes);
             return (false, after);
         }
         match submission {
@@ -159,11 +161,14 @@ impl<U: Upper> Connection<U> {
     }
 
     /// What came of a piece that was read here.
-    pub(crate) fn gave_block(&self, submission: Submission, engine: &dyn Engine) -> After<U> {
+    pub(crate) fn gave_block(&self, turn: &FileTurn, submission: Submission, engine: &dyn Engine) -> After<U> {
         let mut after = After::default();
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.life == Life::Closed {
+            if let Submission::Done { bytes } | Submission::Failed { sent: bytes, .. } = submission {
+                self.sent_too_late(state, turn, bytes as u64);
+            }
             return after;
         }
         match submission {
@@ -172,6 +177,13 @@ impl<U: Upper> Connection<U> {
             Submission::Failed { error, sent, .. } => self.failed_to_write(state, error.into(), sent, engine, &mut after),
         }
         after
+    }
+
+    /// The connection was closed, and its traffic counted, while the kernel took these.
+    fn sent_too_late(&self, state: &mut State<U>, turn: &FileTurn, bytes: u64) {
+        turn.sent.fetch_add(bytes, Ordering::Release);
+        state.traffic.sent += bytes;
+        self.group.count_late(bytes);
     }
 
     /// So many bytes of the file that has its turn were taken. `over`: nothing of it is with the engine any more.

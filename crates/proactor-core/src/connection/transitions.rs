@@ -212,6 +212,9 @@ impl<U: Upper> Connection<U> {
             }
             after.rare().handle = Some(handle);
         }
+        if state.files.as_ref().is_some_and(|files| files.is_sending()) {
+            state.in_flight = 0; // of a file, whose sender is told
+        }
         let unsent = state.outbox_bytes();
         state.traffic.dropped += unsent as u64;
         state.in_flight = 0;

@@ -105,7 +105,7 @@ impl<U: Upper> Port<U> {
                 outgoing.push_shared(Arc::new(block));
                 if sending.connection.give_piece(outgoing.len()) {
                     let submission = self.engine.send(handle, outgoing);
-                    let after = sending.connection.gave_block(submission, &*self.engine);
+                    let after = sending.connection.gave_block(&sending.turn, submission, &*self.engine);
                     self.follow(&sending.connection, after);
                 }
             }
@@ -113,7 +113,7 @@ impl<U: Upper> Port<U> {
             let asked = left.min(PIECE);
             let submission = self.engine.send_file(handle, &*sending.source, at, asked);
             short = matches!(submission, FileSubmission::Done { bytes } if bytes < asked);
-            let (reads, after) = sending.connection.gave_piece(submission, &*self.engine);
+            let (reads, after) = sending.connection.gave_piece(&sending.turn, submission, &*self.engine);
             sending.reads |= reads;
             self.follow(&sending.connection, after);
         }
