@@ -59,7 +59,7 @@ pub fn send_file(
         return Err(errors::unsupported(py, "send_file: the file is not open for reading; open it in another mode".to_owned()));
     }
     let port = &connection.port;
-    let send = port.begin_file(&connection.core, file, offset, length).map_err(|failure| errors::ended(py, failure.as_ref()))?;
+    let send = port.begin_file(&connection.core, file, offset, length).map_err(|failure| asked.ended(py, 0, failure.as_ref()))?;
     let mut sending = Sending { connection, send: Some(send), because: None };
     let result = wait(py, &mut sending, &asked, timeout);
     py.detach(|| drop(sending));
