@@ -516,6 +516,7 @@ with proactor.serve(handler, ("127.0.0.1", 0)) as server:
 
 
 def test_a_signal_handler_that_raises_ends_the_sending(program, path) -> None:
+    os.truncate(path, 100_000_000)  # more than the kernel takes for a client that does not read
     running = program(
         """
 import signal, socket, sys, threading
@@ -529,11 +530,13 @@ class Handler(proactor.Handler):
 with proactor.serve(Handler, ("127.0.0.1", 0)) as server:
     client = socket.create_connection(server.address)
     assert made.wait(20)
-    print("sending", flush=True)
+    def tell():
+        while not connections[0].statistics().sent_bytes:
+            pass
+        print("sending", flush=True)
+    teller = threading.Thread(target=tell)
+    teller.start()
     try:
-        connections[0].send_file(sys.argv[1])
-        connections[0].send_file(sys.argv[1])
-        connections[0].send_file(sys.argv[1])
         connections[0].send_file(sys.argv[1])
     except KeyboardInterrupt:
         print("interrupted", connections[0].statistics().open, flush=True)

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use proactor_core::engine::{ABORTED, TIMED_OUT};
+use proactor_core::engine::TIMED_OUT;
 use proactor_core::error::Failure;
 use proactor_core::files;
 use proactor_core::numbers::EIO;
@@ -23,19 +23,15 @@ struct Asked<'a> {
     length: u64,
 }
 
-/// Given back in any case, also where a signal handler raises.
+/// Ended in any case, also where a signal handler raises.
 struct Sending<'a> {
     connection: &'a Connection,
-    // None once it is given back.
-    send: Option<FileSend<Layer>>,
-    because: Option<Failure>,
+    send: FileSend<Layer>,
 }
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        if let Some(send) = self.send.take() {
-            self.connection.port.end_file(send, self.because.take());
-        }
+        self.connection.port.end_file(&self.send, None);
     }
 }
 
@@ -60,14 +56,14 @@ pub fn send_file(
     }
     let port = &connection.port;
     let send = port.begin_file(&connection.core, file, offset, length).map_err(|failure| asked.ended(py, 0, failure.as_ref()))?;
-    let mut sending = Sending { connection, send: Some(send), because: None };
+    let mut sending = Sending { connection, send };
     let result = wait(py, &mut sending, &asked, timeout);
     py.detach(|| drop(sending));
     result
 }
 
 fn wait(py: Python<'_>, sending: &mut Sending<'_>, asked: &Asked<'_>, timeout: Option<Duration>) -> PyResult<u64> {
-    let Sending { connection, send: Some(send), because } = sending else { unreachable!("it was just begun") };
+    let Sending { connection, send } = sending;
     let (port, core) = (&connection.port, &connection.core);
     let limit = core.group.settings.send_timeout.map(Duration::from_nanos);
     let began = Instant::now();
@@ -91,10 +87,7 @@ fn wait(py: Python<'_>, sending: &mut Sending<'_>, asked: &Asked<'_>, timeout: O
             }
             FileSent::Ended(failure) => return Err(asked.ended(py, send.sent(), failure.as_ref())),
         }
-        // What a signal handler raises ends it: the connection is over if a part was sent.
-        *because = Some(Failure::Os(ABORTED));
-        py.check_signals()?;
-        *because = None;
+        py.check_signals()?; // what a handler raises ends it
         let taken = port.taken(core);
         if taken != seen_taken.0 {
             seen_taken = (taken, Instant::now());
@@ -112,7 +105,10 @@ fn wait(py: Python<'_>, sending: &mut Sending<'_>, asked: &Asked<'_>, timeout: O
         } else {
             continue;
         };
-        *because = Some(Failure::Os(TIMED_OUT));
+        py.detach(|| port.end_file(send, Some(Failure::Os(TIMED_OUT))));
+        if send.sent() == send.length() {
+            return Ok(send.sent()); // at the last moment
+        }
         return Err(asked.failed(py, send.sent(), TIMED_OUT, &text));
     }
 }

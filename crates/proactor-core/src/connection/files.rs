@@ -34,8 +34,6 @@ pub(super) struct Files {
     begun: bool,
     /// A piece of it is with the engine.
     pending: bool,
-    /// Its sender has given it up meanwhile.
-    abandoned: bool,
 }
 
 struct Unit {
@@ -46,7 +44,7 @@ struct Unit {
 
 impl Files {
     fn new() -> Self {
-        Files { units: VecDeque::new(), bytes: 0, begun: false, pending: false, abandoned: false }
+        Files { units: VecDeque::new(), bytes: 0, begun: false, pending: false }
     }
 
     pub fn last(&mut self) -> &mut Outgoing {
@@ -190,24 +188,17 @@ impl<U: Upper> Connection<U> {
     pub(super) fn sent_of_file(&self, state: &mut State<U>, bytes: u64, over: bool, engine: &dyn Engine, after: &mut After<U>) {
         let Some(files) = &mut state.files else { return };
         files.took(bytes);
-        let abandoned = files.abandoned;
         if over {
             files.pending = false;
             state.in_flight = 0;
         }
         self.count_sent(state, bytes, engine, after);
-        if over && abandoned {
-            let turn = state.files.as_ref().map(|files| files.units[0].turn.clone());
-            if let Some(turn) = turn {
-                self.end_file(state, &turn, Failure::Os(crate::engine::ABORTED), engine, after);
-            }
-        }
         after.waiter = state.waiter.clone();
     }
 
     /// The file's sender is done with it: all was sent, or it gives up. Where a part was sent, and no more will be, the peer cannot tell the rest from what would
-    /// follow: the connection ends with `failure`. Otherwise what waits behind it is next.
-    pub(crate) fn leave_file(&self, turn: &Arc<FileTurn>, failure: Failure, engine: &dyn Engine) -> After<U> {
+    /// follow: the connection ends with `failure`. Otherwise what waits behind it is next. Err: a piece is just complete, and is to be waited for; it will be told.
+    pub(crate) fn leave_file(&self, turn: &Arc<FileTurn>, failure: &Failure, engine: &dyn Engine) -> Result<After<U>, (Arc<Waiter>, u64)> {
         let mut after = After::default();
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -217,23 +208,23 @@ impl<U: Upper> Connection<U> {
         {
             match engine.cancel_send(handle) {
                 Some(taken) => self.sent_of_file(state, taken as u64, true, engine, &mut after),
-                None if turn.sent() == 0 => {
-                    files.abandoned = true; // its completion, which is under way, knows whether something was sent after all
-                    return after;
+                None => {
+                    let waiter = state.waiter.get_or_insert_default().clone();
+                    let changes = waiter.changes();
+                    return Err((waiter, changes));
                 }
-                None => {}
             }
         }
         self.end_file(state, turn, failure, engine, &mut after);
         after.waiter = state.waiter.clone();
-        after
+        Ok(after)
     }
 
-    fn end_file(&self, state: &mut State<U>, turn: &Arc<FileTurn>, failure: Failure, engine: &dyn Engine, after: &mut After<U>) {
+    fn end_file(&self, state: &mut State<U>, turn: &Arc<FileTurn>, failure: &Failure, engine: &dyn Engine, after: &mut After<U>) {
         let Some(files) = &mut state.files else { return }; // closed
         let Some(place) = files.units.iter().position(|unit| Arc::ptr_eq(&unit.turn, turn)) else { return };
         if (1..turn.length).contains(&turn.sent()) {
-            return self.finalize(state, Some(failure), engine, after);
+            return self.finalize(state, Some(failure.clone()), engine, after);
         }
         let Some(unit) = files.units.remove(place) else { return };
         if place > 0 {
@@ -244,7 +235,6 @@ impl<U: Upper> Connection<U> {
         if std::mem::take(&mut files.begun) {
             state.sending = false;
         }
-        files.abandoned = false;
         if files.units.is_empty() {
             state.files = None;
         }

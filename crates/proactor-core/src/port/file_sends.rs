@@ -11,7 +11,7 @@ use crate::source::{Block, Source};
 /// So much the engine is asked for at a time: between two pieces the sender looks whether its caller wants something.
 const PIECE: u64 = 1 << 20;
 
-/// A file that is being sent. To be given back with `end_file`.
+/// A file that is being sent. To be ended with `end_file`.
 pub struct FileSend<U: Upper> {
     pub connection: Arc<Connection<U>>,
     turn: Arc<FileTurn>,
@@ -125,10 +125,15 @@ impl<U: Upper> Port<U> {
     }
 
     /// The sender is done with it, whatever came of it: what waits behind it is next. Where a part of it was sent and the rest was not, the connection is reset.
-    /// `because`: it ends with this, unless the file itself had stopped.
-    pub fn end_file(&self, sending: FileSend<U>, because: Option<Failure>) {
-        let failure = because.unwrap_or(sending.failure);
-        let mut after = sending.connection.leave_file(&sending.turn, failure, &*self.engine);
+    /// `because`: it ends with this; None: with what the file said. Idempotent; from here on `sent` does not change.
+    pub fn end_file(&self, sending: &FileSend<U>, because: Option<Failure>) {
+        let failure = because.unwrap_or_else(|| sending.failure.clone());
+        let mut after = loop {
+            match sending.connection.leave_file(&sending.turn, &failure, &*self.engine) {
+                Ok(after) => break after,
+                Err((waiter, seen)) => waiter.wait(seen, None),
+            };
+        };
         let flush = std::mem::take(&mut after.flush);
         self.follow(&sending.connection, after);
         if flush {
