@@ -89,8 +89,16 @@ def test_a_file_may_be_given_in_many_ways(connection_to, path, content, start, k
 
 @pytest.mark.parametrize(
     ("offset", "length", "expected"),
-    [(0, 0, slice(0, 0)), (0, 1, slice(0, 1)), (4095, 2, slice(4095, 4097)), (2_999_990, 50, slice(2_999_990, None))]
-    + [(3_000_000, None, slice(0, 0)), (9_000_000, 5, slice(0, 0)), (2**62, None, slice(0, 0)), (70_000, 100_000, slice(70_000, 170_000))],
+    [
+        (0, 0, slice(0, 0)),
+        (0, 1, slice(0, 1)),
+        (4095, 2, slice(4095, 4097)),
+        (2999990, 50, slice(2999990, None)),
+        (3000000, None, slice(0, 0)),
+        (9000000, 5, slice(0, 0)),
+        (2**62, None, slice(0, 0)),
+        (70000, 100000, slice(70000, 170000)),
+    ],
 )
 def test_offset_and_length_choose_a_part(connection_to, path, content, offset, length, expected) -> None:
     client, connection, _ = connection_to(client={})
@@ -213,7 +221,9 @@ def test_what_is_sent_meanwhile_waits_behind_the_file(connection_to, path, conte
     second = start(connection.send_file, path, 0, 10)
     third = []
     eventually(lambda: connection.statistics().outbox_bytes == 6, "they wait")
-    assert sender.is_alive() and second.is_alive() and not third
+    assert sender.is_alive()
+    assert second.is_alive()
+    assert not third
     assert read_exactly(client, len(content) + 6) == content + b"onetwo"
     assert read_exactly(client, 10) == content[:10]
 
@@ -298,7 +308,8 @@ def test_a_file_that_becomes_shorter_resets_the_connection_and_says_how_far_it_c
     with pytest.raises(ConnectionResetError):
         read_to_end(client)
     [told] = handler.wait_closed()
-    assert isinstance(told, OSError) and "became shorter" in str(told)
+    assert isinstance(told, OSError)
+    assert "became shorter" in str(told)
     eventually(lambda: errors, "the sender is told")
     error = errors[0]
     assert error.filename == path
@@ -328,7 +339,8 @@ def test_a_peer_that_takes_too_little_is_cut_off(connection_to, path, limit) -> 
     assert isinstance(error, TimeoutError)
     assert 0 < error.sent_bytes < 3_000_000
     assert connection.statistics().sent_bytes == error.sent_bytes
-    assert f"sending 3000000 bytes at 0 after {error.sent_bytes} of them" in str(error) and "reset" in str(error)
+    assert f"sending 3000000 bytes at 0 after {error.sent_bytes} of them" in str(error)
+    assert "reset" in str(error)
     assert error.filename == path
     [told] = handler.wait_closed()
     assert isinstance(told, TimeoutError)
@@ -456,6 +468,7 @@ def test_files_sent_or_given_up_leave_no_descriptor(serve, connect, path, conten
 
 
 # ---- the kernel says no, and signals ----
+
 
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS", "EINVAL"])
 def test_where_the_kernel_refuses_sendfile_the_file_is_read_and_sent(program, path, error) -> None:

@@ -47,7 +47,9 @@ impl fmt::Display for Failure {
                 )
             }
             Failure::Handler => write!(formatter, "the handler raised an exception"),
-            Failure::FileEnded { missing } => write!(formatter, "a file became shorter while it was sent: {missing} bytes of it were missing"),
+            Failure::FileEnded { missing } => {
+                write!(formatter, "a file became shorter while it was sent: {missing} bytes of it were missing")
+            }
             Failure::Truncated { missing } => write!(formatter, "the peer ended {missing} bytes before the end of its message"),
         }
     }

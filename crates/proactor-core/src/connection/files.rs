@@ -140,7 +140,8 @@ impl<U: Upper> Connection<U> {
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.life == Life::Closed {
-            let (FileSubmission::Done { bytes } | FileSubmission::Pending { bytes } | FileSubmission::Failed { sent: bytes, .. }) = submission;
+            let (FileSubmission::Done { bytes } | FileSubmission::Pending { bytes } | FileSubmission::Failed { sent: bytes, .. }) =
+                submission;
             self.sent_too_late(state, turn, bytes);
             return (false, after);
         }

@@ -392,47 +392,6 @@ impl<U: Upper> Connection<U> {
         after
     }
 
-    /// For a handler that reads on: its next message.
-    pub fn next_message(&self, engine: &dyn Engine) -> Next {
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        if matches!(state.mailbox.peek(), Some(Event::Sent(_))) && state.life == Life::Open {
-            // The handler is busy reading: it is told afterwards, with what else was sent.
-            let sent = state.mailbox.split_off(|event| !matches!(event, Event::Sent(_)));
-            for event in sent {
-                let _scheduled_already = state.mailbox.push(event);
-            }
-        }
-        match state.mailbox.peek() {
-            Some(Event::Received(_)) => {}
-            Some(Event::Ended) => return Next::End,
-            _ if state.life != Life::Open => return state.failure.as_deref().cloned().map_or(Next::End, Next::Failed),
-            // It stays: should the handler make nothing of it, the connection closes with it all the same.
-            Some(Event::Unreadable(failure)) => return Next::Failed(failure.clone()),
-            _ => return self.waiting(state, engine),
-        }
-        match state.mailbox.take() {
-            Some(Event::Received(bytes)) => {
-                self.uncount_inbox(state, bytes.len() + MESSAGE_COST, engine);
-                state.traffic.messages += 1;
-                Next::Message(bytes)
-            }
-            _ => unreachable!("a message was seen under the same lock"),
-        }
-    }
-
-    fn waiting(&self, state: &mut State<U>, engine: &dyn Engine) -> Next {
-        // A draining server receives nothing more: for a handler that reads on, that is the end.
-        if state.ended || state.pauses & pause::CLOSING != 0 {
-            return Next::End;
-        }
-        // It has a worker, and perhaps the last one: what fills the others' inboxes is not to keep its next message from it.
-        self.resume_for(state, pause::TOTAL, engine);
-        let waiter = state.waiter.get_or_insert_default().clone();
-        let changes = waiter.changes();
-        Next::Wait(waiter, changes)
-    }
-
     /// Where to wait for room in the queue; None if there is room, or the connection has ended.
     pub fn room(&self, length: usize) -> Option<(Arc<Waiter>, u64)> {
         let mut state = self.state.lock();

@@ -19,7 +19,9 @@ use crate::source::Source;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 
-use super::{AcceptWindow, Address, Closing, Engine, Feature, FileSubmission, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
+use super::{
+    AcceptWindow, Address, Closing, Engine, Feature, FileSubmission, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock,
+};
 
 /// What `Simulated::fail_next` can let fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
