@@ -54,23 +54,24 @@ class Connection(_core.Connection):
     def send_file(self, file: Any, offset: int = 0, length: int | None = None, *, timeout: float | None = None) -> int:
         """Sends bytes of a file, after everything sent before and before anything sent after, without bringing them into Python.
 
-        `file`: a path, an open file, or anything else with `fileno()`, as `proactor.open` answers it. Its position is neither used nor moved,
-        and what a Python file object has not flushed is not seen. The bytes are `length` from `offset` on, or up to the end of the file as it is when
-        this is called, where `length` is None or reaches beyond it; beyond the end there are none.
+        `file`: a path, an open file, or anything else with `fileno()`, as `proactor.open` answers it. Its position is neither used nor
+        moved, and what a Python file object has not flushed is not seen. The bytes are `length` from `offset` on, or up to the end of the
+        file as it is when this is called, where `length` is None or reaches beyond it; beyond the end there are none.
 
-        Blocks until the kernel has them all, the worker's slot free; memory is bounded, however large the file. The kernel sends it by itself
-        (sendfile(2)) where it can; else it is read and sent. Safe from any thread: what other threads send meanwhile waits behind it, within
-        `send_limit`. The file may be closed at once afterwards, and meanwhile too.
+        Blocks until the kernel has them all, the worker's slot free; memory is bounded, however large the file. The kernel sends it by
+        itself (sendfile(2)) where it can; else it is read and sent. Safe from any thread: what other threads send meanwhile waits behind
+        it, within `send_limit`. The file may be closed at once afterwards, and meanwhile too.
 
-        Where it fails before the first byte was sent, the connection is as it was. After that the peer could not tell the rest from what would
-        follow, so the connection is reset, and `closed` told why. The error names the file; its `sent_bytes` says how many bytes the kernel had taken.
+        Where it fails before the first byte was sent, the connection is as it was. After that the peer could not tell the rest from what
+        would follow, so the connection is reset, and `closed` told why. The error names the file; its `sent_bytes` says how many bytes
+        the kernel had taken.
 
         Returns:
             How many bytes were sent.
 
         Raises:
-            TimeoutError: it took longer than `timeout` seconds; or the peer took nothing for `send_timeout` seconds, or for one second while other work
-                needs the worker, as for `send`.
+            TimeoutError: it took longer than `timeout` seconds; or the peer took nothing for `send_timeout` seconds, or for one second
+                while other work needs the worker, as for `send`.
             OSError: the file cannot be opened or read, or has become shorter meanwhile.
             ConnectionEnded: the connection is closed, or `shutdown_write` was called.
             ConnectionResetError, BrokenPipeError, ...: the connection ended before all was sent.

@@ -80,8 +80,8 @@ def test_a_reset_in_the_middle_of_a_file_tells_the_sender_how_much_was_sent(serv
         def send(connection=connection, raised=raised) -> None:
             try:
                 connection.send_file(path)
-            except OSError as error:
-                raised.append(error)
+            except OSError as raising:
+                raised.append(raising)
 
         senders = [threading.Thread(target=send) for _ in range(2)]
         for sender in senders:
