@@ -261,6 +261,9 @@ class Connection:
     def try_send(self, data: Any) -> bool:
         """As `send`, but never blocks: False, and nothing queued, where `send` would block."""
 
+    def _send_file(self, descriptor: int, name: Any, offset: int, length: int, timeout: float | None) -> int:
+        """The end of `send_file`: sends so many bytes of an open file, and waits until the kernel has them."""
+
     def receive(self, timeout: float | None = None) -> bytes:
         """Reads on, for a handler that wants the next message itself: waits for it with the worker's slot free.
 

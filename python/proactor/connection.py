@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import builtins
+import errno
+import os
+import stat
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from proactor import _core
-from proactor.arguments import whole_number
+from proactor.arguments import seconds, whole_number
 from proactor.errors import MessageTooLong
 
 __all__ = ["Connection", "ConnectionStatistics", "Handler", "LengthPrefixed", "Lines"]
@@ -47,6 +50,46 @@ class Connection(_core.Connection):
     def __init__(self) -> None:
         self.context = None
         self._failure = None
+
+    def send_file(self, file: Any, offset: int = 0, length: int | None = None, *, timeout: float | None = None) -> int:
+        """Sends bytes of a file, after everything sent before and before anything sent after, without bringing them into Python.
+
+        `file`: a path, an open file, or anything else with `fileno()`, as `proactor.open` answers it. Its position is neither used nor
+        moved, and what a Python file object has not flushed is not seen. The bytes are `length` from `offset` on, or up to the end of the
+        file as it is when this is called, where `length` is None or reaches beyond it; beyond the end there are none.
+
+        Blocks until the kernel has them all, the worker's slot free; memory is bounded, however large the file. The kernel sends it by
+        itself (sendfile(2)) where it can; else it is read and sent. Safe from any thread: what other threads send meanwhile waits behind
+        it, within `send_limit`. The file may be closed at once afterwards, and meanwhile too.
+
+        Where it fails before the first byte was sent, the connection is as it was. After that the peer could not tell the rest from what
+        would follow, so the connection is reset, and `closed` told why. The error names the file; its `sent_bytes` says how many bytes
+        the kernel had taken.
+
+        Returns:
+            How many bytes were sent.
+
+        Raises:
+            TimeoutError: it took longer than `timeout` seconds; or the peer took nothing for `send_timeout` seconds, or for one second
+                while other work needs the worker, as for `send`.
+            OSError: the file cannot be opened or read, or has become shorter meanwhile.
+            ConnectionEnded: the connection is closed, or `shutdown_write` was called.
+            ConnectionResetError, BrokenPipeError, ...: the connection ended before all was sent.
+            IsADirectoryError: it is a directory.
+            ValueError: it is a pipe, a socket or a device, which have no offsets; or not open for reading; or a number is negative.
+            TypeError: it is no file.
+        """
+        whole_number("offset", offset, unit="bytes", minimum=0)
+        if length is not None:
+            whole_number("length", length, unit="bytes", minimum=0, none="up to the end of the file")
+        timeout = seconds("timeout", timeout)
+        descriptor, name = _open(file)
+        try:
+            size = _size(descriptor, name)
+            there = max(size - offset, 0)
+            return self._send_file(descriptor, name, offset, there if length is None else min(length, there), timeout)
+        finally:
+            os.close(descriptor)
 
     def statistics(self) -> ConnectionStatistics:
         """What has gone over the connection, and what waits."""
@@ -164,6 +207,34 @@ class LengthPrefixed:
 
     def _native(self) -> tuple[str, int, int]:
         return "length", self.bytes, self.limit
+
+
+def _open(file: Any) -> tuple[int, Any]:
+    """A descriptor of our own for the file that is to be sent, and what errors call it."""
+    if isinstance(file, str | builtins.bytes | os.PathLike):
+        # A pipe without a writer would keep us waiting before we could say that it is none to send.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+        _core.block()
+        try:
+            return os.open(file, flags), file
+        finally:
+            _core.unblock()
+    fileno = getattr(file, "fileno", None)
+    if fileno is None:
+        raise TypeError(f"send_file takes a path or an open file, as in connection.send_file('page.html'), not {file!r}")
+    return os.dup(fileno()), getattr(file, "name", None) or repr(file)
+
+
+def _size(descriptor: int, name: Any) -> int:
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a directory has no bytes to send; send its files one by one", name)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(
+            f"{name!r} is a pipe, a socket or a device: it has no offsets and no end that is known; read it, and send what comes, as in"
+            " for block in proactor.open(path).blocks(): connection.send(block)"
+        )
+    return status.st_size
 
 
 def _check_limit(framing: str, limit: int) -> None:

@@ -66,6 +66,42 @@ def test_a_reset_while_a_send_is_queued_from_another_thread(serve, connect) -> N
     assert all(isinstance(error, BROKEN) for error in handler.values("closed"))
 
 
+def test_a_reset_in_the_middle_of_a_file_tells_the_sender_how_much_was_sent(serve, connect, tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(random.Random(2).randbytes(5_000_000))
+    handler = Recorder()
+    server = serve(handler)
+    for count in range(1, 31):
+        victim = connect(server, receive_buffer=4096)
+        handler.wait_for_count("connected", count)
+        connection = handler.connections[-1]
+        raised: list[OSError] = []
+
+        def send(connection=connection, raised=raised) -> None:
+            try:
+                connection.send_file(path)
+            except OSError as raising:
+                raised.append(raising)
+
+        senders = [threading.Thread(target=send) for _ in range(2)]
+        for sender in senders:
+            sender.start()
+        read_exactly(victim, 30_000)
+        reset(victim)
+        for sender in senders:
+            sender.join(TIMEOUT)
+            assert not sender.is_alive()
+        assert all(isinstance(error, BROKEN) for error in raised), raised
+        first, second = sorted(error.sent_bytes for error in raised)  # type: ignore[attr-defined]
+        assert first == 0, "the second never had its turn"
+        assert 30_000 <= second < 5_000_000
+        assert connection.statistics().sent_bytes == second
+        assert connection.statistics().dropped_bytes == 0
+        handler.wait_closed(count)
+    assert all(isinstance(error, BROKEN) for error in handler.values("closed"))
+    eventually(lambda: server.statistics().queued_bytes == 0, "nothing is left of them")
+
+
 def test_resets_during_broadcasts_cost_only_those_who_reset(serve, connect) -> None:
     server = serve(echo, send_limit=10_000_000)
     staying = connect(server)

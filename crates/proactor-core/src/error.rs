@@ -18,6 +18,8 @@ pub enum Failure {
     CrowdedOut { limit: usize },
     /// The peer ended in the middle of a length-prefixed message, so many bytes short.
     Truncated { missing: usize },
+    /// A file that was being sent became shorter, and lacked so many bytes.
+    FileEnded { missing: u64 },
 }
 
 impl From<&io::Error> for Failure {
@@ -45,6 +47,9 @@ impl fmt::Display for Failure {
                 )
             }
             Failure::Handler => write!(formatter, "the handler raised an exception"),
+            Failure::FileEnded { missing } => {
+                write!(formatter, "a file became shorter while it was sent: {missing} bytes of it were missing")
+            }
             Failure::Truncated { missing } => write!(formatter, "the peer ended {missing} bytes before the end of its message"),
         }
     }

@@ -168,6 +168,11 @@ impl<U: Upper> Group<U> {
         self.emptied.notify_all();
     }
 
+    /// The kernel had taken so many bytes more of a connection that has closed.
+    pub(crate) fn count_late(&self, sent: u64) {
+        self.census.lock().totals.sent += sent;
+    }
+
     /// `messages`: how many its handlers have seen since it closed.
     pub(crate) fn leave(&self, messages: u64) {
         let mut census = self.census.lock();

@@ -16,6 +16,7 @@ pub mod notices;
 pub mod numbers;
 pub mod port;
 pub mod scheduler;
+pub mod source;
 pub mod sync;
 mod table;
 pub mod timer;

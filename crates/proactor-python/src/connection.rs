@@ -15,13 +15,14 @@ use crate::addresses;
 use crate::buffers::{Data, to_bytes};
 use crate::errors;
 use crate::layer::{Layer, SIGNALS_EVERY, Seconds, duration};
+use crate::send_file::send_file;
 use crate::worker::{Blocking, current_of};
 
 /// One peer. Made by `proactor.serve` and `proactor.connect`; `proactor.Connection` is what users see.
 #[pyclass(module = "proactor._core", subclass, weakref, frozen)]
 pub struct Connection {
-    port: Arc<CorePort<Layer>>,
-    core: Arc<CoreConnection<Layer>>,
+    pub port: Arc<CorePort<Layer>>,
+    pub core: Arc<CoreConnection<Layer>>,
 }
 
 type Parts = (Arc<CorePort<Layer>>, Arc<CoreConnection<Layer>>);
@@ -48,7 +49,7 @@ pub fn public_object<'py>(py: Python<'py>, port: &Arc<CorePort<Layer>>, core: &A
 type Numbers = (u64, u64, u64, u64, usize, usize, bool, bool);
 
 /// A worker that blocks in a send waits at least so long for a peer that takes nothing, however much it is needed elsewhere.
-const YIELDS_AFTER: Duration = Duration::from_secs(1);
+pub const YIELDS_AFTER: Duration = Duration::from_secs(1);
 
 enum Sent {
     Taken,
@@ -70,7 +71,7 @@ impl Connection {
     }
 
     /// Whether the calling thread is a worker of the connection's port, in a handler or call.
-    fn is_ours(&self) -> bool {
+    pub fn is_ours(&self) -> bool {
         current_of(&self.port).is_some()
     }
 
@@ -195,6 +196,20 @@ impl Connection {
     fn try_send(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
         let data = Data::new(data)?;
         Ok(matches!(self.queue(py, &data)?, Sent::Taken))
+    }
+
+    /// The end of `send_file`: sends so many bytes of an open file, and waits until the kernel has them.
+    fn _send_file(
+        &self,
+        py: Python<'_>,
+        descriptor: i32,
+        name: Py<PyAny>,
+        offset: u64,
+        length: u64,
+        timeout: Option<f64>,
+    ) -> PyResult<u64> {
+        self.check()?;
+        send_file(self, py, descriptor, &name, offset, length, timeout)
     }
 
     /// Reads on, for a handler that wants the next message itself: waits for it with the worker's slot free.

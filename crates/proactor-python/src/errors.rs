@@ -35,6 +35,7 @@ pub fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
         Failure::MessageTooLong { .. } => ours(py, "MessageTooLong", failure.to_string()),
         Failure::CrowdedOut { .. } => ours(py, "MessageCrowdedOut", failure.to_string()),
         Failure::Truncated { .. } => ours(py, "MessageTruncated", failure.to_string()),
+        Failure::FileEnded { .. } => PyOSError::new_err((proactor_core::numbers::EIO, failure.to_string())),
         Failure::Handler => ours(py, "HandlerFailed", failure.to_string()),
     }
 }

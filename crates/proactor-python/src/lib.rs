@@ -22,6 +22,7 @@ mod operations;
 mod port;
 mod process;
 mod seats;
+mod send_file;
 mod simulated;
 mod telling;
 mod transfers;

@@ -25,6 +25,7 @@ pub(crate) struct Rare<U: Upper> {
     pub linger: bool,
     // Dropped by the caller, outside the lock: they may hold Python objects.
     pub(super) outgoing: Option<Outgoing>,
+    pub(super) files: Option<Box<files::Files>>,
     pub(super) events: Vec<Event>,
     pub(super) upper: Option<U::Connection>,
     pub handle: Option<Handle>,
@@ -67,6 +68,7 @@ impl<U: Upper> After<U> {
                 gone: None,
                 linger: false,
                 outgoing: None,
+                files: None,
                 events: Vec::new(),
                 upper: None,
                 handle: None,

@@ -32,7 +32,7 @@ impl<U: Upper> Connection<U> {
     /// Bytes waiting for the handler, bytes waiting to be sent, and whether receiving is paused.
     pub fn queues(&self) -> (usize, usize, bool) {
         let state = self.state.lock();
-        (state.inbox_bytes, state.outgoing.len() + state.in_flight, state.pauses != 0)
+        (state.inbox_bytes, state.outbox_bytes(), state.pauses != 0)
     }
 
     /// Keeps the public object, unless there is one already; answers what `with` makes of the one that is kept.

@@ -1,4 +1,4 @@
-//! From bytes to messages: framing, and what a message takes that has not come whole yet.
+//! From bytes to messages: framing, what a message takes that has not come whole yet, and the next one for a handler that reads on.
 
 use super::*;
 use crate::unfinished::{Excess, Place};
@@ -90,5 +90,46 @@ impl<U: Upper> Connection<U> {
             self.group.unfinished.lock().leave(part.place);
             self.settle(state);
         }
+    }
+
+    /// For a handler that reads on: its next message.
+    pub fn next_message(&self, engine: &dyn Engine) -> Next {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if matches!(state.mailbox.peek(), Some(Event::Sent(_))) && state.life == Life::Open {
+            // The handler is busy reading: it is told afterwards, with what else was sent.
+            let sent = state.mailbox.split_off(|event| !matches!(event, Event::Sent(_)));
+            for event in sent {
+                let _scheduled_already = state.mailbox.push(event);
+            }
+        }
+        match state.mailbox.peek() {
+            Some(Event::Received(_)) => {}
+            Some(Event::Ended) => return Next::End,
+            _ if state.life != Life::Open => return state.failure.as_deref().cloned().map_or(Next::End, Next::Failed),
+            // It stays: should the handler make nothing of it, the connection closes with it all the same.
+            Some(Event::Unreadable(failure)) => return Next::Failed(failure.clone()),
+            _ => return self.waiting(state, engine),
+        }
+        match state.mailbox.take() {
+            Some(Event::Received(bytes)) => {
+                self.uncount_inbox(state, bytes.len() + MESSAGE_COST, engine);
+                state.traffic.messages += 1;
+                Next::Message(bytes)
+            }
+            _ => unreachable!("a message was seen under the same lock"),
+        }
+    }
+
+    fn waiting(&self, state: &mut State<U>, engine: &dyn Engine) -> Next {
+        // A draining server receives nothing more: for a handler that reads on, that is the end.
+        if state.ended || state.pauses & pause::CLOSING != 0 {
+            return Next::End;
+        }
+        // It has a worker, and perhaps the last one: what fills the others' inboxes is not to keep its next message from it.
+        self.resume_for(state, pause::TOTAL, engine);
+        let waiter = state.waiter.get_or_insert_default().clone();
+        let changes = waiter.changes();
+        Next::Wait(waiter, changes)
     }
 }

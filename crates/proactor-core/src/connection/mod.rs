@@ -32,11 +32,14 @@ pub enum Event {
 }
 
 mod after;
+mod files;
 mod looking;
 mod messages;
 mod transitions;
 
 pub(crate) use after::{After, Rare};
+pub(crate) use files::FileStep;
+pub use files::FileTurn;
 
 pub struct Connection<U: Upper> {
     pub id: u64,
@@ -92,6 +95,8 @@ struct State<U: Upper> {
     mailbox: Mailbox<Event>,
     inbox_bytes: usize,
     outgoing: Outgoing,
+    /// Files that are to be sent after that, and what is to be sent after them.
+    files: Option<Box<files::Files>>,
     /// Bytes that the engine owns.
     in_flight: usize,
     /// How much of a pending send was taken when the idle timer last came.
@@ -108,6 +113,13 @@ struct State<U: Upper> {
     traffic: Traffic,
     /// When bytes last moved, in the engine's nanoseconds.
     active_at: u64,
+}
+
+impl<U: Upper> State<U> {
+    /// Bytes that wait to be sent, or are with the engine.
+    fn outbox_bytes(&self) -> usize {
+        self.outgoing.len() + self.in_flight + self.files.as_ref().map_or(0, |files| files.bytes())
+    }
 }
 
 /// What became of bytes given to `queue`.
@@ -172,6 +184,7 @@ impl<U: Upper> Connection<U> {
             mailbox: Mailbox::default(),
             inbox_bytes: 0,
             outgoing: Outgoing::new(),
+            files: None,
             in_flight: 0,
             taken_then: 0,
             sent_untold: 0,
@@ -237,7 +250,7 @@ impl<U: Upper> Connection<U> {
             self.pause_for(state, pause::INBOX, engine);
         }
         // One that holds nothing but a part of a message goes on: nothing would leave its queues, and so nobody would let it receive the rest.
-        let holds = state.inbox_bytes + state.outgoing.len() + state.in_flight > 0;
+        let holds = state.inbox_bytes + state.outbox_bytes() > 0;
         if holds && self.group.queued.load(Ordering::Relaxed) > self.settings().total_limit && state.pauses & pause::TOTAL == 0 {
             self.pause_for(state, pause::TOTAL, engine);
             if !std::mem::replace(&mut state.held, true) {
@@ -314,7 +327,11 @@ impl<U: Upper> Connection<U> {
             return after; // aborted meanwhile, and counted as dropped
         }
         state.active_at = now;
-        self.wrote(&mut state, bytes, engine, &mut after);
+        if state.files.as_ref().is_some_and(|files| files.is_sending()) {
+            self.sent_of_file(&mut state, bytes as u64, true, engine, &mut after);
+        } else {
+            self.wrote(&mut state, bytes, engine, &mut after);
+        }
         after.waiter = state.waiter.clone();
         after
     }
@@ -375,47 +392,6 @@ impl<U: Upper> Connection<U> {
         after
     }
 
-    /// For a handler that reads on: its next message.
-    pub fn next_message(&self, engine: &dyn Engine) -> Next {
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        if matches!(state.mailbox.peek(), Some(Event::Sent(_))) && state.life == Life::Open {
-            // The handler is busy reading: it is told afterwards, with what else was sent.
-            let sent = state.mailbox.split_off(|event| !matches!(event, Event::Sent(_)));
-            for event in sent {
-                let _scheduled_already = state.mailbox.push(event);
-            }
-        }
-        match state.mailbox.peek() {
-            Some(Event::Received(_)) => {}
-            Some(Event::Ended) => return Next::End,
-            _ if state.life != Life::Open => return state.failure.as_deref().cloned().map_or(Next::End, Next::Failed),
-            // It stays: should the handler make nothing of it, the connection closes with it all the same.
-            Some(Event::Unreadable(failure)) => return Next::Failed(failure.clone()),
-            _ => return self.waiting(state, engine),
-        }
-        match state.mailbox.take() {
-            Some(Event::Received(bytes)) => {
-                self.uncount_inbox(state, bytes.len() + MESSAGE_COST, engine);
-                state.traffic.messages += 1;
-                Next::Message(bytes)
-            }
-            _ => unreachable!("a message was seen under the same lock"),
-        }
-    }
-
-    fn waiting(&self, state: &mut State<U>, engine: &dyn Engine) -> Next {
-        // A draining server receives nothing more: for a handler that reads on, that is the end.
-        if state.ended || state.pauses & pause::CLOSING != 0 {
-            return Next::End;
-        }
-        // It has a worker, and perhaps the last one: what fills the others' inboxes is not to keep its next message from it.
-        self.resume_for(state, pause::TOTAL, engine);
-        let waiter = state.waiter.get_or_insert_default().clone();
-        let changes = waiter.changes();
-        Next::Wait(waiter, changes)
-    }
-
     /// Where to wait for room in the queue; None if there is room, or the connection has ended.
     pub fn room(&self, length: usize) -> Option<(Arc<Waiter>, u64)> {
         let mut state = self.state.lock();
@@ -441,16 +417,23 @@ impl<U: Upper> Connection<U> {
         if self.is_full(state, length) {
             return Queued::Full;
         }
+        let outgoing = match &mut state.files {
+            None => &mut state.outgoing,
+            Some(files) => {
+                files.count(length);
+                files.last()
+            }
+        };
         match bytes {
-            Bytes::Copy(bytes) => state.outgoing.push_copy(bytes),
-            Bytes::Shared(bytes) => state.outgoing.push_shared(bytes),
+            Bytes::Copy(bytes) => outgoing.push_copy(bytes),
+            Bytes::Shared(bytes) => outgoing.push_shared(bytes),
         }
         self.settle(state);
-        if state.outgoing.len() + state.in_flight > self.settings().send_limit / 2 {
+        if state.outbox_bytes() > self.settings().send_limit / 2 {
             self.pause_for(state, pause::OUTBOX, engine);
         }
-        if state.sending {
-            return Queued::Later { first: false }; // the pending send's completion goes on with it
+        if state.sending || state.files.is_some() {
+            return Queued::Later { first: false }; // the pending send's completion goes on with it, or the end of the file before it
         }
         if deferred && state.outgoing.len() < WRITE_AT_ONCE {
             return Queued::Later { first: !std::mem::replace(&mut state.dirty, true) };

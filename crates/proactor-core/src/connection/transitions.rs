@@ -5,7 +5,7 @@ use crate::engine::Submission;
 
 impl<U: Upper> Connection<U> {
     pub(super) fn is_full(&self, state: &State<U>, length: usize) -> bool {
-        let queued = state.outgoing.len() + state.in_flight;
+        let queued = state.outbox_bytes();
         let total = self.group.queued.load(Ordering::Relaxed);
         // One message always fits into an empty queue, however long it is.
         queued > 0 && (queued + length > self.settings().send_limit || total + length > self.settings().total_limit)
@@ -14,7 +14,7 @@ impl<U: Upper> Connection<U> {
     /// Tells the group how much is queued, in steps: small messages come and go without touching what all connections share.
     pub(super) fn settle(&self, state: &mut State<U>) {
         let unfinished = state.unfinished.map_or(0, |part| part.bytes);
-        let queued = state.inbox_bytes + state.outgoing.len() + state.in_flight + unfinished;
+        let queued = state.inbox_bytes + state.outbox_bytes() + unfinished;
         let step = self.group.accounting_step;
         if queued >= state.accounted + step {
             self.group.queued.fetch_add(queued - state.accounted, Ordering::SeqCst);
@@ -41,7 +41,7 @@ impl<U: Upper> Connection<U> {
 
     /// Something has left its queues.
     fn resume_where_room(&self, state: &mut State<U>, engine: &dyn Engine) {
-        let outbox = state.outgoing.len() + state.in_flight;
+        let outbox = state.outbox_bytes();
         let mut over = 0;
         if state.inbox_bytes <= self.settings().receive_limit / 2 {
             over |= pause::INBOX;
@@ -73,8 +73,14 @@ impl<U: Upper> Connection<U> {
     pub(super) fn wrote(&self, state: &mut State<U>, bytes: usize, engine: &dyn Engine, after: &mut After<U>) {
         state.sending = false;
         state.in_flight = 0;
+        self.count_sent(state, bytes as u64, engine, after);
+        self.wrote_all(state, engine, after);
+    }
+
+    /// The kernel has taken so many bytes more.
+    pub(super) fn count_sent(&self, state: &mut State<U>, bytes: u64, engine: &dyn Engine, after: &mut After<U>) {
         self.settle(state);
-        state.traffic.sent += bytes as u64;
+        state.traffic.sent += bytes;
         if self.settings().idle_timeout.is_some() {
             state.active_at = engine.now(); // where nobody asks, no clock is read for a send
         }
@@ -82,8 +88,12 @@ impl<U: Upper> Connection<U> {
             if state.sent_untold == 0 {
                 after.schedule |= state.mailbox.push(Event::Sent(0));
             }
-            state.sent_untold += bytes;
+            state.sent_untold += bytes as usize;
         }
+    }
+
+    /// Nothing is with the engine any more, and nobody is the sender.
+    pub(super) fn wrote_all(&self, state: &mut State<U>, engine: &dyn Engine, after: &mut After<U>) {
         if state.pauses != 0 {
             self.resume_where_room(state, engine);
         }
@@ -93,9 +103,17 @@ impl<U: Upper> Connection<U> {
 
     pub(super) fn failed_to_write(&self, state: &mut State<U>, failure: Failure, sent: usize, engine: &dyn Engine, after: &mut After<U>) {
         let written = sent.min(state.in_flight);
-        state.traffic.sent += written as u64;
-        state.in_flight -= written;
+        self.count_taken(state, written);
         self.finalize(state, Some(failure), engine, after);
+    }
+
+    /// The kernel has taken so many bytes of a send that it will not finish.
+    fn count_taken(&self, state: &mut State<U>, bytes: usize) {
+        state.traffic.sent += bytes as u64;
+        state.in_flight -= bytes;
+        if let Some(files) = &state.files {
+            files.took(bytes as u64);
+        }
     }
 
     pub(super) fn pause_for(&self, state: &mut State<U>, reason: u8, engine: &dyn Engine) {
@@ -147,7 +165,7 @@ impl<U: Upper> Connection<U> {
         self.forget_unfinished(state);
         state.failure = failure.map(Box::new);
         after.flush = !state.outgoing.is_empty();
-        if after.flush || state.sending {
+        if after.flush || state.sending || state.files.is_some() {
             after.rare().linger = true;
         }
         self.end_if_flushed(state, engine, after);
@@ -155,7 +173,7 @@ impl<U: Upper> Connection<U> {
 
     /// When the queue is empty: ends the writing side, or the connection, if that was asked for.
     pub(super) fn end_if_flushed(&self, state: &mut State<U>, engine: &dyn Engine, after: &mut After<U>) {
-        if state.sending || !state.outgoing.is_empty() {
+        if state.sending || !state.outgoing.is_empty() || state.files.is_some() {
             return;
         }
         if state.life == Life::Closing {
@@ -178,7 +196,7 @@ impl<U: Upper> Connection<U> {
             return;
         }
         let how = match failure {
-            Some(Failure::Os(_)) => crate::engine::Closing::Abort,
+            Some(Failure::Os(_) | Failure::FileEnded { .. }) => crate::engine::Closing::Abort,
             _ => crate::engine::Closing::Orderly,
         };
         state.life = Life::Closed;
@@ -186,8 +204,7 @@ impl<U: Upper> Connection<U> {
         if let Some(handle) = state.handle.take() {
             // What the kernel has taken of a pending send was sent, though the whole of it never will be.
             let taken = engine.progress(&handle).min(state.in_flight);
-            state.traffic.sent += taken as u64;
-            state.in_flight -= taken;
+            self.count_taken(state, taken);
             // To close while the peer may still be sending would answer it with a reset, which can destroy what is on its way to it.
             lingers = how == crate::engine::Closing::Orderly && !state.ended && !state.hung_up && state.traffic.sent > 0;
             if !lingers {
@@ -195,10 +212,14 @@ impl<U: Upper> Connection<U> {
             }
             after.rare().handle = Some(handle);
         }
-        let unsent = state.outgoing.len() + state.in_flight;
+        if state.files.as_ref().is_some_and(|files| files.is_sending()) {
+            state.in_flight = 0; // of a file, whose sender is told
+        }
+        let unsent = state.outbox_bytes();
         state.traffic.dropped += unsent as u64;
         state.in_flight = 0;
         after.rare().outgoing = Some(std::mem::take(&mut state.outgoing));
+        after.rare().files = state.files.take();
         self.settle(state);
         state.failure = failure.clone().map(Box::new);
         state.framer = None;

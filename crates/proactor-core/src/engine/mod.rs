@@ -10,12 +10,14 @@
 //!   closed first, or `cancel_connect` ends it. A stream that is not connected receives and sends nothing; after a failure it may be tried again.
 //! * **A send** either completes at once or is pending; a pending send owns its bytes and completes exactly once, as `Sent` or `SendFailed`, unless the
 //!   handle is closed first, or `cancel_send` gives it up: then it is dropped without a completion. At most one send may be pending on a handle.
+//! * **A piece of a file** is sent by the kernel itself, as far as there is room; where there is none left it is pending, and completes as `Sent` once there is
+//!   again, or when the engine has done it, with what was taken since. In all else it is a send. Reading the file is the caller's time, never `poll`'s.
 //! * **A wait** completes once, as `Signalled`, as soon as the handle is ready for what is waited for, also if it was before. It says that the handle was ready at
 //!   some time since `wait` was called, not that it still is. What is waited for stays its owner's: the engine holds a copy, so that the owner may close his.
 //! * **`close`** ends everything on a handle; no completion carries its token after `close` has returned, except those in a poll that runs at that moment:
 //!   the port tells them apart by the token's generation.
 //! * **`poll` belongs to the leader**; it may be called from any thread, but only by one at a time (the engine serialises it). Everything else is safe from
-//!   any thread at any time, and never blocks.
+//!   any thread at any time, and never blocks (but for the disk, in `send_file`).
 //!
 //! This file has the only platform `cfg` of engines; the error numbers are in `numbers.rs`, what files need in `files/`.
 
@@ -30,6 +32,7 @@ use std::time::Duration;
 
 use crate::buffer::{BufferSource, Outgoing};
 use crate::completion::{Completion, Token};
+use crate::source::Source;
 
 mod handle;
 pub use handle::{Handle, Kind};
@@ -119,6 +122,18 @@ pub enum Submission {
     Failed { error: io::Error, sent: usize, unsent: usize },
 }
 
+/// What became of a piece of a file that was to be sent.
+#[derive(Debug)]
+pub enum FileSubmission {
+    /// So many bytes were taken: all of it, or fewer because the file ends there. No completion follows.
+    Done { bytes: u64 },
+    /// So many were taken, and there was no more room. `Sent` follows, with those that were taken since; what is left is to be asked for again. (Or `SendFailed`.)
+    Pending { bytes: u64 },
+    /// It failed after so many bytes; no completion follows. `Unsupported`: the kernel does not send this file, so read it, and send what was read, which tells
+    /// what is the matter. Any other error is the connection's.
+    Failed { error: io::Error, sent: u64 },
+}
+
 /// How a handle is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {
@@ -186,6 +201,11 @@ pub trait Engine: Send + Sync {
     fn pause_receive(&self, handle: &Handle);
 
     fn send(&self, handle: &Handle, data: Outgoing) -> Submission;
+    /// Sends up to `length` bytes of a file from `offset` on, without bringing them here. (sendfile(2), TransmitFile) It may wait for the disk, and for nothing
+    /// else: the one call that may.
+    fn send_file(&self, _handle: &Handle, _source: &dyn Source, _offset: u64, _length: u64) -> FileSubmission {
+        FileSubmission::Failed { error: io::ErrorKind::Unsupported.into(), sent: 0 }
+    }
     /// One datagram, to an address or to the socket's peer; otherwise as `send`. It fails where the kernel would not tell when there is room.
     fn send_to(&self, handle: &Handle, data: Outgoing, address: Option<&Address>) -> Submission;
     /// How many bytes of a pending send the kernel has taken so far; 0 if none is pending.

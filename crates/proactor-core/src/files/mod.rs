@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::numbers::{ECANCELED, EINTR, EIO};
+use crate::source::Source;
 use crate::sync::{Condvar, Mutex, MutexGuard, thread};
 
 #[cfg(target_os = "linux")]
@@ -86,6 +87,16 @@ impl File {
     pub fn forked(self: Arc<Self>) {
         system::close(self.descriptor());
         std::mem::forget(self);
+    }
+}
+
+impl Source for File {
+    fn descriptor(&self) -> Option<i64> {
+        (!self.direct).then(|| self.number()) // past the page cache only whole sectors are read
+    }
+
+    fn read_at(&self, memory: &mut [u8], offset: u64) -> io::Result<usize> {
+        system::read_at(self.descriptor(), memory, offset)
     }
 }
 

@@ -84,6 +84,21 @@ pub(super) fn transfer(request: &Request) -> i64 {
     if result < 0 { -i64::from(errno()) } else { result }
 }
 
+/// Reads once at an offset: pread(2).
+pub(super) fn read_at(descriptor: RawFd, memory: &mut [u8], offset: u64) -> io::Result<usize> {
+    let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    loop {
+        // SAFETY: `memory` is writable for its whole length.
+        let count = unsafe { libc::pread64(descriptor, memory.as_mut_ptr().cast(), memory.len(), offset) };
+        if count >= 0 {
+            return Ok(count as usize);
+        }
+        if errno() != libc::EINTR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+}
+
 pub(super) fn sync(descriptor: RawFd, data_only: bool) -> Result<(), i32> {
     loop {
         // SAFETY: no pointers are passed.

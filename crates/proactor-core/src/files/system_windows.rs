@@ -52,6 +52,14 @@ pub(super) fn transfer(request: &Request) -> i64 {
     }
 }
 
+/// Reads once at an offset. The file's position moves.
+pub(super) fn read_at(descriptor: RawDescriptor, memory: &mut [u8], offset: u64) -> io::Result<usize> {
+    match borrowed(descriptor).seek_read(memory, offset) {
+        Err(error) if error.raw_os_error() == Some(ERROR_HANDLE_EOF as i32) => Ok(0),
+        result => result,
+    }
+}
+
 /// FlushFileBuffers, which knows no difference.
 pub(super) fn sync(descriptor: RawDescriptor, _data_only: bool) -> Result<(), i32> {
     borrowed(descriptor).sync_all().map_err(|error| number(&error))

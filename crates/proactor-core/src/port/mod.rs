@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::buffer::SharedBytes;
 use crate::completion::{Completion, Outcome, Token};
-use crate::connection::{After, Bytes, Connection, Event, Life, Next, Queued, Rare, pause};
+use crate::connection::{After, Bytes, Connection, Event, FileStep, FileTurn, Life, Next, Queued, Rare, pause};
 use crate::engine::{ABORTED, Address, Closing, Engine, Feature, Handle, Interest, TIMED_OUT};
 use crate::error::Failure;
 use crate::group::{Group, Traffic, Upper};
@@ -38,6 +38,7 @@ mod appointments;
 mod associations;
 mod callers;
 mod connections;
+mod file_sends;
 mod files;
 mod leader;
 mod lingering;
@@ -47,6 +48,7 @@ pub use appointments::{Appointment, ManualResetEvent, Refusal, Waitable};
 pub use associations::{Association, Completed};
 pub use callers::{Seat, Taken, Waited, Waiting};
 pub use connections::{Broadcast, SendError, Slow};
+pub use file_sends::{FileSend, FileSent};
 pub use files::{FileCompleted, FileNumbers, FileRequest, PortFile};
 
 pub struct Port<U: Upper> {

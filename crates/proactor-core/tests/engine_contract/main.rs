@@ -9,6 +9,7 @@ mod doubles;
 mod epoll;
 #[cfg(target_os = "linux")]
 mod epoll_races;
+mod files;
 #[cfg(windows)]
 mod iocp;
 #[cfg(windows)]
@@ -25,6 +26,7 @@ mod worlds;
 
 /// The whole suite.
 mod tests {
+    pub use crate::files::*;
     pub use crate::sockets::*;
     pub use crate::suite::*;
     pub use crate::waits::*;
@@ -104,4 +106,10 @@ suite! {
     paused_datagrams_wait_and_are_not_lost
     a_datagram_of_many_pieces_is_sent_as_one
     a_closed_datagram_socket_brings_nothing_and_sends_nothing
+    a_piece_of_a_file_is_sent_and_what_follows_comes_after_it
+    a_file_that_ends_before_the_piece_is_sent_up_to_its_end
+    a_file_that_finds_no_room_completes_once_there_is_some
+    a_reset_ends_the_sending_of_a_file
+    a_closed_handle_sends_no_file_and_tells_of_none
+    a_file_that_the_kernel_cannot_send_is_refused_and_the_connection_goes_on
 }

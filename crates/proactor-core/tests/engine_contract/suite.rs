@@ -491,7 +491,7 @@ pub fn an_abort_resets_at_once_although_the_handle_is_held<W: World>(mut bench: 
 }
 
 /// Sends, and polls until it is complete.
-fn send_all<W: World>(bench: &mut Bench<W>, connection: &mut Connection<W::Peer>, bytes: &[u8]) {
+pub fn send_all<W: World>(bench: &mut Bench<W>, connection: &mut Connection<W::Peer>, bytes: &[u8]) {
     let token = connection.token;
     let before = bench.record(token).sent.len();
     match bench.engine().send(&connection.handle, outgoing(bytes)) {

@@ -39,16 +39,21 @@ use libc::c_int;
 
 use crate::buffer::{BufferSource, Copied, LARGE_RECEIVE, LargeBuffer, Outgoing, RECEIVE_SIZE, Received};
 use crate::completion::{Completion, Datagram, Outcome, Token};
+use crate::source::Source;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
 pub use super::sleep::Sleep;
-use super::{AcceptWindow, Activity, Address, Closing, Engine, Feature, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
+use super::{
+    AcceptWindow, Activity, Address, Closing, Engine, Feature, FileSubmission, Handle, Interest, Kind, SocketOptions, Submission,
+    ThreadClock,
+};
 
 mod accepting;
 mod connecting;
 mod datagrams;
 mod descriptors;
+mod files;
 mod polling;
 mod readiness;
 mod stream;
@@ -369,6 +374,10 @@ impl Engine for Epoll {
 
     fn send(&self, handle: &Handle, data: Outgoing) -> Submission {
         handle.state::<Stream>().send(descriptor_of(handle), data)
+    }
+
+    fn send_file(&self, handle: &Handle, source: &dyn Source, offset: u64, length: u64) -> FileSubmission {
+        handle.state::<Stream>().send_file(descriptor_of(handle), source, offset, length)
     }
 
     fn send_to(&self, handle: &Handle, data: Outgoing, address: Option<&Address>) -> Submission {

@@ -50,6 +50,14 @@ pub(super) fn send(descriptor: c_int, bytes: &[u8]) -> Result<usize, c_int> {
     if count < 0 { Err(errno()) } else { Ok(count as usize) }
 }
 
+/// Gives the socket bytes of a file, whose position stays.
+pub(super) fn send_file(descriptor: c_int, file: c_int, offset: u64, length: u64) -> Result<usize, c_int> {
+    let Ok(mut offset) = i64::try_from(offset) else { return Err(libc::EOVERFLOW) };
+    // SAFETY: `offset` is writable, and lives until the call returns.
+    let count = unsafe { libc::sendfile64(descriptor, file, &mut offset, usize::try_from(length).unwrap_or(usize::MAX)) };
+    if count < 0 { Err(errno()) } else { Ok(count as usize) }
+}
+
 pub(super) fn send_gathered(descriptor: c_int, slices: &[IoSlice<'_>]) -> Result<usize, c_int> {
     send_datagram(descriptor, slices, None)
 }

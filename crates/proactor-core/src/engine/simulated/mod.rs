@@ -15,10 +15,13 @@ use std::time::Duration;
 use crate::buffer::{BufferSource, Copied, LARGE_RECEIVE, NoLargeBuffers, Outgoing, RECEIVE_SIZE, Received};
 use crate::completion::{Completion, Datagram, Outcome, Token};
 use crate::numbers::{EALREADY, EBADF, ECONNREFUSED, ECONNRESET, EINVAL, EISCONN, ENOTCONN, EPIPE};
+use crate::source::Source;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 
-use super::{AcceptWindow, Address, Closing, Engine, Feature, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
+use super::{
+    AcceptWindow, Address, Closing, Engine, Feature, FileSubmission, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock,
+};
 
 /// What `Simulated::fail_next` can let fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub enum Fault {
     Receive,
     /// The next attempt to send, also that of a pending send; the connection is dead afterwards.
     Send,
+    /// The next piece of a file that is to be sent: this network does not, it has to be read. The number does not matter.
+    SendFile,
     ShutdownWrite,
     /// The next attempt to connect, at once.
     Connect,
@@ -45,6 +50,7 @@ pub enum Fault {
 
 mod connecting;
 mod datagrams;
+mod files;
 mod network;
 
 pub use datagrams::Correspondent;
@@ -425,6 +431,10 @@ impl Engine for Simulated {
                 Submission::Failed { error, sent: unsent.sent, unsent: unsent.data.len() }
             }
         }
+    }
+
+    fn send_file(&self, handle: &Handle, source: &dyn Source, offset: u64, length: u64) -> FileSubmission {
+        self.send_a_file(handle, source, offset, length)
     }
 
     fn send_to(&self, handle: &Handle, data: Outgoing, address: Option<&Address>) -> Submission {
