@@ -11,7 +11,8 @@ import time
 import pytest
 
 import proactor
-from peers import TIMEOUT, Program, Recorder, RecordingEcho, echo, eventually, read_exactly, threads_of_process
+from peers import TIMEOUT, Program, Recorder, RecordingEcho, echo, eventually, read_exactly
+from platforms import threads_of_process
 
 
 def test_both_sides_may_be_proactors(serve) -> None:

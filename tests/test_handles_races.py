@@ -13,7 +13,8 @@ from collections.abc import Callable
 import pytest
 
 import proactor
-from peers import TIMEOUT, eventually, threads_of_process
+from peers import TIMEOUT, eventually
+from platforms import threads_of_process
 
 ROUNDS = 10_000
 SECONDS = 20.0

@@ -3,7 +3,6 @@
 import array
 import errno
 import os
-import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told
+from platforms import resource
 from proactor.testing import Network
 
 MakePool = Callable[..., proactor.ThreadPool]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import proactor
-from peers import TIMEOUT, eventually, threads_of_process
+from peers import TIMEOUT, eventually
+from platforms import threads_of_process
 
 
 def stuck_in_here(entered, release):

@@ -14,7 +14,8 @@ from functools import partial
 import pytest
 
 import proactor
-from peers import TIMEOUT, Recorder, RecordingEcho, dial, echo, eventually, ignore, read_exactly, read_to_end, threads_of_process
+from peers import TIMEOUT, Recorder, RecordingEcho, dial, echo, eventually, ignore, read_exactly, read_to_end
+from platforms import threads_of_process
 from proactor.errors import ConnectionEnded
 
 

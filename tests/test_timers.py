@@ -4,7 +4,6 @@ import gc
 import logging
 import math
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually
+from platforms import resource
 from proactor import ThreadPool
 
 MakePool = Callable[..., ThreadPool]

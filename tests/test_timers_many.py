@@ -2,7 +2,6 @@
 
 import gc
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import proactor
-from peers import threads_of_process
+from platforms import resource, threads_of_process
 
 TIMEOUT = 60.0
 

@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import stat
+import sys
 import threading
 import warnings
 import weakref
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from proactor import _core
+from proactor import _core, platform
 from proactor.arguments import flag, whole_number
 from proactor.futures import NativeFuture, log, publish
 
@@ -262,19 +263,23 @@ def open(  # noqa: A001
     whole_number("block_size", block_size, unit="bytes", maximum=_LARGEST_BLOCK)
     flags = _flags(mode)
     if flag("direct", direct):
-        flags |= os.O_DIRECT
+        if not platform.DIRECT:
+            raise OSError(errno.EINVAL, f"{platform.name()} has no O_DIRECT: leave direct=True out", os.fspath(path))
+        flags |= platform.DIRECT
     return open_as(path, flags, 0o666, depth=depth, block_size=block_size)
 
 
 def open_as(path: Any, flags: int, permissions: int, *, depth: int, block_size: int) -> File:
     """`open` with the flags and permissions of open(2), and numbers that were checked."""
-    name, direct = os.fspath(path), bool(flags & os.O_DIRECT)
+    name, direct = os.fspath(path), bool(flags & platform.DIRECT)
     _core.block()
     try:
-        descriptor = os.open(name, flags, permissions)
+        descriptor = os.open(name, flags | platform.BINARY, permissions)
     except OSError as error:
         if direct and error.errno == errno.EINVAL:
             raise OSError(errno.EINVAL, "the file system does not support direct=True (O_DIRECT): leave it out", name) from None
+        if sys.platform == "win32" and os.path.isdir(name):  # EACCES, which nobody would take for this
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name) from None
         raise
     finally:
         _core.unblock()
@@ -283,7 +288,7 @@ def open_as(path: Any, flags: int, permissions: int, *, depth: int, block_size: 
         if stat.S_ISDIR(kind):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
         positional = (stat.S_ISREG(kind) or stat.S_ISBLK(kind)) and _has_offsets(descriptor)
-        access = flags & os.O_ACCMODE
+        access = flags & platform.ACCESS_MODE
     except BaseException:
         os.close(descriptor)
         raise
@@ -350,5 +355,5 @@ def _forked() -> None:
     _open_files.clear()
 
 
-os.register_at_fork(after_in_child=_forked)
+platform.in_child_of_fork(_forked)
 threading._register_atexit(_core.files_finish)  # type: ignore[attr-defined]

@@ -1,7 +1,6 @@
 """`proactor read` as a process: exact bytes wherever they go, how it ends, and what it says when it cannot."""
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -16,6 +15,7 @@ import pytest
 from cli_files import MARKS, SIZES, SPARSE_SIZE, checksum_of_sparse_file, make_sparse_file, may_override, one_line, random_bytes
 from cli_process import COMMAND, TIMEOUT
 
+from platforms import fcntl
 from proactor.cli.exit_codes import ExitCode
 
 AT_ONCE = 5.0

@@ -1,12 +1,13 @@
 """The console server: what it logs and what it sends. Its shutdown is in test_serve_shutdown.py."""
 
 import re
-import resource
 import socket
 import subprocess
 
 import pytest
 from cli_process import COMMAND, LOG_LINE, free_port, name_of, read_exactly, read_line, reset
+
+from platforms import resource
 
 MEGABYTE = 1_000_000
 

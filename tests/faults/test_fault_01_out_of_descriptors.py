@@ -1,9 +1,9 @@
 """Fault 1: EMFILE at accept. Clients wait in the backlog, those connected are served, and it goes on as soon as there is room."""
 
-import resource
 import socket
 
 from peers import TIMEOUT, Program, dial, eventually, read_exactly
+from platforms import resource
 
 SERVER = """
 import logging, os, sys
