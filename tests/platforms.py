@@ -14,6 +14,9 @@ import pytest
 
 LINUX = sys.platform == "linux"
 
+FILE_MECHANISMS = ["overlapped" if sys.platform == "win32" else "io_uring", "threads"]
+"""What PROACTOR_FILES may be, the default first."""
+
 if LINUX:
     import fcntl
     import resource

@@ -221,7 +221,10 @@ impl Request {
     }
 
     fn complete(self, result: Result<(), i32>) {
-        self.sink.complete(self.id, Outcome { memory: self.memory, transferred: self.transferred, error: result.err() });
+        let Request { id, file, memory, transferred, sink, .. } = self;
+        // Whoever is told may have closed the file, and expects it to be: Windows deletes no file that is open.
+        drop(file);
+        sink.complete(id, Outcome { memory, transferred, error: result.err() });
     }
 }
 
