@@ -66,6 +66,7 @@ def test_holes_stay_holes(tmp_path, method) -> None:
         assert file.read() == bytes(3)
 
 
+@pytest.mark.linux("permissions of Unix")
 @pytest.mark.parametrize("mode", [0o444, 0o400, 0o755, 0o000])
 def test_a_new_target_has_the_permissions_of_the_source(tmp_path, mode) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
@@ -84,6 +85,7 @@ def test_a_new_target_has_the_permissions_of_the_source(tmp_path, mode) -> None:
     assert target.read_bytes() == b"content"
 
 
+@pytest.mark.linux("/proc")
 def test_a_source_that_cannot_be_read_leaves_the_target_as_it_was(tmp_path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"precious")
@@ -164,6 +166,7 @@ def test_what_cannot_be_opened_is_named_and_nothing_is_touched(tmp_path) -> None
     assert target.read_bytes() == b"older"
 
 
+@pytest.mark.linux("named pipes of the file system (mkfifo)")
 def test_from_a_pipe_and_to_a_pipe(tmp_path) -> None:
     data, path = content(500_000), tmp_path / "fifo"
     source, target = tmp_path / "source", tmp_path / "target"
@@ -179,6 +182,7 @@ def test_from_a_pipe_and_to_a_pipe(tmp_path) -> None:
     assert set(totals) == {None}
 
 
+@pytest.mark.linux("/proc")
 def test_a_file_without_a_size_is_copied_whole(tmp_path) -> None:
     report = proactor.copy("/proc/self/mounts", tmp_path / "target")
     assert report.copied == (tmp_path / "target").stat().st_size > 0

@@ -96,6 +96,7 @@ def test_beyond_four_gibibytes(tmp_path) -> None:
         assert b"".join(file.blocks(offset=10 << 30)) == b"the end"
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_memory_is_bounded_by_depth_and_block_size(tmp_path) -> None:
     path = tmp_path / "sparse"
     path.touch()
@@ -147,6 +148,7 @@ def test_an_abandoned_iterator_leaves_nothing_under_way(make) -> None:
 # ---- writing ----
 
 
+@pytest.mark.linux("O_DIRECT")
 @pytest.mark.parametrize("engine", ["io_uring", "threads"])
 def test_who_has_the_results_finds_them_counted(tmp_path, monkeypatch, engine) -> None:
     monkeypatch.setenv("PROACTOR_FILES", engine)
@@ -171,6 +173,7 @@ def test_writes_land_where_they_are_told(tmp_path) -> None:
         assert file.read() == content(5000)
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_direct_writes_are_whole_sectors(tmp_path) -> None:
     with proactor.open(tmp_path / "new", "w+b", direct=True) as file:
         assert file.write_at(4096, content(8192)).result() == 8192
@@ -188,6 +191,7 @@ def test_appending_ignores_the_offset(make) -> None:
     assert path.read_bytes() == b"before and after"
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_a_lent_buffer_is_held_until_the_request_is_complete(make) -> None:
     with proactor.open(make(content(1 << 20), cold=True), "r+b", direct=True) as file:
         buffer = bytearray(1 << 20)
@@ -201,6 +205,7 @@ def test_a_lent_buffer_is_held_until_the_request_is_complete(make) -> None:
 # ---- futures ----
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_the_futures_are_those_of_the_standard_library(make) -> None:
     data = content(400_000)
     with proactor.open(make(data, cold=True), direct=True) as file:
@@ -221,6 +226,7 @@ def test_the_futures_are_those_of_the_standard_library(make) -> None:
         assert "returned bytes" in repr(request)
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_done_callbacks_are_called_once_each(make) -> None:
     called = threading.Semaphore(0)
     seen = []
@@ -240,6 +246,7 @@ def test_done_callbacks_are_called_once_each(make) -> None:
     assert set(seen) == set(requests)
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_a_callback_that_raises_is_logged_and_others_are_called(make, caplog) -> None:
     told = threading.Event()
     with proactor.open(make(content(8192), cold=True), direct=True) as file:
@@ -249,6 +256,7 @@ def test_a_callback_that_raises_is_logged_and_others_are_called(make, caplog) ->
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_a_callback_may_wait_for_other_requests(make) -> None:
     """Even for those that the thread it runs on would have to tell of."""
     brought = []
@@ -269,6 +277,7 @@ def test_a_callback_may_wait_for_other_requests(make) -> None:
     assert b"".join(brought) == content(400_000)
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_asyncio_awaits_them(make) -> None:
     data = content(100_000)
 
@@ -279,6 +288,7 @@ def test_asyncio_awaits_them(make) -> None:
         assert b"".join(asyncio.run(read(file))) == data
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_a_worker_that_waits_for_a_request_frees_its_slot(make, make_pool) -> None:
     data = content(4096)
     pool = make_pool(concurrency=1, max_workers=4)
@@ -286,6 +296,7 @@ def test_a_worker_that_waits_for_a_request_frees_its_slot(make, make_pool) -> No
         assert list(pool.map(lambda _: file.read_at(0, 4096).result(), range(100))) == [data] * 100
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_result_keeps_its_timeout(make) -> None:
     with proactor.open(make(content(4096), cold=True), direct=True) as file:
         request = file.read_at(0, 4096)
@@ -295,6 +306,7 @@ def test_result_keeps_its_timeout(make) -> None:
             assert request.result() == content(4096)
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_a_read_past_the_page_cache_that_memory_has_no_room_for_is_refused(make) -> None:
     with proactor.open(make(b"abc"), direct=True) as file, pytest.raises(MemoryError, match="no memory for"):
         file.read_at(0, 2**46)
@@ -340,6 +352,7 @@ def test_a_failed_read_says_what_where_and_of_which_file(tmp_path) -> None:
         assert file.statistics().failed == 1
 
 
+@pytest.mark.linux("device files")
 def test_a_full_disk_is_told_with_offset() -> None:
     with open("/dev/full", "wb", buffering=0) as probe, pytest.raises(OSError):
         probe.write(b"x")
@@ -407,6 +420,7 @@ def test_a_closed_file_says_so_and_closing_waits(tmp_path) -> None:
     assert file.statistics().written_bytes == 1 << 20
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_a_file_that_was_not_closed_is_warned_of_and_leaks_nothing(make) -> None:
     file = proactor.open(make(content(4096), cold=True), direct=True)
     request = file.read_at(0, 4096)
@@ -418,6 +432,7 @@ def test_a_file_that_was_not_closed_is_warned_of_and_leaks_nothing(make) -> None
 # ---- pipes and devices ----
 
 
+@pytest.mark.linux("named pipes of the file system (mkfifo)")
 def test_a_pipe_is_read_in_order(tmp_path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
@@ -435,6 +450,7 @@ def test_a_pipe_is_read_in_order(tmp_path) -> None:
     writer.join(TIMEOUT)
 
 
+@pytest.mark.linux("device files")
 def test_blocks_of_a_device_that_nobody_reads_leave_no_descriptor() -> None:
     with proactor.open("/dev/zero") as file:
         before = len(os.listdir("/proc/self/fd"))
@@ -443,6 +459,7 @@ def test_blocks_of_a_device_that_nobody_reads_leave_no_descriptor() -> None:
         assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.linux("named pipes of the file system (mkfifo)")
 def test_a_pipe_that_is_closed_while_it_is_read_keeps_its_number(tmp_path) -> None:
     """Another file under the same number would be read, and be robbed of what was read."""
     path = tmp_path / "fifo"
@@ -469,6 +486,7 @@ def test_a_pipe_that_is_closed_while_it_is_read_keeps_its_number(tmp_path) -> No
         os.close(holder)
 
 
+@pytest.mark.linux("/proc")
 def test_a_regular_file_that_is_a_stream_is_read_as_one(monkeypatch, tmp_path) -> None:
     """As some of the kernel's own are: /proc/kmsg, tracing's trace_pipe."""
     path = tmp_path / "stream"
@@ -487,11 +505,13 @@ def test_a_regular_file_that_is_a_stream_is_read_as_one(monkeypatch, tmp_path) -
         assert file.read() == b"something"
 
 
+@pytest.mark.linux("device files")
 def test_a_device_without_an_end_is_read_as_far_as_wanted() -> None:
     with proactor.open("/dev/zero", block_size=1000) as file:
         assert file.read(length=12_345) == bytes(12_345)
 
 
+@pytest.mark.linux("/proc")
 def test_files_without_a_size_are_read_to_their_end() -> None:
     with proactor.open("/proc/self/status", block_size=100) as file:
         assert file.read().startswith(b"Name:")
