@@ -6,6 +6,7 @@ platforms lack, never for what fails on them.
 
 import ctypes
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 LINUX = sys.platform == "linux"
+UNIX: Any = getattr(socket, "AF_UNIX", None)
 
 FILE_MECHANISMS = ["overlapped" if sys.platform == "win32" else "io_uring", "threads"]
 """What PROACTOR_FILES may be, the default first."""
@@ -23,6 +25,11 @@ if LINUX:
 else:
     fcntl: Any = None  # Tests that need them are marked.
     resource: Any = None
+
+
+def of_unix_sockets(*values: Any) -> Any:
+    """A parameter set of a test for which it needs Unix sockets."""
+    return pytest.param(*values, marks=pytest.mark.linux("Unix sockets"))
 
 
 def skip_what_needs_linux(items: list[pytest.Item]) -> None:

@@ -19,6 +19,7 @@ with open(path, "wb") as file:
 """
 
 
+@pytest.mark.linux("fork")
 @pytest.mark.parametrize("engine", FILE_MECHANISMS)
 def test_a_child_of_a_fork_shares_nothing_and_may_begin_anew(tmp_path, engine) -> None:
     program = (

@@ -151,6 +151,7 @@ def test_a_file_beyond_4_gib_has_64_bit_offsets(port: proactor.CompletionPort, t
         assert value(port) == b"\0\0far away"
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_reads_past_the_page_cache_begin_and_end_anywhere(port: proactor.CompletionPort, path: Path) -> None:
     data = content(1_000_003)
     try:
@@ -205,6 +206,7 @@ def test_each_completion_reaches_one_of_many_threads(port: proactor.CompletionPo
 # ---- errors ----
 
 
+@pytest.mark.linux("device files")
 def test_an_error_tells_the_file_and_the_offset(port: proactor.CompletionPort) -> None:
     try:
         full = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115  # closed below
@@ -490,6 +492,7 @@ def test_the_end_of_the_ports_last_reference_ends_everything(path: Path) -> None
             eventually(lambda handle=handle: handle.closed, "the handle is closed")
 
 
+@pytest.mark.linux("fork")
 def test_the_child_of_a_fork_is_told_so_and_has_no_descriptor(make_pool: MakePool, path: Path) -> None:
     told = Told()
     with proactor.open(path, "r+b") as file:

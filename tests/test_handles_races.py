@@ -210,6 +210,7 @@ def test_the_end_of_the_pool_in_the_middle_loses_no_completion() -> None:
             theirs.close()
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_many_handles_and_operations_leave_nothing(make_pool: Callable[..., proactor.ThreadPool]) -> None:
     pool = make_pool()
     pool.submit(int).result(TIMEOUT)

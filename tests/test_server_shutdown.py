@@ -398,6 +398,7 @@ def test_serve_forever_in_another_thread_returns_too() -> None:
 # ---- nothing is left ----
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_shutdown_gives_back_every_thread_and_descriptor_while_the_server_object_lives() -> None:
     threads, descriptors = threads_of_process(), set(os.listdir("/proc/self/fd"))
     server = proactor.serve(echo, ("127.0.0.1", 0))

@@ -2,8 +2,12 @@
 
 import socket
 
+import pytest
+
 from peers import TIMEOUT, Program, dial, eventually, read_exactly
 from platforms import resource
+
+pytestmark = pytest.mark.linux("a limit of descriptors (setrlimit)")
 
 SERVER = """
 import logging, os, sys

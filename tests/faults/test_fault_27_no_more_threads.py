@@ -12,6 +12,8 @@ import pytest
 from peers import Program, dial, read_exactly
 from platforms import resource
 
+pytestmark = pytest.mark.linux("a limit of threads (setrlimit, cgroups)")
+
 BOUND = """
 import os, sys
 if len(sys.argv) > 1:

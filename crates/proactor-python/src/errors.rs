@@ -14,10 +14,12 @@ pub fn from_errno(number: i32) -> PyErr {
     os_error(number, text_of(number), None)
 }
 
-/// As `os.strerror` says it.
+/// As `os.strerror` says it, or `ctypes.FormatError`.
 pub fn text_of(number: i32) -> String {
     let text = io::Error::from_raw_os_error(number).to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
+    let text = text.split(" (os error").next().unwrap_or_default();
+    // Wine has no texts for sockets' errors.
+    if text.contains("FormatMessageW() returned") { format!("error {number}") } else { text.trim_end().to_owned() }
 }
 
 pub fn from_io(error: &io::Error) -> PyErr {
