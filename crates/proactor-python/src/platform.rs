@@ -59,14 +59,19 @@ mod of_windows {
     #[derive(Clone)]
     pub struct Number(Arc<Open>);
 
-    struct Open(i32);
+    struct Open {
+        number: i32,
+        /// `os.close`, which is there at the interpreter's end, when nothing can be imported any more.
+        close: Py<PyAny>,
+    }
 
     /// What the core is to have, of a descriptor that the caller gives away: a copy of its handle.
     ///
     /// # Errors
     /// `OSError`: it is none, or there are no handles left. The descriptor is closed then too.
     pub fn take(py: Python<'_>, number: i32) -> PyResult<(Descriptor, Number)> {
-        let kept = Number(Arc::new(Open(number)));
+        let close = py.import("os")?.getattr("close")?.unbind();
+        let kept = Number(Arc::new(Open { number, close }));
         // SAFETY: `kept` holds the descriptor open, and the handle with it.
         let handle = unsafe { BorrowedHandle::borrow_raw(raw(py, number)?) };
         let copy = handle.try_clone_to_owned().map_err(|error| crate::errors::from_io(&error))?;
@@ -84,7 +89,7 @@ mod of_windows {
 
     impl Number {
         pub fn of(&self, _file: &File) -> i32 {
-            self.0.0
+            self.0.number
         }
     }
 
@@ -108,7 +113,7 @@ mod of_windows {
         fn drop(&mut self) {
             // Held by Python objects only, which are dropped by a thread that has the interpreter.
             Python::attach(|py| {
-                if let Err(error) = py.import("os").and_then(|os| os.call_method1("close", (self.0,))) {
+                if let Err(error) = self.close.call1(py, (self.number,)) {
                     error.write_unraisable(py, None);
                 }
             });
