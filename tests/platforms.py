@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
+from proactor import _core
+
 LINUX = sys.platform == "linux"
 UNIX: Any = getattr(socket, "AF_UNIX", None)
-
-FILE_MECHANISMS = ["overlapped" if sys.platform == "win32" else "io_uring", "threads"]
-"""What PROACTOR_FILES may be, the default first."""
 
 if LINUX:
     import fcntl
@@ -47,6 +46,15 @@ def _needed_for_fixtures(item: pytest.Item) -> str:
 
 
 NEEDS_LINUX = "needs Linux"
+
+FILE_ENGINES = _core.FILE_ENGINES
+
+
+def forget_pages(descriptor: int) -> None:
+    """The next read of the file is one of the disk, where the platform can be told so."""
+    if LINUX:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def thread_names(tids: set[int]) -> list[str]:

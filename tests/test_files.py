@@ -11,12 +11,12 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually, run_python
-from platforms import FILE_MECHANISMS
+from platforms import FILE_ENGINES, forget_pages
 
 SIZES = [0, 1, 255, 256, 257, 1000, 1024, 100_000, 1_000_003]
 
 
-@pytest.fixture(params=FILE_MECHANISMS, autouse=True)
+@pytest.fixture(params=FILE_ENGINES, autouse=True)
 def engine(request, monkeypatch):
     monkeypatch.setenv("PROACTOR_FILES", request.param)
     return request.param
@@ -35,8 +35,7 @@ def make(tmp_path):
         path.write_bytes(data)
         if cold:
             with open(path, "rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                forget_pages(file.fileno())
         return path
 
     return write
@@ -46,7 +45,17 @@ def make(tmp_path):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("options", [{}, {"block_size": 256}, {"block_size": 257, "depth": 1}, {"depth": 32}, {"direct": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"block_size": 256},
+        {"block_size": 257, "depth": 1},
+        {"depth": 32},
+        {"direct": True},
+    ],
+    ids=str,
+)
 def test_what_is_read_is_what_is_there(make, size, options) -> None:
     if options.get("block_size", 10_000) < 300 and size > 100_000:
         size = 100_001
@@ -149,7 +158,7 @@ def test_an_abandoned_iterator_leaves_nothing_under_way(make) -> None:
 # ---- writing ----
 
 
-@pytest.mark.parametrize("engine", FILE_MECHANISMS)
+@pytest.mark.parametrize("engine", FILE_ENGINES)
 def test_who_has_the_results_finds_them_counted(tmp_path, monkeypatch, engine) -> None:
     monkeypatch.setenv("PROACTOR_FILES", engine)
     path = tmp_path / "file"

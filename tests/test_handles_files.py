@@ -16,7 +16,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told, eventually
-from platforms import FILE_MECHANISMS
+from platforms import FILE_ENGINES, forget_pages
 
 MakePool = Callable[..., proactor.ThreadPool]
 MakePort = Callable[..., proactor.CompletionPort]
@@ -25,7 +25,7 @@ Start = Callable[..., threading.Thread]
 BLOCK = 4096
 
 
-@pytest.fixture(params=FILE_MECHANISMS, autouse=True)
+@pytest.fixture(params=FILE_ENGINES, autouse=True)
 def mechanism(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PROACTOR_FILES", request.param)
     return str(request.param)
@@ -38,8 +38,7 @@ def content(size: int) -> bytes:
 def make_cold(path: Path) -> None:
     """What is in the page cache of the file is dropped, as far as the file system does that."""
     with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        forget_pages(file.fileno())
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What ends the console server on Windows: Ctrl-Break, and the end of its console. Everything else of it is in the other files, on all platforms."""
+"""What ends the console server on Windows: Ctrl-Break, and the end of its console. The rest of it is in the other files."""
 
 import signal
 import subprocess

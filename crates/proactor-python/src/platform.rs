@@ -71,14 +71,19 @@ mod of_windows {
     #[derive(Clone)]
     pub struct Number(Arc<Open>);
 
-    struct Open(i32);
+    struct Open {
+        number: i32,
+        /// `os.close`, which is there at the interpreter's end, when nothing can be imported any more.
+        close: Py<PyAny>,
+    }
 
     /// What the core is to have, of a descriptor that the caller gives away: the same file by a handle of its own, overlapped where it can be.
     ///
     /// # Errors
     /// `OSError`: it is none, there are no handles left, or the file cannot be opened so. The descriptor is closed then too.
     pub fn take(py: Python<'_>, number: i32, opening: Opening<'_>) -> PyResult<(Descriptor, Number)> {
-        let kept = Number(Arc::new(Open(number)));
+        let close = py.import("os")?.getattr("close")?.unbind();
+        let kept = Number(Arc::new(Open { number, close }));
         // SAFETY: `kept` holds the descriptor open, and the handle with it.
         let handle = unsafe { BorrowedHandle::borrow_raw(raw(py, number)?) };
         let opened = py.detach(|| reopen(handle, opening.direct, opening.appends)).map_err(|error| match error.raw_os_error() {
@@ -100,7 +105,7 @@ mod of_windows {
 
     impl Number {
         pub fn of(&self, _file: &File) -> i32 {
-            self.0.0
+            self.0.number
         }
     }
 
@@ -124,7 +129,7 @@ mod of_windows {
         fn drop(&mut self) {
             // Held by Python objects only, which are dropped by a thread that has the interpreter.
             Python::attach(|py| {
-                if let Err(error) = py.import("os").and_then(|os| os.call_method1("close", (self.0,))) {
+                if let Err(error) = self.close.call1(py, (self.number,)) {
                     error.write_unraisable(py, None);
                 }
             });
