@@ -42,9 +42,11 @@ test-models: $(PACKAGE)
 test-python: $(TOOLS)
 	$(RUN) pytest
 
-test-windows: ## runs the core's tests as Windows programs, under Wine; Debian 12, as root or with sudo: see docs/windows.md
+test-windows: $(TOOLS) ## runs the core's tests and the Python suite on Windows, under Wine; Debian 12, as root or with sudo: see docs/windows.md
 	tools/windows/install
 	tools/windows/cargo test -p proactor-core
+	MATURIN=$(CURDIR)/$(VENV)/bin/maturin tools/windows/wheel
+	tools/windows/suite
 
 wheels: $(VENV)/bin/python ## builds the wheels into dist/, and tries each in a fresh environment
 	tools/wheels/linux $(abspath $(VENV)/bin/python)

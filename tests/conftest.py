@@ -1,7 +1,6 @@
 """The fixtures of the library's tests. What they start, they end; and after every test nothing may be left."""
 
 import gc
-import os
 import socket
 import sys
 import threading
@@ -15,28 +14,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # For the helpers beside this file.
 
 import proactor
-from peers import TIMEOUT, Program, dial, echo, threads_of_process
+from peers import TIMEOUT, Program, dial, echo
+from platforms import NEEDS_LINUX, descriptors, skip_what_needs_linux, thread_names, threads_of_process
 
 
-def descriptors() -> dict[int, str]:
-    """The open descriptors of this process, and what they are."""
-    found = {}
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:
-            pass  # the one that listed the directory
-    return found
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skip_what_needs_linux(items)
 
 
-def thread_names(tids: set[int]) -> list[str]:
-    names = []
-    for tid in tids:
-        try:
-            names.append(Path(f"/proc/self/task/{tid}/comm").read_text().strip())
-        except OSError:
-            pass  # it has just ended
-    return names
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NEEDS_LINUX in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} of the skipped tests need Linux")
 
 
 @pytest.fixture(autouse=True)

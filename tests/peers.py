@@ -241,10 +241,6 @@ def cut(chooser: random.Random, data: bytes, longest: int) -> Iterator[bytes]:
         at += size
 
 
-def threads_of_process() -> set[int]:
-    return {int(name) for name in os.listdir("/proc/self/task")}
-
-
 def run_python(source: str, *arguments: str, timeout: float = TIMEOUT, **options: Any) -> "subprocess.CompletedProcess[str]":
     """Runs a program to its end, with every warning an error and the tests' helpers at hand."""
     return subprocess.run(
@@ -347,10 +343,13 @@ class Program:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def end(self) -> None:
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it has ended
+        if sys.platform == "win32":
+            self.process.kill()
+        else:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it has ended
         self.wait()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:

@@ -11,7 +11,8 @@ import time
 import pytest
 
 import proactor
-from peers import TIMEOUT, Program, Recorder, RecordingEcho, echo, eventually, read_exactly, threads_of_process
+from peers import TIMEOUT, Program, Recorder, RecordingEcho, echo, eventually, read_exactly
+from platforms import of_unix_sockets, threads_of_process
 
 
 def test_both_sides_may_be_proactors(serve) -> None:
@@ -43,7 +44,7 @@ def test_a_plain_function_is_a_handler_here_too(serve) -> None:
     assert answers == [b"hello"]
 
 
-@pytest.mark.parametrize("form", ["tuple", "string", "ipv6", "unix", "socket"])
+@pytest.mark.parametrize("form", ["tuple", "string", "ipv6", of_unix_sockets("unix"), "socket"])
 def test_every_form_of_address(serve, tmp_path, form) -> None:
     where = {"ipv6": "[::1]:0", "unix": f"unix:{tmp_path}/s.sock"}.get(form, ("127.0.0.1", 0))
     server = serve(echo, where)
@@ -194,6 +195,7 @@ def test_a_connect_that_is_not_answered_times_out() -> None:
                 filler.close()
 
 
+@pytest.mark.linux("Unix sockets")
 def test_an_unknown_name_and_a_missing_path_are_told(tmp_path) -> None:
     with pytest.raises(OSError, match=r"256\.256\.256\.256"):
         proactor.connect(("256.256.256.256", 80), echo)

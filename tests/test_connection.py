@@ -144,6 +144,7 @@ def test_sends_from_handlers_and_other_threads_keep_their_order_each(serve, conn
         assert all(message[2:] == b"x" * 98 for message in mine)
 
 
+@pytest.mark.linux("Unix sockets")
 def test_names_are_those_of_the_sockets(serve, connect, tmp_path) -> None:
     for address in ("127.0.0.1:0", "[::1]:0", f"unix:{tmp_path}/names.sock"):
         handler = Recorder()
@@ -166,6 +167,7 @@ def client_name(connection):
     return connection.peername
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_unix_client_with_a_name_of_its_own_is_told_by_it(serve, tmp_path) -> None:
     handler = Recorder()
     server = serve(handler, f"unix:{tmp_path}/server.sock")
@@ -308,6 +310,7 @@ def test_shutdown_write_ends_our_side_and_the_client_may_send_on(serve, connect)
     assert handler.names()[-2:] == ["ended", "closed"]
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_kept_unix_client_that_closes_is_noticed_without_a_send(serve, tmp_path) -> None:
     class Keeping(Recorder):
         def on_ended(self, connection):
@@ -549,6 +552,7 @@ def test_a_reply_before_the_end_arrives_whole_although_the_client_is_still_sendi
     caplog.clear()
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_a_connection_that_was_closed_keeps_its_descriptor_for_a_moment_only(serve, connect) -> None:
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))

@@ -11,11 +11,12 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually, run_python
+from platforms import FILE_ENGINES, forget_pages
 
 SIZES = [0, 1, 255, 256, 257, 1000, 1024, 100_000, 1_000_003]
 
 
-@pytest.fixture(params=["io_uring", "threads"], autouse=True)
+@pytest.fixture(params=FILE_ENGINES, autouse=True)
 def engine(request, monkeypatch):
     monkeypatch.setenv("PROACTOR_FILES", request.param)
     return request.param
@@ -34,8 +35,7 @@ def make(tmp_path):
         path.write_bytes(data)
         if cold:
             with open(path, "rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                forget_pages(file.fileno())
         return path
 
     return write
@@ -45,7 +45,17 @@ def make(tmp_path):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("options", [{}, {"block_size": 256}, {"block_size": 257, "depth": 1}, {"depth": 32}, {"direct": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"block_size": 256},
+        {"block_size": 257, "depth": 1},
+        {"depth": 32},
+        {"direct": True},
+    ],
+    ids=str,
+)
 def test_what_is_read_is_what_is_there(make, size, options) -> None:
     if options.get("block_size", 10_000) < 300 and size > 100_000:
         size = 100_001
@@ -96,6 +106,7 @@ def test_beyond_four_gibibytes(tmp_path) -> None:
         assert b"".join(file.blocks(offset=10 << 30)) == b"the end"
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_memory_is_bounded_by_depth_and_block_size(tmp_path) -> None:
     path = tmp_path / "sparse"
     path.touch()
@@ -147,7 +158,7 @@ def test_an_abandoned_iterator_leaves_nothing_under_way(make) -> None:
 # ---- writing ----
 
 
-@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+@pytest.mark.parametrize("engine", FILE_ENGINES)
 def test_who_has_the_results_finds_them_counted(tmp_path, monkeypatch, engine) -> None:
     monkeypatch.setenv("PROACTOR_FILES", engine)
     path = tmp_path / "file"
@@ -340,6 +351,7 @@ def test_a_failed_read_says_what_where_and_of_which_file(tmp_path) -> None:
         assert file.statistics().failed == 1
 
 
+@pytest.mark.linux("device files")
 def test_a_full_disk_is_told_with_offset() -> None:
     with open("/dev/full", "wb", buffering=0) as probe, pytest.raises(OSError):
         probe.write(b"x")
@@ -418,6 +430,7 @@ def test_a_file_that_was_not_closed_is_warned_of_and_leaks_nothing(make) -> None
 # ---- pipes and devices ----
 
 
+@pytest.mark.linux("named pipes of the file system (mkfifo)")
 def test_a_pipe_is_read_in_order(tmp_path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
@@ -435,6 +448,7 @@ def test_a_pipe_is_read_in_order(tmp_path) -> None:
     writer.join(TIMEOUT)
 
 
+@pytest.mark.linux("device files")
 def test_blocks_of_a_device_that_nobody_reads_leave_no_descriptor() -> None:
     with proactor.open("/dev/zero") as file:
         before = len(os.listdir("/proc/self/fd"))
@@ -443,6 +457,7 @@ def test_blocks_of_a_device_that_nobody_reads_leave_no_descriptor() -> None:
         assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.linux("named pipes of the file system (mkfifo)")
 def test_a_pipe_that_is_closed_while_it_is_read_keeps_its_number(tmp_path) -> None:
     """Another file under the same number would be read, and be robbed of what was read."""
     path = tmp_path / "fifo"
@@ -469,6 +484,7 @@ def test_a_pipe_that_is_closed_while_it_is_read_keeps_its_number(tmp_path) -> No
         os.close(holder)
 
 
+@pytest.mark.linux("/proc")
 def test_a_regular_file_that_is_a_stream_is_read_as_one(monkeypatch, tmp_path) -> None:
     """As some of the kernel's own are: /proc/kmsg, tracing's trace_pipe."""
     path = tmp_path / "stream"
@@ -487,11 +503,13 @@ def test_a_regular_file_that_is_a_stream_is_read_as_one(monkeypatch, tmp_path) -
         assert file.read() == b"something"
 
 
+@pytest.mark.linux("device files")
 def test_a_device_without_an_end_is_read_as_far_as_wanted() -> None:
     with proactor.open("/dev/zero", block_size=1000) as file:
         assert file.read(length=12_345) == bytes(12_345)
 
 
+@pytest.mark.linux("/proc")
 def test_files_without_a_size_are_read_to_their_end() -> None:
     with proactor.open("/proc/self/status", block_size=100) as file:
         assert file.read().startswith(b"Name:")

@@ -13,19 +13,20 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told
+from platforms import UNIX, of_unix_sockets
 from proactor.testing import Network
 
 MakePool = Callable[..., proactor.ThreadPool]
 MakeSocket = Callable[[], socket.socket]
 
 
-@pytest.fixture(params=["udp4", "udp6", "unix", "abstract"])
+@pytest.fixture(params=["udp4", "udp6", of_unix_sockets("unix"), of_unix_sockets("abstract")])
 def make_socket(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """`make_socket()` makes a bound datagram socket with a time-out, closed at the end."""
     made: list[socket.socket] = []
 
     def make() -> socket.socket:
-        family = {"udp4": socket.AF_INET, "udp6": socket.AF_INET6}.get(request.param, socket.AF_UNIX)
+        family = {"udp4": socket.AF_INET, "udp6": socket.AF_INET6}.get(request.param, UNIX)
         one = socket.socket(family, socket.SOCK_DGRAM)
         made.append(one)
         if request.param == "unix":
@@ -144,6 +145,7 @@ def test_that_nobody_listens_completes_one_receive_and_the_next_goes_on(make_poo
         assert (completion.operation, completion.value) == (second, (b"back again", address))
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_full_unix_queue_is_an_error_without_a_peer_and_waited_for_with_one(make_pool: MakePool, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as theirs:
         theirs.bind(str(tmp_path / "theirs"))
@@ -170,6 +172,7 @@ def test_a_full_unix_queue_is_an_error_without_a_peer_and_waited_for_with_one(ma
         assert theirs.recvfrom(100) == (b"waits", None)  # a socket without a name
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_sender_without_a_name_has_no_address(make_pool: MakePool) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with theirs:
@@ -196,11 +199,12 @@ def test_receives_can_be_cancelled_and_a_close_completes_them(make_pool: MakePoo
     assert (completion.operation, completion.value[0]) == (second, b"for the second")
     handle.close()
     assert told.cancelled().operation is third
-    if ours.family != socket.AF_UNIX:
+    if ours.family != UNIX:
         with socket.socket(ours.family, socket.SOCK_DGRAM) as again:
             again.bind(address)  # free at once
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_thousand_senders_and_four_receives_outstanding(make_pool: MakePool) -> None:
     """Fault 3, where buffers are few: what nobody has asked for yet waits, and nothing comes twice or in pieces."""
     ours = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -16,6 +16,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told, eventually
+from platforms import FILE_ENGINES, forget_pages
 
 MakePool = Callable[..., proactor.ThreadPool]
 MakePort = Callable[..., proactor.CompletionPort]
@@ -24,7 +25,7 @@ Start = Callable[..., threading.Thread]
 BLOCK = 4096
 
 
-@pytest.fixture(params=["io_uring", "threads"], autouse=True)
+@pytest.fixture(params=FILE_ENGINES, autouse=True)
 def mechanism(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PROACTOR_FILES", request.param)
     return str(request.param)
@@ -37,8 +38,7 @@ def content(size: int) -> bytes:
 def make_cold(path: Path) -> None:
     """What is in the page cache of the file is dropped, as far as the file system does that."""
     with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        forget_pages(file.fileno())
 
 
 @pytest.fixture
@@ -150,6 +150,7 @@ def test_a_file_beyond_4_gib_has_64_bit_offsets(port: proactor.CompletionPort, t
         assert value(port) == b"\0\0far away"
 
 
+@pytest.mark.linux("O_DIRECT")
 def test_reads_past_the_page_cache_begin_and_end_anywhere(port: proactor.CompletionPort, path: Path) -> None:
     data = content(1_000_003)
     try:
@@ -204,6 +205,7 @@ def test_each_completion_reaches_one_of_many_threads(port: proactor.CompletionPo
 # ---- errors ----
 
 
+@pytest.mark.linux("device files")
 def test_an_error_tells_the_file_and_the_offset(port: proactor.CompletionPort) -> None:
     try:
         full = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115  # closed below
@@ -489,6 +491,7 @@ def test_the_end_of_the_ports_last_reference_ends_everything(path: Path) -> None
             eventually(lambda handle=handle: handle.closed, "the handle is closed")
 
 
+@pytest.mark.linux("fork")
 def test_the_child_of_a_fork_is_told_so_and_has_no_descriptor(make_pool: MakePool, path: Path) -> None:
     told = Told()
     with proactor.open(path, "r+b") as file:

@@ -2,7 +2,6 @@
 
 import collections
 import errno
-import os
 import random
 import threading
 import time
@@ -13,6 +12,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually
+from platforms import FILE_ENGINES, forget_pages
 
 ROUNDS = 10_000
 SECONDS = 20.0
@@ -21,7 +21,7 @@ SIZE = 8192
 CANARY = b"\xa5" * 64
 
 
-@pytest.fixture(params=["io_uring", "threads"], autouse=True)
+@pytest.fixture(params=FILE_ENGINES, autouse=True)
 def mechanism(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PROACTOR_FILES", request.param)
     return str(request.param)
@@ -71,7 +71,7 @@ def test_ten_thousand_cancels_against_completions_leave_the_canaries_alive(
             for number in range(ROUNDS):
                 random.seed(number)
                 if number % 2:
-                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                    forget_pages(descriptor)
                 memories: dict[proactor.Operation, bytearray] = {}
                 settled: list[bytearray] = []
                 for _ in range(random.randrange(1, 5)):

@@ -125,6 +125,7 @@ def test_the_end_of_the_pools_last_reference_completes_what_is_pending(pair) -> 
     assert handle.closed
 
 
+@pytest.mark.linux("fork")
 def test_the_child_of_a_fork_is_told_so(make_pool: MakePool, pair) -> None:
     ours, theirs = pair()
     told = Told()

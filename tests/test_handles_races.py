@@ -13,7 +13,8 @@ from collections.abc import Callable
 import pytest
 
 import proactor
-from peers import TIMEOUT, threads_of_process
+from peers import TIMEOUT, eventually
+from platforms import threads_of_process
 
 ROUNDS = 10_000
 SECONDS = 20.0
@@ -209,6 +210,7 @@ def test_the_end_of_the_pool_in_the_middle_loses_no_completion() -> None:
             theirs.close()
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_many_handles_and_operations_leave_nothing(make_pool: Callable[..., proactor.ThreadPool]) -> None:
     pool = make_pool()
     pool.submit(int).result(TIMEOUT)

@@ -3,7 +3,6 @@
 import array
 import errno
 import os
-import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,12 +13,13 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told
+from platforms import of_unix_sockets, resource
 from proactor.testing import Network
 
 MakePool = Callable[..., proactor.ThreadPool]
 
 
-@pytest.fixture(params=["tcp4", "tcp6", "unix", "abstract"])
+@pytest.fixture(params=["tcp4", "tcp6", of_unix_sockets("unix"), of_unix_sockets("abstract")])
 def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.socket]:
     """A listening socket of each family."""
     if request.param == "tcp4":
@@ -131,6 +131,7 @@ def test_a_closed_listener_refuses_its_clients(make_pool: MakePool) -> None:
         client_of(address, socket.AF_INET)
 
 
+@pytest.mark.linux("a limit of descriptors (setrlimit)")
 def test_out_of_descriptors_completes_the_accepts_and_the_next_ones_go_on(make_pool: MakePool) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
@@ -284,6 +285,7 @@ def test_a_connected_socket_cannot_connect_again_and_goes_on(make_pool: MakePool
             assert told.value() == b"on"
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_unix_connect_to_a_full_backlog_says_so_at_once(make_pool: MakePool, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))

@@ -239,6 +239,7 @@ def test_clients_that_nobody_took_are_closed_with_the_listener_or_the_pool() -> 
     assert eventually(lambda: descriptors() == before, "no descriptor is left")
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_many_operations_of_each_kind_leave_no_memory(make_pool: MakePool) -> None:
     pool = make_pool()
     told = Told()

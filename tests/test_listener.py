@@ -112,6 +112,7 @@ def test_a_port_in_time_wait_can_be_used_again_at_once() -> None:
         assert again.address == address
 
 
+@pytest.mark.linux("Unix sockets")
 def test_the_socket_file_of_a_dead_server_is_replaced(serve, connect, tmp_path) -> None:
     path = tmp_path / "s.sock"
     with socket.socket(socket.AF_UNIX) as dead:
@@ -123,6 +124,7 @@ def test_the_socket_file_of_a_dead_server_is_replaced(serve, connect, tmp_path) 
     assert read_exactly(client, 1) == b"x"
 
 
+@pytest.mark.linux("Unix sockets")
 def test_the_socket_file_of_a_living_server_is_left_alone(serve, connect, tmp_path) -> None:
     path = tmp_path / "s.sock"
     serve(address=f"unix:{path}")
@@ -134,6 +136,7 @@ def test_the_socket_file_of_a_living_server_is_left_alone(serve, connect, tmp_pa
     assert read_exactly(client, 1) == b"x"
 
 
+@pytest.mark.linux("Unix sockets")
 def test_the_socket_file_of_a_server_whose_backlog_is_full_is_left_alone_at_once(tmp_path) -> None:
     path = str(tmp_path / "s.sock")
     with contextlib.ExitStack() as stack:
@@ -151,6 +154,7 @@ def test_the_socket_file_of_a_server_whose_backlog_is_full_is_left_alone_at_once
         assert os.path.exists(path)
 
 
+@pytest.mark.linux("Unix sockets")
 @pytest.mark.parametrize("relative", [False, True])
 def test_the_socket_file_of_a_server_that_is_about_to_listen_is_left_alone(tmp_path, monkeypatch, relative) -> None:
     monkeypatch.chdir(tmp_path)
@@ -163,6 +167,7 @@ def test_the_socket_file_of_a_server_that_is_about_to_listen_is_left_alone(tmp_p
         assert os.path.exists(path)
 
 
+@pytest.mark.linux("Unix sockets")
 def test_the_socket_file_of_a_dead_server_is_replaced_while_its_clients_are_still_served(serve, connect, tmp_path) -> None:
     path = str(tmp_path / "s.sock")
     with socket.socket(socket.AF_UNIX) as dead:
@@ -176,6 +181,7 @@ def test_the_socket_file_of_a_dead_server_is_replaced_while_its_clients_are_stil
         assert read_exactly(newcomer, 1) == b"x"
 
 
+@pytest.mark.linux("Unix sockets")
 def test_an_abstract_name_is_served_and_connected_to(serve, tmp_path) -> None:
     name = f"unix:\0{tmp_path}"
     handler = RecordingEcho()
@@ -202,6 +208,7 @@ def test_a_path_with_a_nul_byte_is_refused() -> None:
         proactor.serve(echo, "unix:/run/a\0b")
 
 
+@pytest.mark.linux("Unix sockets")
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"a\nb\x1b[31m", b"\0abstract\n"], ids=ascii)
 def test_a_unix_peers_name_is_told_as_it_is_and_shown_on_one_line(serve, connect, tmp_path, name) -> None:
     handler = Recorder()
@@ -220,6 +227,7 @@ def test_a_unix_peers_name_is_told_as_it_is_and_shown_on_one_line(serve, connect
     handler.wait_closed()
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_connection_to_a_path_that_is_no_text_has_its_name(serve, tmp_path) -> None:
     address = "unix:" + os.fsdecode(bytes(tmp_path) + b"/server\xff")
     handler = Recorder()
@@ -230,6 +238,7 @@ def test_a_connection_to_a_path_that_is_no_text_has_its_name(serve, tmp_path) ->
     handler.wait_closed()
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_file_that_is_no_socket_is_never_removed(tmp_path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
@@ -238,11 +247,13 @@ def test_a_file_that_is_no_socket_is_never_removed(tmp_path) -> None:
     assert path.read_text() == "data"
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_missing_directory_is_told(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="cannot listen on unix:"):
         proactor.serve(echo, f"unix:{tmp_path}/nowhere/s.sock")
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_socket_file_that_somebody_removed_does_not_disturb_the_end(serve, tmp_path) -> None:
     path = tmp_path / "s.sock"
     server = serve(address=f"unix:{path}")
@@ -250,6 +261,7 @@ def test_a_socket_file_that_somebody_removed_does_not_disturb_the_end(serve, tmp
     assert server.shutdown(5).completed
 
 
+@pytest.mark.linux("Unix sockets")
 def test_the_socket_file_of_a_successor_is_not_removed(serve, connect, tmp_path) -> None:
     path = tmp_path / "s.sock"
     first = serve(address=f"unix:{path}")
@@ -261,6 +273,7 @@ def test_the_socket_file_of_a_successor_is_not_removed(serve, connect, tmp_path)
     assert read_exactly(client, 1) == b"x"
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_bound_unix_socket_is_served_and_its_file_stays_the_callers(serve, connect, tmp_path) -> None:
     path = tmp_path / "mine.sock"
     bound = socket.socket(socket.AF_UNIX)

@@ -10,7 +10,8 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, wait
 import pytest
 
 import proactor
-from peers import TIMEOUT, echo, eventually, read_exactly, threads_of_process
+from peers import TIMEOUT, echo, eventually, read_exactly
+from platforms import threads_of_process
 
 
 def test_a_call_is_made_with_its_arguments_and_answers(make_pool) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import proactor
-from peers import TIMEOUT, eventually, threads_of_process
+from peers import TIMEOUT, eventually
+from platforms import threads_of_process
 
 
 def stuck_in_here(entered, release):
@@ -172,6 +173,7 @@ def test_computing_calls_never_get_more_runners_than_the_cap(make_pool) -> None:
     assert max(most) <= 2
 
 
+@pytest.mark.linux("/proc, to look into a process")
 @pytest.mark.slow
 def test_a_hundred_thousand_calls_leave_nothing() -> None:
     threads, descriptors = threads_of_process(), os.listdir("/proc/self/fd")

@@ -392,6 +392,7 @@ def test_a_threads_seat_is_given_back_when_it_ends(make_port: MakePort, start) -
 # ---- signals ----
 
 
+@pytest.mark.linux("signals to processes (os.kill)")
 def test_a_signal_handler_runs_while_the_main_thread_waits(make_port: MakePort, start) -> None:
     port = make_port()
     before = signal.signal(signal.SIGUSR1, lambda *_: port.post("from the handler"))
@@ -403,6 +404,7 @@ def test_a_signal_handler_runs_while_the_main_thread_waits(make_port: MakePort, 
         signal.signal(signal.SIGUSR1, before)
 
 
+@pytest.mark.linux("signals to processes (os.kill)")
 @pytest.mark.parametrize("others", [0, 2])
 def test_what_a_signal_handler_raises_comes_out_of_get_and_costs_no_completion(make_port: MakePort, start, others) -> None:
     class Interrupted(Exception):
@@ -434,6 +436,7 @@ def test_what_a_signal_handler_raises_comes_out_of_get_and_costs_no_completion(m
     port.close()
 
 
+@pytest.mark.linux("signals to processes (os.kill)")
 def test_a_get_in_a_signal_handler_that_interrupted_a_get_is_refused(make_port: MakePort, start) -> None:
     port, other = make_port(), make_port()
     other.post(value="another port is fine")
@@ -457,6 +460,7 @@ def test_a_get_in_a_signal_handler_that_interrupted_a_get_is_refused(make_port: 
     assert "a signal handler has interrupted it there" in said[1]
 
 
+@pytest.mark.linux("signals to processes (os.kill)")
 def test_what_a_signal_handler_got_of_another_port_is_over_with_the_get_that_it_interrupted(make_port: MakePort, start) -> None:
     port, other = make_port(1), make_port(1)
     other.post(value=1)
@@ -476,6 +480,7 @@ def test_what_a_signal_handler_got_of_another_port_is_over_with_the_get_that_it_
     assert (numbers.running, numbers.blocked, numbers.completed) == (0, 0, 1)
 
 
+@pytest.mark.linux("signals to processes (os.kill)")
 @pytest.mark.parametrize("others", [0, 2])
 def test_a_signal_handler_may_fork_and_the_child_is_told_that_the_port_is_its_parents(others) -> None:
     source = f"""
@@ -513,6 +518,7 @@ for thread in waiting: thread.join()
     assert (result.stdout.split(), result.returncode) == (["42", "43"], 0), result.stderr
 
 
+@pytest.mark.linux("signals to processes (os.kill)")
 @pytest.mark.parametrize("setup", ["", "threading.Thread(target=port.get).start(); time.sleep(0.3)"])
 def test_ctrl_c_ends_a_program_that_waits(setup) -> None:
     source = f"""

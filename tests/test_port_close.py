@@ -214,6 +214,7 @@ def test_thousands_of_ports_leave_nothing_behind() -> None:
             port.get(0)
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_a_million_completions_take_no_memory(make_port: MakePort, pair) -> None:
     port = make_port()
     ours, theirs = pair()
@@ -242,6 +243,7 @@ def test_a_million_completions_take_no_memory(make_port: MakePort, pair) -> None
 # ---- forks ----
 
 
+@pytest.mark.linux("fork")
 @pytest.mark.parametrize("others", [0, 2])
 def test_a_child_process_is_told_that_the_port_is_its_parents(others) -> None:
     source = f"""

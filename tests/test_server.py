@@ -94,6 +94,7 @@ def test_ipv6_is_served(serve, connect) -> None:
     assert read_exactly(client, 3) == b"six"
 
 
+@pytest.mark.linux("Unix sockets")
 def test_a_unix_socket_is_served_and_its_file_is_removed(serve, connect, tmp_path) -> None:
     path = tmp_path / "echo.sock"
     server = serve(address=f"unix:{path}")
@@ -140,6 +141,7 @@ def test_a_second_server_on_the_same_address_is_refused_with_the_address_in_the_
     assert caught.value.errno == 98
 
 
+@pytest.mark.linux("SO_REUSEPORT")
 def test_reuse_port_lets_two_servers_listen_on_one_port(serve, connect) -> None:
     first = serve(reuse_port=True)
     second = serve(address=first.address, reuse_port=True)
@@ -418,6 +420,7 @@ def test_a_failed_start_with_a_shared_pool_does_the_pool_no_harm(make_pool) -> N
     assert pool.submit(lambda: 7).result(TIMEOUT) == 7
 
 
+@pytest.mark.linux("a limit of descriptors (setrlimit)")
 def test_a_burst_of_5000_connects_loses_none(serve) -> None:
     import resource
 

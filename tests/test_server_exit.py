@@ -64,6 +64,7 @@ def test_a_server_served_by_an_ordinary_thread_outlives_the_main_thread(program,
     assert server.errors() == ""
 
 
+@pytest.mark.linux("signals to processes")
 def test_ctrl_c_ends_a_server_that_outlives_the_main_thread(program) -> None:
     server: Program = program(HEAD + SERVED["a thread that does it all"])
     address = server.address()
@@ -135,6 +136,7 @@ entered.wait()
 """
 
 
+@pytest.mark.linux("signals to processes")
 @pytest.mark.parametrize("how", ["the handler returns", "Ctrl-C"])
 def test_the_end_of_the_program_says_once_for_which_handlers_it_waits(program, how) -> None:
     server: Program = program(HEAD + STUCK)
@@ -151,6 +153,7 @@ def test_the_end_of_the_program_says_once_for_which_handlers_it_waits(program, h
         assert server.wait() == 0
 
 
+@pytest.mark.linux("signals to processes")
 def test_ctrl_c_while_the_end_of_the_program_says_why_it_waits_ends_it(program) -> None:
     interrupts = """
 import logging, signal

@@ -14,7 +14,8 @@ from functools import partial
 import pytest
 
 import proactor
-from peers import TIMEOUT, Recorder, RecordingEcho, dial, echo, eventually, ignore, read_exactly, read_to_end, threads_of_process
+from peers import TIMEOUT, Recorder, RecordingEcho, dial, echo, eventually, ignore, read_exactly, read_to_end
+from platforms import threads_of_process
 from proactor.errors import ConnectionEnded
 
 
@@ -397,6 +398,7 @@ def test_serve_forever_in_another_thread_returns_too() -> None:
 # ---- nothing is left ----
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_shutdown_gives_back_every_thread_and_descriptor_while_the_server_object_lives() -> None:
     threads, descriptors = threads_of_process(), set(os.listdir("/proc/self/fd"))
     server = proactor.serve(echo, ("127.0.0.1", 0))

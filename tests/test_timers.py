@@ -4,7 +4,6 @@ import gc
 import logging
 import math
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually
+from platforms import resource
 from proactor import ThreadPool
 
 MakePool = Callable[..., ThreadPool]
@@ -262,6 +262,7 @@ assert 0.2 <= time.monotonic() - begun < 5
 FAKETIME = ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"]
 
 
+@pytest.mark.linux("fork")
 def test_in_the_child_of_a_fork_timers_and_waits_say_that_they_are_the_parents() -> None:
     source = """
 import os, proactor, socket
@@ -396,6 +397,7 @@ def test_the_descriptor_may_be_closed_during_the_wait(pool: ThreadPool, pair: An
         os.close(descriptor)
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_a_wait_that_is_over_keeps_no_descriptor(pool: ThreadPool, pair: Any) -> None:
     calls = Calls()
     pool.submit(int).result(TIMEOUT)
@@ -413,6 +415,7 @@ def test_a_wait_that_is_over_keeps_no_descriptor(pool: ThreadPool, pair: Any) ->
     assert not any(wait.pending for wait in waits)
 
 
+@pytest.mark.linux("eventfd")
 def test_eventfds_and_numbers_are_waited_for(pool: ThreadPool) -> None:
     calls = Calls()
     counter = os.eventfd(0)
@@ -484,6 +487,7 @@ def test_an_event_that_is_waited_for_repeatedly_comes_once_a_set_if_it_is_cleare
     assert event.statistics().waits == 0
 
 
+@pytest.mark.linux("signals to processes (os.kill)")
 def test_a_thread_that_waits_for_an_event_frees_its_slot_and_runs_signal_handlers(make_pool: MakePool) -> None:
     pool = make_pool(concurrency=1)
     event = proactor.Event()
@@ -521,6 +525,7 @@ def test_what_cannot_be_waited_for_is_refused_with_what_to_do(pool: ThreadPool, 
     assert pool.statistics().waits == 0
 
 
+@pytest.mark.linux("a limit of descriptors (setrlimit)")
 def test_running_out_of_descriptors_is_an_error_of_that_wait_only(pool: ThreadPool, pair: Any) -> None:
     calls = Calls()
     pool.submit(int).result(TIMEOUT)

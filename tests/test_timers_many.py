@@ -2,14 +2,14 @@
 
 import gc
 import os
-import resource
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
 import proactor
-from peers import eventually, threads_of_process
+from peers import eventually
+from platforms import resource, threads_of_process
 
 TIMEOUT = 60.0
 
@@ -66,6 +66,7 @@ def test_a_hundred_thousand_timers_leave_nothing(make_pool: Callable[..., proact
     assert len(threads_of_process()) <= len(threads) + 1
 
 
+@pytest.mark.linux("eventfd")
 def test_ten_thousand_waits_at_once_leave_nothing(make_pool: Callable[..., proactor.ThreadPool], many_descriptors: int) -> None:
     count = 10_000
     if many_descriptors < 2 * count:
@@ -89,6 +90,7 @@ def test_ten_thousand_waits_at_once_leave_nothing(make_pool: Callable[..., proac
         assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_ten_thousand_waits_for_one_event_need_no_descriptor(make_pool: Callable[..., proactor.ThreadPool]) -> None:
     pool = make_pool()
     event, called = proactor.Event(), Countdown(10_000)

@@ -5,6 +5,8 @@ import sys
 import threading
 import traceback
 
+import pytest
+
 from peers import TIMEOUT, eventually, read_exactly
 from proactor.workers import describe
 
@@ -111,6 +113,7 @@ def test_memory_that_runs_out_in_a_handler_costs_its_connection_only(serve, conn
     caplog.clear()
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_os_threads_have_names_too(make_pool) -> None:
     pool = make_pool()
     pool.submit(int).result(TIMEOUT)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from proactor import platform
 from proactor.arguments import seconds
 from proactor.connection import Connection, LengthPrefixed, Lines
 from proactor.handlers import HandlerLike, handler_methods
@@ -115,7 +116,7 @@ class _SharedPool:
         cls._lock, cls._current = threading.Lock(), None
 
 
-os.register_at_fork(after_in_child=_SharedPool.forked)
+platform.in_child_of_fork(_SharedPool.forked)
 
 
 def _closed(shared: _SharedPool, closed: Callable[..., object] | None, connection: Connection, error: BaseException | None) -> None:

@@ -10,6 +10,7 @@ import itertools
 import os
 import shutil
 import stat
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -165,6 +166,8 @@ class _Copying:
     # ---- the kernel copies ----
 
     def _by_kernel(self) -> str:
+        if sys.platform == "win32":
+            return "requests"
         source, target = self.reader.fileno(), self.writer.fileno()
         if self._clone(source, target):
             self.advance(self.total or 0)

@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import stat
+import sys
 import threading
 import warnings
 import weakref
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from proactor import _core
+from proactor import _core, platform
 from proactor.arguments import flag, whole_number
 from proactor.futures import NativeFuture, log, publish
 
@@ -43,7 +44,8 @@ class FileStatistics:
     """A snapshot of a file; sizes in bytes."""
 
     engine: str | None
-    """What does the requests that are not answered from memory: "io_uring" or "threads"; None while no file of the process has had any."""
+    """What does the requests that are not answered from memory: "io_uring", on Windows "overlapped", or "threads"; None while no file
+    of the process has had any."""
     requests: int
     """Submitted so far."""
     cached: int
@@ -247,34 +249,40 @@ def open(  # noqa: A001
         mode: "rb", "r+b", "wb", "w+b", "xb", "x+b" or "ab", as the built-in `open` has them.
         depth: so many requests `blocks` and `read` keep outstanding.
         block_size: bytes a block of `blocks`.
-        direct: bypass the page cache (O_DIRECT). Reads may begin and end anywhere: what surrounds them is read too, and they are
-        copied. Writes must
+        direct: bypass the page cache (O_DIRECT; on Windows FILE_FLAG_NO_BUFFERING). Reads may begin and end anywhere: what surrounds
+        them is read too, and they are copied. Writes must
             begin and end at multiples of 512 bytes, or of what the device asks for.
 
     Raises:
         OSError: it cannot be opened; `direct` where the file system has no such thing. Where the kernel refuses io_uring, threads
         read and write
             instead, unless the environment's PROACTOR_FILES says "io_uring": then this raises.
-        ValueError: an unknown mode, a number out of range, or another PROACTOR_FILES than "io_uring" and "threads".
+        ValueError: an unknown mode, a number out of range, or another PROACTOR_FILES than "io_uring" (on Windows "overlapped") and
+        "threads".
         TypeError: an argument of another type.
     """
     whole_number("depth", depth, unit="requests", maximum=65536)
     whole_number("block_size", block_size, unit="bytes", maximum=_LARGEST_BLOCK)
     flags = _flags(mode)
-    if flag("direct", direct):
-        flags |= os.O_DIRECT
-    return open_as(path, flags, 0o666, depth=depth, block_size=block_size)
+    # On Windows the core opens the file once more, and so past the cache.
+    if flag("direct", direct) and not platform.DIRECT and sys.platform != "win32":
+        raise OSError(errno.EINVAL, f"{platform.name()} has no O_DIRECT: leave direct=True out", os.fspath(path))
+    return open_as(path, flags, 0o666, depth=depth, block_size=block_size, direct=direct)
 
 
-def open_as(path: Any, flags: int, permissions: int, *, depth: int, block_size: int) -> File:
+def open_as(path: Any, flags: int, permissions: int, *, depth: int, block_size: int, direct: bool = False) -> File:
     """`open` with the flags and permissions of open(2), and numbers that were checked."""
-    name, direct = os.fspath(path), bool(flags & os.O_DIRECT)
+    name = os.fspath(path)
+    if direct:
+        flags |= platform.DIRECT
     _core.block()
     try:
-        descriptor = os.open(name, flags, permissions)
+        descriptor = os.open(name, flags | platform.BINARY, permissions)
     except OSError as error:
         if direct and error.errno == errno.EINVAL:
             raise OSError(errno.EINVAL, "the file system does not support direct=True (O_DIRECT): leave it out", name) from None
+        if sys.platform == "win32" and os.path.isdir(name):  # EACCES, which nobody would take for this
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name) from None
         raise
     finally:
         _core.unblock()
@@ -283,11 +291,11 @@ def open_as(path: Any, flags: int, permissions: int, *, depth: int, block_size: 
         if stat.S_ISDIR(kind):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
         positional = (stat.S_ISREG(kind) or stat.S_ISBLK(kind)) and _has_offsets(descriptor)
-        access = flags & os.O_ACCMODE
+        access = flags & platform.ACCESS_MODE
     except BaseException:
         os.close(descriptor)
         raise
-    rights = (access != os.O_WRONLY, access != os.O_RDONLY, positional, direct and positional)
+    rights = (access != os.O_WRONLY, access != os.O_RDONLY, positional, direct and positional, bool(flags & os.O_APPEND))
     file = File(descriptor, name, FileRequest, rights)
     file._depth, file._block_size, file._sequential = depth, block_size, not positional
     _open_files.add(file)
@@ -350,5 +358,5 @@ def _forked() -> None:
     _open_files.clear()
 
 
-os.register_at_fork(after_in_child=_forked)
+platform.in_child_of_fork(_forked)
 threading._register_atexit(_core.files_finish)  # type: ignore[attr-defined]

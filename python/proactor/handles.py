@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
-from proactor import _core
+from proactor import _core, platform
 from proactor._core import Completion, Handle, Operation
 
 __all__ = ["Associable", "Completion", "ConnectedSocket", "Handle", "HandleStatistics", "Operation", "associate", "associate_with_key"]
@@ -149,7 +149,7 @@ def _forked() -> None:
     _handles.clear()
 
 
-os.register_at_fork(after_in_child=_forked)
+platform.in_child_of_fork(_forked)
 
 
 # ---- sockets ----
@@ -168,7 +168,7 @@ def _kind(handle: socket.socket) -> str:
         raise ValueError(
             "the socket is an SSLSocket: its bytes would be sent past its encryption; associate the plain socket, before it is wrapped"
         )
-    names = {socket.AF_INET: "tcp", socket.AF_INET6: "tcp", getattr(socket, "AF_UNIX", None): "unix"}
+    names = {socket.AF_INET: "tcp", socket.AF_INET6: "tcp", platform.UNIX: "unix"}
     if handle.family not in names:
         raise ValueError(f"{handle!r} is neither an IPv4, IPv6 nor Unix socket")
     if handle.type == socket.SOCK_DGRAM:

@@ -8,6 +8,8 @@ import socket
 import stat
 from typing import Any, TypeAlias
 
+from proactor import platform
+
 __all__ = ["Address", "Listening", "bind", "connect_to", "parse"]
 
 Address: TypeAlias = "str | tuple[str, int] | tuple[str, int, int, int] | socket.socket | Listening"
@@ -107,9 +109,7 @@ def bind(address: Address, *, backlog: int, reuse_port: bool) -> socket.socket |
     family, resolved = _resolve(target)
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        platform.listen_exclusively(listening, reuse_port=reuse_port)
         listening.bind(resolved)
         listening.listen(backlog)
     except OSError as error:
@@ -119,7 +119,10 @@ def bind(address: Address, *, backlog: int, reuse_port: bool) -> socket.socket |
 
 
 def _bind_unix(path: str, backlog: int) -> socket.socket:
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening = socket.socket(platform.unix_sockets(), socket.SOCK_STREAM)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on unix:{show_path(path)}: {error.strerror}") from None
     try:
         try:
             listening.bind(path)
@@ -140,7 +143,7 @@ def _is_abandoned(path: str) -> bool:
     try:
         if path.startswith("\0") or not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        with socket.socket(platform.unix_sockets(), socket.SOCK_STREAM) as probe:
             probe.setblocking(False)  # a living server's backlog may be full, which is told as BlockingIOError
             probe.connect(path)
     except ConnectionRefusedError:
@@ -180,7 +183,7 @@ def connect_to(address: Address, timeout: float | None) -> socket.socket:
     target = parse(address)
     try:
         if isinstance(target, str):
-            return _connected(socket.AF_UNIX, target, timeout)
+            return _connected(platform.unix_sockets(), target, timeout)
         if len(target) == 2:
             return socket.create_connection(target, timeout)
         family, resolved = _resolve(target)

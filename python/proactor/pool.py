@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import os
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, TypeVarTuple
 
-from proactor import _core, handles, mapping, timers
+from proactor import _core, handles, mapping, platform, timers
 from proactor import arguments as check
 from proactor.arguments import flag, whole_number
 from proactor.errors import PoolHung, QueueFull
@@ -556,7 +555,7 @@ def blocking() -> Iterator[None]:
 
 def available_processors() -> int:
     """The processors this process may use: its affinity, and its cgroup's quota rounded up; at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = platform.processors()
     quota = _cgroup_quota()
     return max(1, affinity if quota is None else min(affinity, quota))
 

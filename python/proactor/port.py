@@ -6,7 +6,6 @@ Knows what can be associated; knows nothing of workers, servers or futures.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from proactor import _core, handles
+from proactor import _core, handles, platform
 from proactor.arguments import whole_number
 from proactor.handles import Associable, Handle
 from proactor.pool import available_processors
@@ -176,4 +175,4 @@ def _forked() -> None:
 
 
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=_forked)
+platform.in_child_of_fork(_forked)

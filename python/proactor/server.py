@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from proactor import _core
+from proactor import _core, platform
 from proactor.arguments import flag, seconds, whole_number
 from proactor.connection import Connection, LengthPrefixed, Lines
 from proactor.handlers import HandlerLike, handler_methods
@@ -153,7 +153,7 @@ class Server:
         self._owns_pool = pool is None
         try:
             name: Any = listening.getsockname()
-            self.address: Any = f"unix:{os.fsdecode(name)}" if listening.family == getattr(socket, "AF_UNIX", None) else name
+            self.address: Any = f"unix:{os.fsdecode(name)}" if listening.family == platform.UNIX else name
             if isinstance(address, str) and address.startswith("unix:") and not address.startswith("unix:\0"):
                 path = os.path.abspath(address.removeprefix("unix:"))
                 self._unix_file = path, _identity(path)
@@ -319,7 +319,7 @@ class Server:
                 while not self._closed.is_set():
                     numbers = reader.recv(64).replace(b"\0", b"")  # a signal handler that raises, raises here
                     if before >= 0 and numbers:
-                        os.write(before, numbers)
+                        platform.tell_wakeup_descriptor(before, numbers)
             finally:
                 signal.set_wakeup_fd(before)
                 with self._workers.interruptible(), self._lock:
@@ -444,7 +444,7 @@ def _forked() -> None:
 
 # Called in reverse order: the workers, whose module registered before this one, are still there.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=_forked)
+platform.in_child_of_fork(_forked)
 
 
 def _ids(exclude: Iterable[Connection]) -> list[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from proactor import _core
+from proactor import _core, platform
 from proactor._core import Event, Timer, Wait
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _process(process: Popen[Any]) -> Iterator[int | Event]:
     try:
         if process.poll() is None:
             if not hasattr(os, "pidfd_open"):
-                raise NotImplementedError("this platform has no pidfd_open: call popen.wait in a call of its own (submit)")
+                raise NotImplementedError(f"{platform.name()} has no pidfd_open: call popen.wait in a call of its own (submit)")
             try:
                 pidfd = os.pidfd_open(process.pid)
             except ProcessLookupError:
@@ -138,4 +138,4 @@ def _reap(process: Popen[Any], fn: Callable[..., object], signalled: bool, *args
     fn(signalled, *args)
 
 
-os.register_at_fork(after_in_child=_core.forked)  # events belong to no pool that would tell them
+platform.in_child_of_fork(_core.forked)  # events belong to no pool that would tell them

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from proactor import _core
+from proactor import _core, platform
 from proactor.connection import Connection
 from proactor.handles import Completion
 
@@ -486,4 +486,4 @@ def _forked() -> None:
 
 
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=_forked)
+platform.in_child_of_fork(_forked)

@@ -21,6 +21,35 @@ LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \[[^\]]+\] .*|  \|
 """What every line of the log looks like; a forged one would not start so."""
 
 
+if sys.platform == "win32":
+
+    class Process(subprocess.Popen[bytes]):
+        """The command, which can be sent signals: see signalled.py."""
+
+        def __init__(self, arguments: list[str], **options: Any) -> None:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self._listener.settimeout(TIMEOUT)
+            self._signals: socket.socket | None = None
+            port = str(self._listener.getsockname()[1])
+            if arguments[: len(COMMAND)] == COMMAND:
+                arguments = [sys.executable, str(Path(__file__).with_name("signalled.py")), port, *arguments[len(COMMAND) :]]
+            super().__init__(arguments, **options)
+
+        def send_signal(self, number: int) -> None:
+            if self._signals is None:
+                self._signals, _ = self._listener.accept()
+            self._signals.send(bytes([number]))
+
+        def __del__(self) -> None:
+            self._listener.close()
+            if self._signals is not None:
+                self._signals.close()
+            super().__del__()
+
+else:
+    Process = subprocess.Popen
+
+
 class Lines:
     """The lines of a stream as they come, read by a thread so that the pipe never fills."""
 
@@ -72,7 +101,7 @@ class Serve:
     def __init__(self, *arguments: str, stdin: Any = subprocess.PIPE, read_log: bool = True, **options: Any) -> None:
         self.host, self.port, self.address = "127.0.0.1", int(arguments[-1]) if arguments[-2:-1] == ("--port",) else 0, ""
         where = [] if any(argument in ("--port", "--host") for argument in arguments) else ["--port", "0"]
-        self.process = subprocess.Popen(
+        self.process = Process(
             [*options.pop("command", COMMAND), "serve", *arguments, *where],
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -98,13 +127,13 @@ class Serve:
 
     def connect(self, *, receive_buffer: int | None = None) -> socket.socket:
         """A connected socket, closed at the end of the test; with a `receive_buffer` of so many bytes, not the system's choice."""
-        family = socket.AF_UNIX if self.address.startswith("unix:") else socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        family: int = socket.AF_UNIX if self.address.startswith("unix:") else socket.AF_INET6 if ":" in self.host else socket.AF_INET
         sock = socket.socket(family)
         self._sockets.append(sock)
         sock.settimeout(TIMEOUT)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.connect(self.address.removeprefix("unix:") if family == socket.AF_UNIX else (self.host, self.port))
+        sock.connect(self.address.removeprefix("unix:") if self.address.startswith("unix:") else (self.host, self.port))
         return sock
 
     def connect_when_up(self) -> socket.socket:

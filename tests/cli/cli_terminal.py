@@ -1,16 +1,19 @@
 """A terminal of the tests' own, with the screen a person would see. Knows nothing of servers."""
 
 import os
-import pty
 import re
 import select
 import subprocess
-import termios
+import sys
 import threading
 import time
 from typing import Any
 
 from cli_process import TIMEOUT
+
+if sys.platform != "win32":
+    import pty
+    import termios
 
 COLUMNS, ROWS = 150, 50
 

@@ -37,7 +37,10 @@ def run() -> Callable[..., "subprocess.CompletedProcess[bytes]"]:
         options.setdefault("stdin", None if "input" in options else subprocess.DEVNULL)
         if options["stdin"] is None:
             del options["stdin"]
-        return subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=TIMEOUT, **options)
+        result = subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=TIMEOUT, **options)
+        if sys.platform == "win32" and isinstance(result.stderr, bytes):  # What is told there is text.
+            result.stderr = result.stderr.replace(b"\r\n", b"\n")
+        return result
 
     return run_command
 

@@ -11,8 +11,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from cli_process import COMMAND, TIMEOUT, read_exactly, read_line, read_to_end, reset
+from cli_process import COMMAND, TIMEOUT, Process, read_exactly, read_line, read_to_end, reset
 
+from platforms import UNIX
 from proactor.cli.exit_codes import ExitCode
 
 
@@ -25,7 +26,7 @@ class Peer:
         self.listener.bind(address)
         self.listener.listen()
         self.sockets = [self.listener]
-        if family == socket.AF_UNIX:
+        if family == UNIX:
             self.address = f"unix:{address}"
         else:
             host, port = self.listener.getsockname()[:2]
@@ -68,7 +69,7 @@ def start():
 
     def start_command(address, **options):
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        process = subprocess.Popen([*COMMAND, "connect", address], bufsize=0, **streams)
+        process = Process([*COMMAND, "connect", address], bufsize=0, **streams)
         started.append(process)
         return process
 
@@ -195,6 +196,7 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(peer, start):
     assert process.stderr.read() == b""
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_a_reader_that_is_slow_slows_the_server_down(peer, start):
     process = start(peer.address)
     client = peer.accept()
@@ -218,6 +220,7 @@ def test_with_standard_input_closed_it_only_listens(peer, start):
     assert process.wait(TIMEOUT) == 0
 
 
+@pytest.mark.linux("Unix sockets")
 def test_ipv6_and_unix_sockets(run, tmp_path):
     for family, address in ((socket.AF_INET6, ("::1", 0)), (socket.AF_UNIX, f"{tmp_path}/socket")):
         peer = Peer(family, address)
@@ -240,6 +243,7 @@ def test_it_talks_to_the_console_server(serve, start):
     assert (process.wait(TIMEOUT), server.wait()) == (0, 0)
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_waiting_uses_no_processor(peer, start):
     process = start(peer.address, stdin=subprocess.DEVNULL)
     client = peer.accept()

@@ -10,8 +10,9 @@ import threading
 
 import pytest
 from cli_files import MARKS, SIZES, SPARSE_SIZE, make_sparse_file, may_override, one_line, random_bytes
-from cli_process import COMMAND, TIMEOUT
+from cli_process import COMMAND, TIMEOUT, Process
 
+from platforms import FILE_ENGINES
 from proactor.cli.exit_codes import ExitCode
 
 AT_ONCE = 5.0
@@ -47,6 +48,7 @@ def test_ten_gigabytes_of_holes_stay_holes(run, tmp_path):
         assert os.fstat(copy.fileno()).st_blocks * 512 < 1 << 22
 
 
+@pytest.mark.linux("named pipes of the file system (mkfifo)")
 def test_a_pipe_is_copied_to_its_end(tmp_path):
     data = random_bytes(1_000_003)
     os.mkfifo(tmp_path / "fifo")
@@ -58,6 +60,7 @@ def test_a_pipe_is_copied_to_its_end(tmp_path):
     assert (tmp_path / "two").read_bytes() == data
 
 
+@pytest.mark.linux("device files")
 def test_it_copies_into_a_pipe(tmp_path):
     data = random_bytes(300_000)
     (tmp_path / "one").write_bytes(data)
@@ -67,6 +70,7 @@ def test_it_copies_into_a_pipe(tmp_path):
     assert result.stdout == data
 
 
+@pytest.mark.linux("/proc")
 def test_a_file_of_proc_whose_size_is_told_as_none(run, tmp_path):
     assert run("copy", "/proc/cpuinfo", "two", cwd=tmp_path).returncode == 0
     assert b"processor" in (tmp_path / "two").read_bytes()
@@ -90,7 +94,7 @@ def test_json_for_programs(run, tmp_path):
     assert told["method"] in ("requests", "kernel", "reflink")
     assert 0 <= told["cached"] <= told["requests"]
     assert told["bytes_per_second"] == pytest.approx(100_000 / told["seconds"])
-    assert told["engine"] in (None, "io_uring", "threads")
+    assert told["engine"] in (None, *FILE_ENGINES)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +128,7 @@ def test_what_cannot_be_copied(run, tmp_path, source, target, words):
     assert (tmp_path / "two").read_bytes() == b"kept"
 
 
+@pytest.mark.linux("permissions of Unix")
 @pytest.mark.parametrize(("name", "words"), [("one", "cannot read one"), ("two", "cannot write to two")])
 def test_a_file_that_may_not_be_touched(tmp_path, name, words):
     for each in ("one", "two"):
@@ -166,9 +171,10 @@ def test_a_wrong_command_line(run, tmp_path, arguments, words):
     assert not (tmp_path / "two").exists()
 
 
+@pytest.mark.linux("named pipes of the file system (mkfifo)")
 def test_ctrl_c_says_how_far_it_came(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    process = subprocess.Popen([*COMMAND, "copy", "fifo", "two"], stderr=subprocess.PIPE, cwd=tmp_path)
+    process = Process([*COMMAND, "copy", "fifo", "two"], stderr=subprocess.PIPE, cwd=tmp_path)
     with (tmp_path / "fifo").open("wb", buffering=0) as writer:
         writer.write(b"x" * 1000)
         wait_for_size(tmp_path / "two", 1000)
@@ -193,6 +199,7 @@ def test_quiet_at_a_terminal_says_nothing(terminal, tmp_path):
     assert one.raw == b""
 
 
+@pytest.mark.linux("a Unix shell")
 def test_no_bar_where_standard_error_is_no_terminal(terminal, tmp_path):
     (tmp_path / "one").write_bytes(b"x")
     one = terminal("-c", f"{sys.executable} -m proactor copy one two 2>errors", command=["sh"], cwd=tmp_path)

@@ -210,6 +210,7 @@ def test_an_engine_that_does_not_exist_is_said_in_one_line(run):
     assert re.fullmatch(r'proactor: cannot make a completion port: no engine called "steam".*\n', result.stderr.decode())
 
 
+@pytest.mark.linux("a limit of threads (setrlimit)")
 def test_threads_that_cannot_be_started_are_said_in_one_line(run):
     # Each thread takes a gibibyte of addresses for its stack, and all are used up before the last one.
     limited = "import os, resource, sys; " + "".join(

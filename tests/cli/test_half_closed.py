@@ -14,6 +14,7 @@ def sockets():
         yield one
 
 
+@pytest.mark.linux("sock_diag(7)")
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_it_tells_a_half_closed_peer_from_one_that_has_gone(sockets, host):
     with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
@@ -29,6 +30,7 @@ def test_it_tells_a_half_closed_peer_from_one_that_has_gone(sockets, host):
             assert sockets.ask(peername, sockname) is Peer.GONE
 
 
+@pytest.mark.linux("sock_diag(7)")
 def test_an_ipv4_client_of_an_ipv6_server_is_found(sockets):
     with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
         client = socket.create_connection(("127.0.0.1", listener.getsockname()[1]))

@@ -23,6 +23,7 @@ def run_into(path: str, *arguments: str, unbuffered: str = "", stdin: bytes = b"
         )
 
 
+@pytest.mark.linux("device files")
 @BUFFERING
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["--version"]], ids=" ".join)
 def test_help_that_cannot_be_written_is_a_failure(arguments, unbuffered):
@@ -38,6 +39,7 @@ def test_help_is_as_wide_as_the_terminal_at_most(command, columns):
     assert [line for line in result.stdout.decode().splitlines() if len(line) > int(columns)] == []
 
 
+@pytest.mark.linux("device files")
 @BUFFERING
 def test_a_report_that_cannot_be_written_is_in_the_log_and_a_failure(unbuffered):
     result = run_into("/dev/full", "serve", "--port", "0", unbuffered=unbuffered, stdin=b"Exit\n")

@@ -14,7 +14,7 @@ def lines(monkeypatch):
     """What is written to standard error, which is a terminal for the bar."""
     written = []
     monkeypatch.setattr(progress, "_write", written.append)
-    monkeypatch.setattr(progress, "_in_foreground_of_terminal", lambda: True)
+    monkeypatch.setattr(progress, "in_foreground_of", lambda _: True)
     monkeypatch.setattr(progress, "REDRAW_SECONDS", 0)
     return written
 

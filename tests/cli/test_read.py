@@ -1,7 +1,6 @@
 """`proactor read` as a process: exact bytes wherever they go, how it ends, and what it says when it cannot."""
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -14,8 +13,9 @@ import zlib
 
 import pytest
 from cli_files import MARKS, SIZES, SPARSE_SIZE, checksum_of_sparse_file, make_sparse_file, may_override, one_line, random_bytes
-from cli_process import COMMAND, TIMEOUT
+from cli_process import COMMAND, TIMEOUT, Process
 
+from platforms import FILE_ENGINES, fcntl
 from proactor.cli.exit_codes import ExitCode
 
 AT_ONCE = 5.0
@@ -29,7 +29,7 @@ def start():
 
     def start_command(*arguments, **options):
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        process = subprocess.Popen([*COMMAND, *arguments], bufsize=0, **streams)
+        process = Process([*COMMAND, *arguments], bufsize=0, **streams)
         started.append(process)
         return process
 
@@ -105,6 +105,7 @@ def test_offsets_beyond_four_gigabytes(run, tmp_path):
     assert run("read", str(path), "--offset", str(SPARSE_SIZE - 4), "--block", "4K").stdout == b"ll.\n"
 
 
+@pytest.mark.linux("/proc, to look into a process")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ten_gigabytes_arrive_whole(start, tmp_path):
@@ -144,17 +145,20 @@ def test_a_pipe_is_read_to_its_end(start, fifo):
     assert (process.wait(TIMEOUT), process.stderr.read()) == (0, b"")
 
 
+@pytest.mark.linux("device files")
 def test_standard_input_may_be_read(run):
     data = random_bytes(300_000)
     result = run("read", "/dev/stdin", input=data)
     assert (result.returncode, result.stdout, result.stderr) == (0, data, b"")
 
 
+@pytest.mark.linux("device files")
 def test_the_length_ends_a_device_that_never_does(run):
     result = run("read", "/dev/zero", "--length", "1000003")
     assert (result.returncode, result.stdout) == (0, bytes(1_000_003))
 
 
+@pytest.mark.linux("/proc")
 def test_a_file_whose_size_is_told_as_none(run):
     result = run("read", "/proc/self/status")
     assert result.returncode == 0
@@ -170,6 +174,7 @@ def test_stats_tell_bytes_rate_requests_and_engine(run, tmp_path):
     assert re.fullmatch(r"1[67] requests( \(\d+ answered from memory\))?, [1-4]\.\d outstanding on average; engine: \S.*", second)
 
 
+@pytest.mark.linux("device files")
 def test_stats_of_a_pipe_say_that_it_was_read_in_turn(run):
     result = run("read", "/dev/stdin", "--stats", input=b"x" * 1000)
     assert result.stdout == b"x" * 1000
@@ -188,7 +193,7 @@ def test_json_for_programs(run, tmp_path, into_file):
     assert told["bytes_per_second"] == pytest.approx(100_000 / told["seconds"])
     assert 0 <= told["mean_depth"] <= 4
     assert 0 <= told["cached"] <= told["requests"]
-    assert told["engine"] in (None, "io_uring", "threads")
+    assert told["engine"] in (None, *FILE_ENGINES)
     assert told["method"] == "requests"
 
 
@@ -230,6 +235,7 @@ def test_what_cannot_be_read(run, tmp_path, path, words):
     assert (tmp_path / "copy").read_bytes() == b"kept"
 
 
+@pytest.mark.linux("permissions of Unix")
 def test_a_file_that_may_not_be_read(tmp_path):
     path = tmp_path / "file"
     path.touch(mode=0o000)
@@ -241,6 +247,7 @@ def test_a_file_that_may_not_be_read(tmp_path):
     assert one_line(result).startswith(f"cannot read {path}: Permission denied; its owner may permit it (chmod)")
 
 
+@pytest.mark.linux("device files")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk_at_standard_output(tmp_path, unbuffered):
     (tmp_path / "file").write_bytes(b"x" * 1000)
@@ -257,6 +264,7 @@ def test_a_full_disk_at_standard_output(tmp_path, unbuffered):
     assert one_line(result).startswith("cannot write to standard output: No space left on device; make room")
 
 
+@pytest.mark.linux("device files")
 def test_a_full_disk_under_the_named_output(run, tmp_path):
     (tmp_path / "file").write_bytes(b"x" * 1000)
     result = run("read", "file", "--output", "/dev/full", cwd=tmp_path)
@@ -340,6 +348,7 @@ def test_ctrl_c_while_nothing_comes_says_how_far_it_came(start, fifo):
     assert process.stderr.read() == f"proactor: interrupted: 1000 bytes of {fifo} had been written\n".encode()
 
 
+@pytest.mark.linux("device files")
 def test_ctrl_c_while_nobody_takes_the_output(start):
     process = start("read", "/dev/zero")
     assert os.read(process.stdout.fileno(), 1) == b"\0"
@@ -392,6 +401,7 @@ def test_a_bar_at_a_terminal_shows_rate_and_time_left(terminal, fifo, tmp_path):
     assert b"\x1b[?25l" not in one.raw  # A hidden cursor would stay hidden if the process were killed.
 
 
+@pytest.mark.linux("a Unix shell")
 def test_no_bar_into_a_pipe(terminal, tmp_path):
     (tmp_path / "file").write_bytes(b"x\n")
     one = terminal("-c", f"{sys.executable} -m proactor read file | cat", command=["sh"], cwd=tmp_path)

@@ -1,12 +1,13 @@
 """The console server: what it logs and what it sends. Its shutdown is in test_serve_shutdown.py."""
 
 import re
-import resource
 import socket
 import subprocess
 
 import pytest
 from cli_process import COMMAND, LOG_LINE, free_port, name_of, read_exactly, read_line, reset
+
+from platforms import resource
 
 MEGABYTE = 1_000_000
 
@@ -24,6 +25,7 @@ def test_it_listens_on_ipv6(serve):
     assert server.log.wait_for(re.escape(f"[::1]:{client.getsockname()[1]} connected"))
 
 
+@pytest.mark.linux("Unix sockets")
 def test_it_listens_on_a_unix_socket(serve, tmp_path):
     server = serve("--host", f"unix:{tmp_path}/socket")
     client = server.connect()
@@ -191,6 +193,7 @@ def test_the_last_line_is_sent_once_even_without_a_line_break(serve):
     assert client.recv(100) == b""
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_end_of_piped_input_neither_stops_the_server_nor_spins(serve):
     server = serve()
     (client,) = server.clients(1)
@@ -202,12 +205,14 @@ def test_end_of_piped_input_neither_stops_the_server_nor_spins(serve):
     assert server.stop() == 0
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_a_server_without_clients_or_input_uses_no_processor(serve):
     server = serve(stdin=subprocess.DEVNULL)
     server.log.wait_for("end of input")
     assert server.cpu_share() < 0.05
 
 
+@pytest.mark.linux("a Unix shell")
 def test_with_standard_input_closed_it_serves_until_a_signal(serve):
     server = serve(command=["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND])
     clients = server.clients(3)
@@ -231,6 +236,7 @@ def test_a_half_closed_client_still_receives(serve):
     assert not server.log.matching("disconnected")
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_half_closed_clients_cost_no_processor_and_do_not_hold_up_the_end(serve):
     server = serve()
     clients = server.clients(50)
@@ -252,6 +258,7 @@ def test_a_half_closed_client_that_goes_is_noticed_without_a_broadcast(serve):
     server.log.wait_for("disconnected: closed by the peer$")
 
 
+@pytest.mark.linux("a limit of descriptors (setrlimit)")
 def test_out_of_descriptors_it_lets_go_of_clients_that_left_and_serves_the_next_ones(serve):
     server = serve()
     used = server.descriptors()
@@ -267,6 +274,7 @@ def test_out_of_descriptors_it_lets_go_of_clients_that_left_and_serves_the_next_
     assert read_line(late) == b"hello\n"
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_a_thousand_clients_that_come_and_go_leave_nothing_behind(serve):
     server = serve(stdin=subprocess.DEVNULL)
     server.connect().close()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from cli_process import COMMAND, LOG_LINE, free_port, read_exactly, read_line, read_to_end
+from cli_process import COMMAND, LOG_LINE, Process, free_port, read_exactly, read_line, read_to_end
 
 APPLICATION = """
 import threading
@@ -158,7 +158,7 @@ def test_what_the_module_prints_and_logs_appears(serve, application):
 
 def test_ctrl_c_while_the_module_is_imported_ends_with_130(application, tmp_path):
     source = 'import pathlib, time\npathlib.Path("importing").touch()\ntime.sleep(3600)\n'
-    process = subprocess.Popen([*COMMAND, "serve", "app:x"], stderr=subprocess.PIPE, **application(source))
+    process = Process([*COMMAND, "serve", "app:x"], stderr=subprocess.PIPE, **application(source))
     try:
         while not (tmp_path / "importing").exists():
             assert process.poll() is None

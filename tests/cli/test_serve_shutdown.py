@@ -62,6 +62,7 @@ def test_a_signal_at_once_after_listening_is_not_lost(serve):
         assert server.stop() == 0
 
 
+@pytest.mark.linux("a Unix shell")
 def test_ctrl_c_ends_a_server_that_a_script_put_in_the_background(serve):
     # A shell without job control makes its background processes ignore SIGINT.
     server = serve(command=["sh", "-c", 'trap "" INT; exec "$@"', "sh", *COMMAND])
@@ -69,6 +70,7 @@ def test_ctrl_c_ends_a_server_that_a_script_put_in_the_background(serve):
     assert server.wait() == 0
 
 
+@pytest.mark.linux("a Unix shell")
 def test_a_server_under_nohup_survives_the_hang_up(serve):
     server = serve(command=["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *COMMAND])
     server.signal(signal.SIGHUP)

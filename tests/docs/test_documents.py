@@ -34,6 +34,8 @@ from markdown_it import MarkdownIt
 import proactor
 import proactor._core
 
+pytestmark = pytest.mark.linux("a Unix shell and the project's tools: the documents are about them")
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "crates").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))

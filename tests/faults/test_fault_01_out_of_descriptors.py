@@ -1,9 +1,13 @@
 """Fault 1: EMFILE at accept. Clients wait in the backlog, those connected are served, and it goes on as soon as there is room."""
 
-import resource
 import socket
 
+import pytest
+
 from peers import TIMEOUT, Program, dial, eventually, read_exactly
+from platforms import resource
+
+pytestmark = pytest.mark.linux("a limit of descriptors (setrlimit)")
 
 SERVER = """
 import logging, os, sys

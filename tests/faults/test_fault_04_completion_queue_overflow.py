@@ -7,6 +7,8 @@ import pytest
 
 import proactor
 
+pytestmark = pytest.mark.linux("io_uring")
+
 
 @pytest.mark.parametrize("engine", ["io_uring", "threads"])
 def test_many_more_requests_than_the_ring_holds(tmp_path, monkeypatch, engine) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from peers import Program
 
+pytestmark = pytest.mark.linux("io_uring, and strace")
+
 PROGRAM = """
 import sys
 import proactor

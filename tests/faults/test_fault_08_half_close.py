@@ -1,11 +1,11 @@
 """Fault 8: one side finishes sending and goes on receiving, in both orders, thousands of times. No spinning, nothing left behind."""
 
-import resource
 import socket
 import threading
 import time
 
 from peers import TIMEOUT, Recorder, dial, echo, eventually, read_exactly, read_to_end
+from platforms import resource
 
 
 class Keeping(Recorder):

@@ -1,6 +1,5 @@
 """Fault 12: many clients that do nothing. They cost little memory and no processor time, and the others do not notice."""
 
-import resource
 import socket
 import threading
 import time
@@ -8,6 +7,7 @@ import time
 import pytest
 
 from peers import TIMEOUT, Program, Recorder, dial, eventually, read_exactly
+from platforms import resource
 
 SERVER = """
 import resource, sys

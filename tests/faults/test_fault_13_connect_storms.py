@@ -21,6 +21,7 @@ def storm(address, count: int, leave) -> None:
         assert not thread.is_alive()
 
 
+@pytest.mark.linux("/proc, to look into a process")
 @pytest.mark.parametrize("leave", [reset, lambda client: client.close()], ids=["reset", "close"])
 def test_three_thousand_that_connect_and_leave(serve, connect, leave) -> None:
     """The article's server lost count of its pending accepts and never served anybody again, in six runs of six."""

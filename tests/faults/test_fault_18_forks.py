@@ -4,6 +4,8 @@ import pytest
 
 from peers import Program, dial, read_exactly
 
+pytestmark = pytest.mark.linux("fork")
+
 HEAD = """
 import multiprocessing, os, signal, subprocess, sys, threading, time, warnings
 import proactor

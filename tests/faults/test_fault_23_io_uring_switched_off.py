@@ -12,6 +12,8 @@ import pytest
 
 from peers import run_python
 
+pytestmark = pytest.mark.linux("io_uring")
+
 SWITCH = Path("/proc/sys/kernel/io_uring_disabled")
 
 pytestmark = [

@@ -6,6 +6,8 @@ import pytest
 
 from peers import run_python
 
+pytestmark = pytest.mark.linux("io_uring")
+
 PROGRAM = """
 import sys
 import proactor, seccomp

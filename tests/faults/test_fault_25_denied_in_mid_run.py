@@ -6,6 +6,8 @@ import pytest
 
 from peers import run_python
 
+pytestmark = pytest.mark.linux("io_uring, and seccomp, which denies it")
+
 PROGRAM = """
 import logging, sys
 import proactor, seccomp

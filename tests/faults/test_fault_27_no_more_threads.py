@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from peers import Program, dial, read_exactly
+from platforms import resource
+
+pytestmark = pytest.mark.linux("a limit of threads (setrlimit, cgroups)")
 
 BOUND = """
 import os, sys

@@ -10,6 +10,8 @@ import pytest
 import proactor
 from peers import TIMEOUT, Program, dial, echo, eventually, read_exactly
 
+pytestmark = pytest.mark.linux("signals to threads")
+
 SERVER = """
 import os, signal, sys, threading
 import proactor

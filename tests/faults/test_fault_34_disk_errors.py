@@ -20,6 +20,7 @@ with proactor.open(sys.argv[1], "r+b", direct=True) as file:
 """
 
 
+@pytest.mark.linux("strace, which makes reads fail")
 def test_a_disk_error_is_told_with_its_place(tmp_path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(65536))
@@ -40,6 +41,7 @@ def test_a_disk_error_is_told_with_its_place(tmp_path) -> None:
     assert "writing 4096 bytes at 40960: No space left on device" in lines[-1]
 
 
+@pytest.mark.linux("device files")
 @pytest.mark.parametrize("engine", ["io_uring", "threads"])
 def test_a_device_that_fails_is_told_with_its_place_and_the_rest_goes_on(tmp_path, monkeypatch, engine) -> None:
     """Files that always fail stand in for the disk, under the number of the file's descriptor: so the ring meets the error too."""
@@ -69,6 +71,7 @@ def test_a_device_that_fails_is_told_with_its_place_and_the_rest_goes_on(tmp_pat
     assert path.read_bytes() == b"x" * 65536
 
 
+@pytest.mark.linux("strace, which makes reads hang")
 def test_a_disk_that_hangs_keeps_nobody_who_gives_up(tmp_path) -> None:
     """What `blocks` leaves under way owns its memory, so neither the end of the iteration nor `close` waits for it."""
     program = """
@@ -107,6 +110,7 @@ def test_a_file_that_is_shorter_than_it_was_is_read_to_its_end(tmp_path, monkeyp
         assert file.read() == b"x" * 12_345
 
 
+@pytest.mark.linux("a limit of a file's size (setrlimit)")
 def test_a_failed_copy_says_how_much_was_copied(tmp_path) -> None:
     """A limit on the size of files stands in for a disk that fills up."""
     path = tmp_path / "source"

@@ -7,16 +7,19 @@ use pyo3::prelude::*;
 use std::io;
 
 use crate::layer::Layer;
+use crate::platform::os_error;
 
-/// `OSError(errno, text)` picks the right subclass by itself: a reset becomes `ConnectionResetError`.
+/// The right subclass of `OSError`: a reset becomes `ConnectionResetError`.
 pub fn from_errno(number: i32) -> PyErr {
-    PyOSError::new_err((number, text_of(number)))
+    os_error(number, text_of(number), None)
 }
 
-/// As `os.strerror` says it.
+/// As `os.strerror` says it, or `ctypes.FormatError`.
 pub fn text_of(number: i32) -> String {
     let text = io::Error::from_raw_os_error(number).to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
+    let text = text.split(" (os error").next().unwrap_or_default();
+    // Wine has no texts for sockets' errors.
+    if text.contains("FormatMessageW() returned") { format!("error {number}") } else { text.trim_end().to_owned() }
 }
 
 pub fn from_io(error: &io::Error) -> PyErr {
@@ -56,7 +59,7 @@ pub fn transfer(did: &str, size: usize, offset: u64, transferred: usize) -> Stri
 
 /// The error of a request on a file, which errors call `name`.
 pub fn of_file(py: Python<'_>, number: i32, did: &str, name: &Py<PyAny>) -> PyErr {
-    PyOSError::new_err((number, format!("{did}: {}", text_of(number)), name.clone_ref(py)))
+    os_error(number, format!("{did}: {}", text_of(number)), Some(name.clone_ref(py)))
 }
 
 /// `io.UnsupportedOperation`, as Python's own files raise it.

@@ -12,12 +12,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::associations::{Handle, Told, refused};
-use crate::errors;
 use crate::file_engine::{Counted, engine};
 use crate::file_memory::{Held, Lent, SECTOR, release_buried};
 use crate::files::{BRIEF, offset_of, size_of};
 use crate::layer::Layer;
 use crate::operations::Operation;
+use crate::{errors, platform};
 
 /// A file that is associated.
 pub struct OpenFile {
@@ -37,7 +37,7 @@ pub struct Place {
 
 /// Gives the file behind `descriptor`, which stays its owner's, a handle on the port.
 pub fn associate(port: &Arc<CorePort<Layer>>, descriptor: i32, name: Py<PyAny>, told: &Told, py: Python<'_>) -> PyResult<OpenFile> {
-    let (file, access) = files::File::duplicate(descriptor).map_err(|error| match error.raw_os_error() {
+    let (file, access) = files::File::duplicate(platform::raw(py, descriptor)?).map_err(|error| match error.raw_os_error() {
         Some(number) => errors::of_file(py, number, "associating", &name),
         None => errors::from_io(&error),
     })?;

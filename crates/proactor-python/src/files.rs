@@ -1,6 +1,5 @@
 //! `proactor._core.File`: an open file and its requests.
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use pyo3::types::{PyBool, PyBytes, PyTuple};
 
 use crate::file_engine::{World, forced, world};
 use crate::file_memory::{Held, Lent, SECTOR, release_buried};
+use crate::platform::{self, Number, Opening};
 use crate::transfers::{Kind, Shared, make};
 use crate::{errors, worker};
 
@@ -127,11 +127,17 @@ pub const BRIEF: usize = 64 * 1024;
 pub struct File {
     open: Arc<Open>,
     // Guards the file, None once it is closed. Held for as long as it takes to count a reference.
-    file: Mutex<Option<Arc<files::File>>>,
+    file: Mutex<Option<Opened>>,
     /// What errors call it.
     name: Py<PyAny>,
     future: Py<PyAny>,
     access: Access,
+}
+
+#[derive(Clone)]
+struct Opened {
+    file: Arc<files::File>,
+    number: Number,
 }
 
 #[derive(Clone, Copy)]
@@ -147,6 +153,11 @@ impl File {
     /// # Errors
     /// `ValueError` where it is closed, `RuntimeError` in the child of a fork.
     fn opened(&self) -> PyResult<Arc<files::File>> {
+        Ok(self.opened_as()?.file)
+    }
+
+    /// As `opened`, with Python's number.
+    fn opened_as(&self) -> PyResult<Opened> {
         if !std::ptr::eq(self.open.world, world()) {
             return Err(errors::file_forked());
         }
@@ -154,7 +165,7 @@ impl File {
         file.ok_or_else(|| PyValueError::new_err("the file is closed: open it again, or close it later"))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<files::File>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Opened>> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -267,7 +278,7 @@ fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
 /// What `File._hold` answers.
 #[pyclass(module = "proactor._core", frozen)]
 pub struct HeldFile {
-    file: Arc<files::File>,
+    opened: Opened,
     world: &'static World,
 }
 
@@ -277,7 +288,7 @@ impl HeldFile {
         if !std::ptr::eq(self.world, world()) {
             return Err(errors::file_forked());
         }
-        Ok(self.file.descriptor())
+        Ok(self.opened.number.of(&self.opened.file))
     }
 }
 
@@ -300,18 +311,18 @@ impl File {
     #[new]
     #[pyo3(signature = (*arguments))]
     fn new(py: Python<'_>, arguments: &Bound<'_, PyTuple>) -> PyResult<Self> {
-        let Ok((descriptor, name, future, access)) = arguments.extract::<(i32, Py<PyAny>, Py<PyAny>, (bool, bool, bool, bool))>() else {
+        let Ok((descriptor, name, future, access)) = arguments.extract::<(i32, Py<PyAny>, Py<PyAny>, (bool, bool, bool, bool, bool))>()
+        else {
             return Err(PyTypeError::new_err("files are opened by proactor.open(path), not made by hand"));
         };
-        let (readable, writable, positional, direct) = access;
-        // SAFETY: the caller has opened it and gives it away.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        let (readable, writable, positional, direct, appends) = access;
+        let (descriptor, number) = platform::take(py, descriptor, Opening { name: &name, direct, appends })?;
         let world = world();
         let open = Arc::new(Open { world, counts: Mutex::default(), idle: Condvar::new(), waited_at_once: AtomicU32::new(0) });
         world.opened();
         let file = File {
             open,
-            file: Mutex::new(Some(files::File::new(descriptor, direct))),
+            file: Mutex::new(Some(Opened { file: files::File::new(descriptor, direct), number })),
             name,
             future,
             access: Access { readable, writable, positional, direct },
@@ -397,7 +408,7 @@ impl File {
 
     /// The end: waits for what is under way, then closes the descriptor. Idempotent. Blocks; in a worker with the worker's slot free.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(file) = self.lock().take() else { return Ok(()) };
+        let Some(Opened { file, number }) = self.lock().take() else { return Ok(()) };
         if !std::ptr::eq(self.open.world, world()) {
             file.forked();
             return Ok(());
@@ -415,6 +426,7 @@ impl File {
                 files.close();
             }
         });
+        drop(number);
         release_buried(py);
         waited.map(drop)
     }
@@ -436,19 +448,20 @@ impl File {
     /// Raises:
     ///     ValueError: the file is closed.
     fn fileno(&self) -> PyResult<i32> {
-        Ok(self.opened()?.descriptor())
+        let opened = self.opened_as()?;
+        Ok(opened.number.of(&opened.file))
     }
 
     /// Keeps the descriptor open as long as it lives: its number is the file's so long, whatever is closed meanwhile.
     fn _hold(&self) -> PyResult<HeldFile> {
-        Ok(HeldFile { file: self.opened()?, world: self.open.world })
+        Ok(HeldFile { opened: self.opened_as()?, world: self.open.world })
     }
 
     fn _forked(&self) {
         if let Ok(mut file) = self.file.try_lock()
-            && let Some(file) = file.take()
+            && let Some(opened) = file.take()
         {
-            file.forked();
+            opened.file.forked();
         }
     }
 
@@ -475,8 +488,8 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        let file = self.lock().take();
-        let Some(file) = file else { return };
+        let opened = self.lock().take();
+        let Some(Opened { file, number: _number }) = opened else { return };
         if !std::ptr::eq(self.open.world, world()) {
             return file.forked();
         }

@@ -19,6 +19,7 @@ mod files;
 mod group;
 mod layer;
 mod operations;
+mod platform;
 mod port;
 mod process;
 mod seats;

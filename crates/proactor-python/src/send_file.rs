@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use crate::connection::{Connection, YIELDS_AFTER};
 use crate::errors;
 use crate::layer::{Layer, SIGNALS_EVERY, duration};
+use crate::platform;
 use crate::worker::Blocking;
 
 /// What is to be sent, for errors.
@@ -47,7 +48,7 @@ pub fn send_file(
 ) -> PyResult<u64> {
     let asked = Asked { name, offset, length };
     let timeout = duration(timeout)?;
-    let (file, access) = files::File::duplicate(descriptor).map_err(|error| match error.raw_os_error() {
+    let (file, access) = files::File::duplicate(platform::raw(py, descriptor)?).map_err(|error| match error.raw_os_error() {
         Some(number) => errors::of_file(py, number, "send_file", name),
         None => errors::from_io(&error),
     })?;

@@ -6,7 +6,6 @@ on reading. When the server finishes first, piped input that is at hand is still
 
 import argparse
 import codecs
-import contextlib
 import os
 import select
 import signal
@@ -16,12 +15,11 @@ from typing import Any
 
 import proactor
 from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
+from proactor.cli.input import Input
 from proactor.cli.options import Help, Options, seconds
 from proactor.cli.signals import Wakeup, end_process
 from proactor.cli.text import printable
 from proactor.listener import parse
-
-READ_SIZE = 64 * 1024
 
 INPUT_PAUSE_SECONDS = 1.0
 """After the server has finished sending, input that pauses for so long is taken to have ended."""
@@ -127,7 +125,8 @@ class Sender:
     def __init__(self, connection: proactor.Connection, events: Events) -> None:
         self._connection = connection
         self._events = events
-        self._peer_ended, self._peer_ended_signal = os.pipe()
+        self._input = Input(0)
+        self._told = False  # That the peer has ended; the thread's own.
         self._thread = threading.Thread(target=self._run, name="input", daemon=True)
 
     def start(self) -> None:
@@ -135,8 +134,7 @@ class Sender:
 
     def peer_ended(self) -> None:
         """From now on only input that is at hand is sent."""
-        with contextlib.suppress(OSError):
-            os.write(self._peer_ended_signal, b"x")
+        self._input.wake()
 
     def _run(self) -> None:
         try:
@@ -149,24 +147,13 @@ class Sender:
 
     def _read(self) -> bytes:
         """The next input; none at its end."""
-        poll = select.poll()
-        poll.register(0, select.POLLIN)
-        poll.register(self._peer_ended, select.POLLIN)
-        timeout = None
         while True:
-            ready = [descriptor for descriptor, _ in poll.poll(timeout)]
-            if self._peer_ended in ready:
-                poll.unregister(self._peer_ended)
-                timeout = INPUT_PAUSE_SECONDS * 1000
-            if 0 in ready:
-                try:
-                    return os.read(0, READ_SIZE)
-                except BlockingIOError:
-                    continue
-                except OSError:
-                    return b""
-            if not ready:
+            data = self._input.read(INPUT_PAUSE_SECONDS if self._told else None)
+            if data is not None:
+                return data
+            if self._told:
                 return b""
+            self._told = True
 
 
 def _connect(address: str, receiver: Receiver, timeout: float) -> proactor.Connection:

@@ -22,6 +22,7 @@ from proactor.cli.signals import StopRequests
 from proactor.cli.terminal import can_prompt
 from proactor.cli.text import counted
 from proactor.listener import parse
+from proactor.platform import unix_sockets
 
 FRAME_SECONDS = 0.1
 """Between two frames of the live view: drawing one costs processor time that the handlers then lack."""
@@ -178,7 +179,7 @@ def _connected(address: str) -> socket.socket:
         raise CommandError(f"--connect: {error}", ExitCode.USAGE) from error
     try:
         if isinstance(target, str):
-            peer = socket.socket(socket.AF_UNIX)
+            peer = socket.socket(unix_sockets())
             try:
                 peer.connect(target)
             except BaseException:

@@ -2,8 +2,9 @@
 
 import argparse
 import dataclasses
-import os
 from typing import Any
+
+from proactor.platform import processors
 
 COUNT_LIMIT = 100_000
 """Completions of one run: all of them are kept, for the summary and the picture."""
@@ -86,7 +87,7 @@ def scene_of(options: argparse.Namespace) -> Scene:
     share = _blocking_share(options)
     if share is not None:
         values["blocking_share"] = share
-    values.setdefault("concurrency", min(len(os.sched_getaffinity(0)), WORKERS_LIMIT))
+    values.setdefault("concurrency", min(processors(), WORKERS_LIMIT))
     # The article's rule of thumb.
     values.setdefault("workers", min(2 * values["concurrency"], WORKERS_LIMIT))
     return Scene(name=options.scene or "", connect=options.connect, **values)

@@ -9,6 +9,7 @@ import enum
 import ipaddress
 import socket
 import struct
+import sys
 import threading
 from typing import Any
 
@@ -26,6 +27,8 @@ class PeerSockets:
         self._lock = threading.Lock()  # Guards the one question and answer under way, and its number.
         self._number = 0
         self._netlink: socket.socket | None = None
+        if sys.platform != "linux":
+            return
         try:
             self._netlink = socket.socket(_AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
             self._netlink.settimeout(1.0)

@@ -1,15 +1,12 @@
 """Reads lines from a descriptor that is not a person at a prompt: a pipe, a file, a plain terminal. Knows nothing of servers."""
 
-import contextlib
-import os
-import select
 import threading
 from collections.abc import Callable
 
+from proactor.cli.input import Input
+
 LINE_LIMIT = 1024 * 1024
 """A longer line is handed on in parts of this many bytes, so that endless input without line breaks stays bounded."""
-
-READ_SIZE = 64 * 1024
 
 
 class LineReader:
@@ -19,10 +16,9 @@ class LineReader:
     """
 
     def __init__(self, descriptor: int, *, line: Callable[[bytes, bool], None], end: Callable[[], None]) -> None:
-        self._descriptor = descriptor
+        self._input = Input(descriptor)
         self._line = line
         self._end = end
-        self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._run, name="input", daemon=True)
 
     def start(self) -> None:
@@ -30,14 +26,13 @@ class LineReader:
 
     def stop(self, timeout: float = 1.0) -> None:
         """Stops reading; `end` is not called. What had been read but not handed on is forgotten."""
-        with contextlib.suppress(OSError):
-            os.write(self._wake_write, b"x")
+        self._input.wake()
         self._thread.join(timeout)
 
     def _run(self) -> None:
         rest = b""
         while True:
-            data = self._read()
+            data = self._input.read()
             if data is None:
                 return
             if not data:
@@ -58,19 +53,3 @@ class LineReader:
             self._line(rest[:LINE_LIMIT], False)
             rest = rest[LINE_LIMIT:]
         return rest
-
-    def _read(self) -> bytes | None:
-        """The next bytes; none at the end of input, or when it cannot be read; None when stopped."""
-        poll = select.poll()
-        poll.register(self._wake_read, select.POLLIN)
-        poll.register(self._descriptor, select.POLLIN)
-        while True:
-            ready = poll.poll()
-            if any(descriptor == self._wake_read for descriptor, _ in ready):
-                return None
-            try:
-                return os.read(self._descriptor, READ_SIZE)
-            except BlockingIOError:
-                continue
-            except OSError:  # A directory, a terminal that hung up.
-                return b""

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from proactor.cli.sizes import show_size
+from proactor.cli.terminal import in_foreground_of, understands_escapes
 from proactor.cli.text import printable
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def can_show_progress(output: int | None) -> bool:
 
     None into a pipe: what reads it may well draw on the same terminal, as a pager does.
     """
-    if sys.stderr is None or os.environ.get("TERM", "") in ("", "dumb", "unknown") or not _in_foreground_of_terminal():
+    if sys.stderr is None or not in_foreground_of(2) or not understands_escapes(2):
         return False
     if output is None:
         return True
@@ -85,7 +86,7 @@ class ProgressBar:
             _write("\n")
 
     def _draw(self, *, last: bool = False) -> None:
-        if not _in_foreground_of_terminal():  # It was sent to the background meanwhile.
+        if not in_foreground_of(2):  # It was sent to the background meanwhile.
             return
         if self._bar is None:
             self._bar = _make_bar()
@@ -150,13 +151,6 @@ def _time_left(task: Task) -> str:
         return ""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02} left"
-
-
-def _in_foreground_of_terminal() -> bool:
-    try:
-        return os.isatty(2) and os.tcgetpgrp(2) == os.getpgrp()
-    except OSError:
-        return False
 
 
 def _columns() -> int:

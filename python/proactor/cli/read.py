@@ -26,6 +26,7 @@ from proactor.cli.output import write_result
 from proactor.cli.progress import ProgressBar, can_show_progress
 from proactor.cli.sizes import size
 from proactor.cli.text import counted
+from proactor.platform import BINARY
 
 STANDARD_OUTPUT = "-"
 
@@ -147,7 +148,7 @@ class Output:
             self._refuse_source(source, 1)
             return 1
         with telling_errors(f"cannot write to {self.path}"):
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY, 0o666)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOCTTY", 0) | BINARY, 0o666)
             try:
                 # Truncated only now that it is known not to be the source, under whatever name.
                 self._refuse_source(source, descriptor)

@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from proactor.cli.console_close import hearing_console_close
 from proactor.cli.exit_codes import SIGNAL_BASE
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGBREAK] if sys.platform == "win32" else []))
+
+HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 
 
 class Wakeup:
@@ -89,9 +92,9 @@ class StopRequests:
     def handling_signals(self) -> Iterator[None]:
         """Main thread only. SIGINT and SIGTERM even where the shell ignored them for a background job; SIGHUP unless under nohup."""
         handled: list[signal.Signals] = list(STOP_SIGNALS)
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-            handled.append(signal.SIGHUP)
-        with self.wakeup.hearing_signals():
+        if HANG_UP is not None and signal.getsignal(HANG_UP) == signal.SIG_DFL:
+            handled.append(HANG_UP)
+        with self.wakeup.hearing_signals(), hearing_console_close(self.put):
             before: dict[signal.Signals, Any] = {number: signal.signal(number, self._handle) for number in handled}
             try:
                 yield
@@ -100,7 +103,7 @@ class StopRequests:
                     signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _handle(self, number: int, _frame: types.FrameType | None) -> None:
-        if number == signal.SIGHUP:  # The terminal went away, which its end of input may have said already.
+        if number == HANG_UP:  # The terminal went away, which its end of input may have said already.
             self.put(signal.Signals(number).name)
         elif self._stopping:
             self._at_once()

@@ -3,26 +3,59 @@
 import contextlib
 import os
 import sys
-import termios
 from typing import Any
+
+if sys.platform != "win32":
+    import termios
 
 
 def at_terminal() -> bool:
     """Whether a person types here: standard input is a terminal, and this process is not in its background."""
-    if not os.isatty(0):
+    return in_foreground_of(0)
+
+
+def in_foreground_of(descriptor: int) -> bool:
+    """Whether it is a terminal, and this process is not in its background, which a Windows console does not have."""
+    if not os.isatty(descriptor):
         return False
+    if sys.platform == "win32":
+        return True
     try:
-        return os.tcgetpgrp(0) == os.getpgrp()
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
     except OSError:
         return False
 
 
 def can_prompt() -> bool:
     """Whether there is also a terminal to draw a prompt on."""
-    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    return sys.stdout is not None and sys.stdout.isatty() and understands_escapes(1)
+
+
+def understands_escapes(descriptor: int) -> bool:
+    """Whether what is behind the terminal moves its cursor when it is told to. A Windows console is asked to do so."""
+    if sys.platform != "win32":
+        return os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    import ctypes
+    import msvcrt
+
+    kernel = ctypes.WinDLL("kernel32")
+    try:
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+    except OSError:
+        return False
+    mode = ctypes.c_uint32()
+    if not kernel.GetConsoleMode(handle, ctypes.byref(mode)):
+        return False
+    return bool(mode.value & _VIRTUAL_TERMINAL or kernel.SetConsoleMode(handle, mode.value | _VIRTUAL_TERMINAL))
+
+
+_VIRTUAL_TERMINAL = 0x0004  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 
 
 def terminal_state() -> list[Any] | None:
+    """What `restore_terminal` takes; None where the library that draws the prompt gives the terminal back by itself."""
+    if sys.platform == "win32":
+        return None
     try:
         return termios.tcgetattr(0)
     except (OSError, termios.error):
@@ -30,6 +63,6 @@ def terminal_state() -> list[Any] | None:
 
 
 def restore_terminal(state: list[Any] | None) -> None:
-    if state is not None:
+    if sys.platform != "win32" and state is not None:
         with contextlib.suppress(OSError, termios.error):
             termios.tcsetattr(0, termios.TCSANOW, state)

@@ -1,0 +1,92 @@
+"""What platforms have and lack, asked for in one place. Knows nothing of proactor."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+__all__ = [
+    "ACCESS_MODE",
+    "BINARY",
+    "DIRECT",
+    "UNIX",
+    "in_child_of_fork",
+    "listen_exclusively",
+    "name",
+    "processors",
+    "tell_wakeup_descriptor",
+    "unix_sockets",
+]
+
+UNIX: int | None = getattr(socket, "AF_UNIX", None)
+"""The address family of Unix sockets; None where Python has none."""
+
+# Flags of open(2); 0 where they mean nothing.
+DIRECT: int = getattr(os, "O_DIRECT", 0)
+BINARY: int = getattr(os, "O_BINARY", 0)
+ACCESS_MODE: int = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+
+
+def unix_sockets() -> int:
+    """The address family of Unix sockets.
+
+    Raises:
+        OSError: EAFNOSUPPORT, where Python has none.
+    """
+    if UNIX is None:
+        raise OSError(errno.EAFNOSUPPORT, f"Python has no Unix sockets on {name()}: use HOST:PORT")
+    return UNIX
+
+
+def in_child_of_fork(function: Callable[[], object]) -> None:
+    """Has `function` called in each child of a fork, where there is such a thing."""
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=function)
+
+
+def processors() -> int:
+    """The processors that this process is allowed to run on, as far as the platform tells; at least 1."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def listen_exclusively(listening: socket.socket, *, reuse_port: bool) -> None:
+    """The options of a socket that is to listen: its address is its own, and free again at once after its end.
+
+    Raises:
+        OSError: EOPNOTSUPP, `reuse_port` where the platform has no such thing.
+    """
+    if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+        raise OSError(errno.EOPNOTSUPP, f"{name()} has no SO_REUSEPORT, so no two servers share a port: leave reuse_port out")
+    if sys.platform == "win32":
+        # SO_REUSEADDR would let anybody take the address over: Win32, "Using SO_REUSEADDR and SO_EXCLUSIVEADDRUSE".
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        return
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def tell_wakeup_descriptor(descriptor: int, numbers: bytes) -> None:
+    """Writes signals' numbers to what `signal.set_wakeup_fd` was given: on Windows that is a socket, which is no descriptor.
+
+    Raises:
+        OSError: it is full or closed.
+    """
+    if sys.platform != "win32":
+        os.write(descriptor, numbers)
+        return
+    borrowed = socket.socket(fileno=descriptor)
+    try:
+        borrowed.send(numbers)
+    finally:
+        borrowed.detach()
+
+
+def name() -> str:
+    """The platform's, for errors."""
+    return {"win32": "Windows", "darwin": "macOS"}.get(sys.platform, sys.platform)
