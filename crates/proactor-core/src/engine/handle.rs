@@ -27,7 +27,8 @@ pub enum Kind {
 pub struct Handle(Arc<Shared>);
 
 struct Shared {
-    descriptor: i64,
+    /// std's atomic: it says which, and guards nothing.
+    descriptor: std::sync::atomic::AtomicI64,
     kind: Kind,
     /// The fork it was made after.
     forks: u32,
@@ -43,12 +44,19 @@ const DISOWNED: u64 = u64::MAX - 1;
 impl Handle {
     /// `release` closes the descriptor; it is called once, by whoever drops the last reference.
     pub fn new(descriptor: i64, kind: Kind, state: Box<dyn Any + Send + Sync>, release: fn(i64)) -> Self {
+        let descriptor = descriptor.into();
         Handle(Arc::new(Shared { descriptor, kind, forks: forks(), token: AtomicU64::new(NOT_ASSOCIATED), release, state }))
     }
 
     /// -1 in the child of a fork, where the engine has closed it and the number may be a stranger's by now.
     pub fn descriptor(&self) -> i64 {
-        if self.0.forks == forks() { self.0.descriptor } else { -1 }
+        if self.0.forks == forks() { self.0.descriptor.load(Ordering::Relaxed) } else { -1 }
+    }
+
+    /// The engine has put another descriptor in the place of its own, and closes the former one itself.
+    #[cfg(windows)]
+    pub(super) fn replace_descriptor(&self, descriptor: i64) {
+        self.0.descriptor.store(descriptor, Ordering::Relaxed);
     }
 
     pub fn kind(&self) -> Kind {
@@ -70,7 +78,7 @@ impl Handle {
     /// The descriptor is the caller's from here on, and nobody closes it here; None where the handle is associated already.
     pub fn disown(&self) -> Option<i64> {
         let disowned = self.0.token.compare_exchange(NOT_ASSOCIATED, DISOWNED, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        disowned.then_some(self.0.descriptor)
+        disowned.then(|| self.0.descriptor.load(Ordering::Relaxed))
     }
 
     /// What the engine keeps with the handle.
@@ -87,7 +95,7 @@ impl Handle {
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.forks == forks() && self.token.load(Ordering::Acquire) != DISOWNED {
-            (self.release)(self.descriptor);
+            (self.release)(self.descriptor.load(Ordering::Relaxed));
         }
     }
 }

@@ -10,7 +10,7 @@ use proactor_core::buffer::Outgoing;
 use proactor_core::engine::{Closing, Kind, Submission};
 
 use crate::doubles::{Canary, nothing_prepared};
-use crate::iocp::IocpWorld;
+use crate::iocp::{IocpWorld, unconnected};
 use crate::worlds::{Bench, Connection, Peer, outgoing, pattern};
 
 fn bench() -> Bench<IocpWorld> {
@@ -77,14 +77,23 @@ fn the_engines_end_gives_back_what_the_kernel_held() {
 }
 
 #[test]
-fn what_it_cannot_do_yet_is_refused_by_name_and_stays_its_owners() {
+fn what_cannot_be_adopted_is_refused_with_what_it_is_and_stays_its_owners() {
     let bench = bench();
     let engine = bench.engine();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
     let number = std::os::windows::io::AsRawSocket::as_raw_socket(&socket) as i64;
-    let error = engine.adopt(number, Kind::Datagram).expect_err("is refused");
-    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Unsupported, "datagram sockets are not supported on Windows yet"));
-    assert_eq!(engine.adopt(number, Kind::Tcp).expect_err("is refused").kind(), ErrorKind::InvalidInput);
+    for kind in [Kind::Tcp, Kind::Listener] {
+        let error = engine.adopt(number, kind).expect_err("is refused");
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::InvalidInput, "the socket is no stream socket"));
+    }
+    let error = engine.adopt(number, Kind::Unix).expect_err("is refused");
+    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Unsupported, "Unix sockets are not supported on Windows yet"));
+    let stream = unconnected();
+    let error = engine.adopt(stream, Kind::Datagram).expect_err("is refused");
+    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::InvalidInput, "the socket is no datagram socket"));
+    engine.discard(stream);
     assert!(socket.local_addr().is_ok(), "it was not closed");
-    assert_eq!(engine.watch(number).expect_err("is refused").kind(), ErrorKind::Unsupported);
+    for number in [-1, 0, 0x7FFF_FFF0] {
+        assert!(engine.watch(number).is_err(), "{number} is no handle");
+    }
 }

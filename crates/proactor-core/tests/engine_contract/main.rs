@@ -12,7 +12,11 @@ mod epoll_races;
 #[cfg(windows)]
 mod iocp;
 #[cfg(windows)]
+mod iocp_connects;
+#[cfg(windows)]
 mod iocp_memory;
+#[cfg(windows)]
+mod iocp_waits;
 mod peers;
 mod simulated;
 mod sockets;
@@ -32,11 +36,10 @@ mod tests {
 }
 
 macro_rules! suite {
-    ($($name:ident)* ; not on iocp yet: $($other:ident)*) => {
+    ($($name:ident)*) => {
         #[cfg(target_os = "linux")]
         mod on_epoll {
             $(#[test] fn $name() { crate::worlds::run::<crate::worlds::EpollWorld>(crate::tests::$name); })*
-            $(#[test] fn $other() { crate::worlds::run::<crate::worlds::EpollWorld>(crate::tests::$other); })*
         }
         #[cfg(windows)]
         mod on_iocp {
@@ -44,11 +47,9 @@ macro_rules! suite {
         }
         mod on_simulated {
             $(#[test] fn $name() { crate::worlds::run::<crate::worlds::SimulatedWorld>(crate::tests::$name); })*
-            $(#[test] fn $other() { crate::worlds::run::<crate::worlds::SimulatedWorld>(crate::tests::$other); })*
         }
         mod on_simulated_in_disorder {
             $(#[test] fn $name() { crate::worlds::run::<crate::worlds::DisorderedWorld>(crate::tests::$name); })*
-            $(#[test] fn $other() { crate::worlds::run::<crate::worlds::DisorderedWorld>(crate::tests::$other); })*
         }
     };
 }
@@ -87,8 +88,8 @@ suite! {
     as_many_clients_are_accepted_as_were_asked_for
     counted_accepts_may_be_paused_and_asked_for_anew
     a_surrendered_connection_outlives_its_handle
-    ; not on iocp yet:
     a_reset_is_told_while_receiving_is_paused
+    two_orderly_ends_in_a_pause_are_no_reset
     a_wait_completes_once_and_again_only_when_asked
     a_wait_for_what_is_ready_already_completes
     a_wait_outlives_its_owners_descriptor

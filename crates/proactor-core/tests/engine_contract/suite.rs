@@ -148,6 +148,22 @@ pub fn a_reset_is_told_while_receiving_is_paused<W: World>(mut bench: Bench<W>) 
     bench.settle(); // and not told again
 }
 
+pub fn two_orderly_ends_in_a_pause_are_no_reset<W: World>(mut bench: Bench<W>) {
+    let Connection { handle, token, mut peer } = bench.connect_receiving();
+    bench.engine().pause_receive(&handle);
+    bench.settle();
+    assert_eq!(peer.send(b"unread"), 6);
+    bench.settle();
+    bench.engine().shutdown_write(&handle).expect("finishes");
+    peer.finish();
+    bench.until("the peer sees our end", |_| peer.ended());
+    bench.settle();
+    assert!(bench.record(token).is_quiet(), "{:?}", bench.record(token));
+    bench.engine().receive(&handle);
+    bench.until("the end is told", |bench| bench.record(token).ended);
+    assert_eq!((bench.record(token).data.as_slice(), bench.record(token).failure), (&b"unread"[..], None));
+}
+
 pub fn a_reset_is_told_after_the_peers_end<W: World>(mut bench: Bench<W>) {
     let Connection { handle, token, mut peer } = bench.connect_receiving();
     peer.finish();

@@ -11,13 +11,13 @@
 //! # The end
 //! `release` cancels what is pending and takes its packets, so that all memory comes back, and then closes the port. What the kernel does not give back in time stays allocated.
 //!
-//! Not here yet: connecting, datagrams, waits for handles. They are refused by name.
+//! Not here yet: named pipes, and Unix sockets, which are refused by name.
 
 use std::collections::VecDeque;
 use std::io;
 use std::mem::{self, ManuallyDrop};
-use std::net::{TcpListener, TcpStream};
-use std::os::windows::io::{AsRawHandle, FromRawHandle, FromRawSocket, OwnedHandle};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::windows::io::{AsRawHandle, AsRawSocket, FromRawHandle, FromRawSocket, OwnedHandle};
 use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,24 +30,32 @@ use windows_sys::Win32::System::Threading::INFINITE;
 use super::sleep::Sleep;
 use super::{AcceptWindow, Address, Closing, Engine, Feature, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
 use crate::buffer::{BufferSource, LargeBuffer, Outgoing, RECEIVE_SIZE};
-use crate::completion::{Completion, Token};
+use crate::completion::{Completion, Outcome, Token};
 use crate::numbers::EBADF;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
+mod afd;
 mod clock;
+mod datagrams;
 mod listener;
 mod operation;
 mod socket;
 mod stream;
+mod waiting;
 
+use afd::{Afd, Question};
+use datagrams::Datagrams;
 use listener::Listener;
 use operation::{Operations, What};
+use socket::Type;
 use stream::Stream;
+use waiting::Watched;
 
 pub struct Iocp {
     /// None once it was released. Whoever calls with it holds a share, so that its number is never another's meanwhile.
     port: Mutex<Option<Arc<OwnedHandle>>>,
+    afd: Afd,
     operations: Operations,
     sleep: Sleep,
     buffers: Arc<dyn BufferSource>,
@@ -85,6 +93,7 @@ impl Iocp {
         // SAFETY: it is new, so it is nobody else's.
         let port = unsafe { OwnedHandle::from_raw_handle(port) };
         Ok(Iocp {
+            afd: Afd::open(&port, OURS)?,
             port: Mutex::new(Some(Arc::new(port))),
             operations: Operations::default(),
             sleep: Sleep::default(),
@@ -101,6 +110,24 @@ impl Iocp {
 
     fn port(&self) -> Option<Arc<OwnedHandle>> {
         self.port.lock().clone()
+    }
+
+    /// From here on what is pending on a socket comes to the port. The key says nothing, since the operation does.
+    fn join(&self, socket: HANDLE) -> io::Result<()> {
+        let Some(port) = self.port() else { return Err(io::Error::from_raw_os_error(EBADF)) };
+        // SAFETY: no pointers are passed. A socket belongs to a port for as long as it lives.
+        let result = unsafe { CreateIoCompletionPort(socket, port.as_raw_handle(), OURS, 0) };
+        if result.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Asks the driver for events of a socket that stays open until it has answered; the operation's address.
+    fn ask(&self, handle: &Handle, socket: &impl AsRawSocket, events: u32) -> io::Result<usize> {
+        let question = Question::new(socket::base(socket)?, events);
+        self.operations.begin(handle, What::Question(Box::new(question)), |overlapped, what| {
+            let What::Question(question) = what else { unreachable!("it was just made") };
+            // SAFETY: the question belongs to the operation, which lives until its packet has come.
+            unsafe { self.afd.ask(question, overlapped) }
+        })
     }
 
     /// The next poll looks at the handle, and comes soon.
@@ -146,14 +173,48 @@ impl Iocp {
 
     /// One packet. None of its pointers is followed unless it is that of an operation of ours.
     fn packet(&self, entry: &OVERLAPPED_ENTRY, readable: &mut VecDeque<Handle>, completions: &mut Vec<Completion>) {
-        let Some(operation) = self.operations.take(entry.lpOverlapped.addr()) else { return };
+        let Some(mut operation) = self.operations.take(entry.lpOverlapped.addr()) else { return };
         let number = socket::number_of(entry.Internal);
+        // It is dropped, and its address free, only when its socket's state has been dealt with.
+        let what = mem::replace(&mut operation.what, What::Signal);
         let handle = &operation.handle;
         let Some(token) = handle.token() else { return };
-        match operation.what {
+        match what {
             What::Readable => {
-                if handle.state::<Stream>().readable(number) {
+                if handle.state::<Stream>().readable(handle, self, number) {
                     readable.push_back(handle.clone());
+                }
+            }
+            What::Connect(attempt) => {
+                let (outcome, list) = handle.state::<Stream>().connected(handle, self, attempt.number, number);
+                completions.extend(outcome.map(|outcome| Completion { token, outcome }));
+                if list {
+                    readable.push_back(handle.clone());
+                }
+            }
+            What::Datagram(letter) => {
+                let outcome = handle.state::<Datagrams>().sent(letter.number, number);
+                completions.extend(outcome.map(|outcome| Completion { token, outcome }));
+            }
+            What::Question(mut question) => {
+                let events = if number == 0 { question.answer() } else { 0 };
+                let list = match handle.kind() {
+                    Kind::Watched => {
+                        if handle.state::<Watched>().answered(handle, self, &operation, Some(events)) {
+                            completions.push(Completion { token, outcome: Outcome::Signalled });
+                        }
+                        false
+                    }
+                    Kind::Datagram => handle.state::<Datagrams>().answered(),
+                    _ => handle.state::<Stream>().answered(events),
+                };
+                if list {
+                    readable.push_back(handle.clone());
+                }
+            }
+            What::Signal => {
+                if handle.state::<Watched>().answered(handle, self, &operation, None) {
+                    completions.push(Completion { token, outcome: Outcome::Signalled });
                 }
             }
             What::Send(_) => {
@@ -188,24 +249,32 @@ impl Engine for Iocp {
     fn adopt(&self, descriptor: i64, kind: Kind) -> io::Result<Handle> {
         let number = SOCKET::try_from(descriptor).map_err(|_| io::Error::from_raw_os_error(EBADF))?;
         match kind {
-            Kind::Listener | Kind::Tcp => {}
+            Kind::Listener | Kind::Tcp | Kind::Datagram => {}
             Kind::Unix => return Err(Self::unsupported("Unix sockets are not supported")),
-            Kind::Datagram => return Err(Self::unsupported("datagram sockets are not supported")),
             Kind::Watched => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a descriptor to wait for is watched, not adopted")),
         }
-        let (listens, streams) = socket::describe(number)?;
-        if !streams {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket is no stream socket"));
+        let type_of = socket::type_of(number)?;
+        let refused = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        match kind {
+            Kind::Datagram if type_of != Type::Datagram => return refused("the socket is no datagram socket"),
+            Kind::Listener if type_of == Type::Stream => return refused("the socket does not listen; call listen() first"),
+            Kind::Listener if type_of != Type::Listener => return refused("the socket is no stream socket"),
+            Kind::Tcp if !matches!(type_of, Type::Stream | Type::Listener) => return refused("the socket is no stream socket"),
+            _ => {}
         }
         if kind == Kind::Listener {
-            if !listens {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen; call listen() first"));
-            }
             // SAFETY: the caller gives it away. It is not dropped, and so not closed, before nothing can fail any more.
             let listener = ManuallyDrop::new(unsafe { TcpListener::from_raw_socket(number as u64) });
             let (address, function) = (listener.local_addr()?, socket::accept_function(&listener)?);
             let state = Listener::new(ManuallyDrop::into_inner(listener), address, function);
             return Ok(Handle::new(descriptor, kind, Box::new(state), |_| {}));
+        }
+        if kind == Kind::Datagram {
+            // SAFETY: as above.
+            let socket = ManuallyDrop::new(unsafe { UdpSocket::from_raw_socket(number as u64) });
+            socket.set_nonblocking(true)?;
+            socket::ignore_unreachable(&socket);
+            return Ok(Handle::new(descriptor, kind, Box::new(Datagrams::new(ManuallyDrop::into_inner(socket))), |_| {}));
         }
         // SAFETY: as above.
         let stream = ManuallyDrop::new(unsafe { TcpStream::from_raw_socket(number as u64) });
@@ -220,22 +289,25 @@ impl Engine for Iocp {
         }
     }
 
-    fn watch(&self, _descriptor: i64) -> io::Result<Handle> {
-        Err(Self::unsupported("waiting for handles is not supported"))
+    fn watch(&self, descriptor: i64) -> io::Result<Handle> {
+        waiting::watch(descriptor)
     }
 
     fn associate(&self, handle: &Handle, token: Token) -> io::Result<()> {
-        let Some(port) = self.port() else { return Err(io::Error::from_raw_os_error(EBADF)) };
+        if self.port().is_none() {
+            return Err(io::Error::from_raw_os_error(EBADF));
+        }
         if !handle.set_token(token) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the handle is associated already"));
         }
-        // SAFETY: no pointers are passed. A socket belongs to a port for as long as it lives; the key says nothing, since the operation does.
-        let result = unsafe { CreateIoCompletionPort(handle.descriptor() as HANDLE, port.as_raw_handle(), OURS, 0) };
-        if result.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
+        // What is watched is its owner's, and stays with the port that it has, or none.
+        if handle.kind() == Kind::Watched { Ok(()) } else { self.join(handle.descriptor() as HANDLE) }
     }
 
     fn configure(&self, handle: &Handle, options: &SocketOptions) {
-        handle.state::<Stream>().configure(options);
+        if handle.kind() == Kind::Tcp {
+            handle.state::<Stream>().configure(options);
+        }
     }
 
     fn accept(&self, handle: &Handle, window: AcceptWindow, options: &SocketOptions) -> io::Result<()> {
@@ -256,25 +328,38 @@ impl Engine for Iocp {
         descriptor
     }
 
-    fn connect(&self, _handle: &Handle, _address: &Address) -> Submission {
-        Submission::Failed { error: Self::unsupported("connecting is not supported"), sent: 0, unsent: 0 }
+    fn connect(&self, handle: &Handle, address: &Address) -> Submission {
+        match handle.kind() {
+            Kind::Datagram => handle.state::<Datagrams>().connect(address),
+            _ => handle.state::<Stream>().connect(handle, self, address),
+        }
     }
 
-    fn cancel_connect(&self, _handle: &Handle) -> bool {
-        false
+    fn cancel_connect(&self, handle: &Handle) -> bool {
+        handle.kind() != Kind::Datagram && handle.state::<Stream>().cancel_connect(handle, self)
     }
 
     fn receive(&self, handle: &Handle) {
-        if handle.state::<Stream>().receive(handle, &self.operations) {
+        let list = match handle.kind() {
+            Kind::Datagram => handle.state::<Datagrams>().receive(handle, self),
+            _ => handle.state::<Stream>().receive(handle, &self.operations),
+        };
+        if list {
             self.resume(handle);
         }
     }
 
     fn pause_receive(&self, handle: &Handle) {
-        handle.state::<Stream>().pause();
+        match handle.kind() {
+            Kind::Datagram => handle.state::<Datagrams>().pause(),
+            _ => handle.state::<Stream>().pause(handle, self),
+        }
     }
 
     fn send(&self, handle: &Handle, data: Outgoing) -> Submission {
+        if handle.kind() == Kind::Datagram {
+            return self.send_to(handle, data, None);
+        }
         let (submission, list) = handle.state::<Stream>().send(handle, &self.operations, data);
         if list {
             self.resume(handle);
@@ -282,39 +367,51 @@ impl Engine for Iocp {
         submission
     }
 
-    fn send_to(&self, _handle: &Handle, data: Outgoing, _address: Option<&Address>) -> Submission {
-        Submission::Failed { error: Self::unsupported("datagram sockets are not supported"), sent: 0, unsent: data.len() }
+    fn send_to(&self, handle: &Handle, data: Outgoing, address: Option<&Address>) -> Submission {
+        handle.state::<Datagrams>().send(handle, self, &data, address)
     }
 
     fn progress(&self, handle: &Handle) -> usize {
-        handle.state::<Stream>().progress()
+        if handle.kind() == Kind::Datagram { 0 } else { handle.state::<Stream>().progress() }
     }
 
     fn cancel_send(&self, handle: &Handle) -> Option<usize> {
-        handle.state::<Stream>().give_up()
+        match handle.kind() {
+            Kind::Datagram => handle.state::<Datagrams>().give_up(),
+            _ => handle.state::<Stream>().give_up(),
+        }
     }
 
     fn shutdown_write(&self, handle: &Handle) -> io::Result<()> {
-        handle.state::<Stream>().shut_write()
+        match handle.kind() {
+            Kind::Datagram => handle.state::<Datagrams>().shut_write(),
+            _ => handle.state::<Stream>().shut_write(),
+        }
     }
 
     fn close(&self, handle: &Handle, how: Closing) {
         match handle.kind() {
             Kind::Listener => handle.state::<Listener>().close(),
-            _ => handle.state::<Stream>().close(how),
+            Kind::Datagram => handle.state::<Datagrams>().close(self),
+            Kind::Watched => handle.state::<Watched>().close(self),
+            Kind::Tcp | Kind::Unix => handle.state::<Stream>().close(how, self),
         }
     }
 
     fn local_address(&self, handle: &Handle) -> io::Result<Address> {
-        handle.state::<Stream>().local_address().map(Address::Internet)
+        let address = match handle.kind() {
+            Kind::Datagram => handle.state::<Datagrams>().local_address(),
+            _ => handle.state::<Stream>().local_address(),
+        };
+        address.map(Address::Internet)
     }
 
-    fn wait(&self, _handle: &Handle, _interest: Interest) -> io::Result<()> {
-        Err(Self::unsupported("waiting for handles is not supported"))
+    fn wait(&self, handle: &Handle, interest: Interest) -> io::Result<()> {
+        handle.state::<Watched>().wait(handle, self, interest)
     }
 
-    fn is_ready(&self, _handle: &Handle, _interest: Interest) -> bool {
-        false
+    fn is_ready(&self, handle: &Handle, interest: Interest) -> bool {
+        handle.state::<Watched>().is_ready(interest)
     }
 
     fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
@@ -347,6 +444,15 @@ impl Engine for Iocp {
             let Some(token) = handle.token() else { continue };
             if handle.kind() == Kind::Listener {
                 self.tell_held(&handle, token, completions);
+                continue;
+            }
+            if handle.kind() == Kind::Datagram {
+                let socket: &Datagrams = handle.state();
+                let (taken, stays) = socket.take(&handle, token, self, &mut memory.scratch, completions, BYTES_A_POLL - bytes);
+                bytes += taken;
+                if stays {
+                    readable.push_back(handle);
+                }
                 continue;
             }
             let taken = handle.state::<Stream>().take(&handle, self, memory);
@@ -386,9 +492,12 @@ impl Engine for Iocp {
         for handle in self.operations.close() {
             match handle.kind() {
                 Kind::Listener => handle.state::<Listener>().pause(),
-                _ => handle.state::<Stream>().cancel(),
+                Kind::Datagram => handle.state::<Datagrams>().cancel(),
+                Kind::Watched => handle.state::<Watched>().cancel(self),
+                Kind::Tcp | Kind::Unix => handle.state::<Stream>().cancel(),
             }
         }
+        self.afd.cancel(ptr::null());
         let deadline = Instant::now() + RELEASE_PATIENCE;
         while self.operations.count() > 0 && Instant::now() < deadline {
             let Ok(count) = Self::dequeue(&port, &mut polling.entries, Some(Duration::from_millis(10))) else { break };

@@ -12,7 +12,8 @@ use std::ptr::NonNull;
 use windows_sys::Win32::Networking::WinSock::WSA_IO_PENDING;
 use windows_sys::Win32::System::IO::OVERLAPPED;
 
-use super::socket::{ADDRESSES, last_error};
+use super::afd::{Afd, Question};
+use super::socket::{ADDRESSES, RawAddress, last_error};
 use crate::engine::Handle;
 use crate::numbers::EBADF;
 use crate::sync::Mutex;
@@ -34,6 +35,28 @@ pub(super) enum What {
     /// What the kernel sends from: a copy, so that the bytes' owner gets them back at a close at once.
     Send(Box<[u8]>),
     Accept(Box<Accept>),
+    Connect(Box<Attempt>),
+    Datagram(Box<Letter>),
+    /// What is asked of the driver about a socket.
+    Question(Box<Question>),
+    /// A wait for an object: what holds the place of its packet, and the kernel holds no memory.
+    Signal,
+}
+
+/// An attempt to connect.
+pub(super) struct Attempt {
+    /// Of the stream's attempts.
+    pub(super) number: u64,
+    pub(super) address: RawAddress,
+}
+
+/// A datagram on its way out; the kernel reads all of it.
+pub(super) struct Letter {
+    /// The send's number.
+    pub(super) number: u64,
+    pub(super) bytes: Vec<u8>,
+    /// None: to the socket's peer.
+    pub(super) address: Option<RawAddress>,
 }
 
 pub(super) struct Accept {
@@ -65,9 +88,11 @@ unsafe impl Send for Held {}
 impl Operations {
     /// Begins an operation. `call`, which must not block and must not come back here, passes it to the kernel, with pointers into `What`, and answers as Winsock does, 0 or less for "see WSAGetLastError".
     ///
+    /// Answers the operation's address, which is nobody else's until its packet has been dealt with.
+    ///
     /// # Errors
     /// The call's, after which no packet comes; EBADF once the engine was released.
-    pub(super) fn begin(&self, handle: &Handle, what: What, call: impl FnOnce(*mut OVERLAPPED, &What) -> i32) -> io::Result<()> {
+    pub(super) fn begin(&self, handle: &Handle, what: What, call: impl FnOnce(*mut OVERLAPPED, &What) -> i32) -> io::Result<usize> {
         let operation = Box::new(Operation { overlapped: UnsafeCell::default(), handle: handle.clone(), what });
         // Held during the call, so that the operation is not freed under it: its packet may be taken from the port before the call returns.
         let mut live = self.0.lock();
@@ -80,11 +105,11 @@ impl Operations {
         // SAFETY: it is in the registry, whose lock is held, so it is alive. The kernel writes to nothing of `What` but what is in an UnsafeCell.
         let what = unsafe { &(*pointer.as_ptr()).what };
         if call(pointer.as_ptr().cast(), what) == 0 {
-            return Ok(());
+            return Ok(address);
         }
         let error = last_error();
         if error.raw_os_error() == Some(WSA_IO_PENDING) {
-            return Ok(());
+            return Ok(address);
         }
         live.operations.remove(&address);
         drop(live);
@@ -98,6 +123,15 @@ impl Operations {
         let Held(pointer) = self.0.lock().operations.remove(&address)?;
         // SAFETY: leaked by `begin`, and taken out once. The kernel has done with it: its packet has come, or it never took it.
         Some(unsafe { Box::from_raw(pointer.as_ptr()) })
+    }
+
+    /// The question is answered early, unless its packet is under way already.
+    pub(super) fn cancel_question(&self, afd: &Afd, address: usize) {
+        // Under the lock, so that it is in the kernel's hands, or was, and the address no other's meanwhile.
+        let live = self.0.lock();
+        if let Some(Held(pointer)) = live.operations.get(&address) {
+            afd.cancel(pointer.as_ptr().cast());
+        }
     }
 
     /// From here on none begins. Answers the handles of those that the kernel holds.

@@ -1,19 +1,21 @@
 //! Winsock's calls, each with its errors as values. Knows sockets; knows nothing of ports and operations.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, IoSlice};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::windows::io::{AsRawSocket, FromRawSocket};
 use std::ptr;
 
 use windows_sys::Win32::Foundation::{
-    ERROR_CONNECTION_ABORTED, ERROR_CONNECTION_REFUSED, ERROR_HOST_UNREACHABLE, ERROR_NETNAME_DELETED, ERROR_NETWORK_UNREACHABLE,
-    ERROR_PORT_UNREACHABLE, ERROR_SEM_TIMEOUT, NTSTATUS, RtlNtStatusToDosError,
+    ERROR_CONNECTION_ABORTED, ERROR_CONNECTION_REFUSED, ERROR_DUP_NAME, ERROR_HOST_UNREACHABLE, ERROR_INVALID_NETNAME,
+    ERROR_NETNAME_DELETED, ERROR_NETWORK_UNREACHABLE, ERROR_PORT_UNREACHABLE, ERROR_SEM_TIMEOUT, NTSTATUS, RtlNtStatusToDosError,
 };
 use windows_sys::Win32::Networking::WinSock::{
-    AF_INET, AF_INET6, INVALID_SOCKET, IPPROTO_TCP, LINGER, LPFN_ACCEPTEX, SIO_GET_EXTENSION_FUNCTION_POINTER, SO_ACCEPTCONN, SO_KEEPALIVE,
-    SO_LINGER, SO_TYPE, SO_UPDATE_ACCEPT_CONTEXT, SOCK_STREAM, SOCKADDR_STORAGE, SOCKET, SOCKET_ERROR, SOL_SOCKET,
-    WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSABUF, WSADATA, WSAEHOSTUNREACH, WSAENETUNREACH, WSAGetLastError, WSAID_ACCEPTEX,
-    WSAIoctl, WSARecv, WSASend, WSASocketW, WSAStartup, getsockopt, setsockopt,
+    AF_INET, AF_INET6, INVALID_SOCKET, IPPROTO_TCP, LINGER, LPFN_ACCEPTEX, LPFN_CONNECTEX, SIO_BASE_HANDLE,
+    SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SO_ACCEPTCONN, SO_EXCLUSIVEADDRUSE, SO_KEEPALIVE, SO_LINGER,
+    SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TYPE, SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCK_DGRAM, SOCK_STREAM, SOCKADDR_IN,
+    SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOCKET_ERROR, SOL_SOCKET, WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSABUF, WSADATA,
+    WSAEADDRINUSE, WSAEADDRNOTAVAIL, WSAEHOSTUNREACH, WSAENETUNREACH, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAIoctl, WSARecv,
+    WSASend, WSASendTo, WSASocketW, WSAStartup, bind, getsockopt, setsockopt,
 };
 use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
 
@@ -26,6 +28,16 @@ pub(super) const ADDRESSES: usize = 2 * ADDRESS;
 
 pub(super) type AcceptEx =
     unsafe extern "system" fn(SOCKET, SOCKET, *mut core::ffi::c_void, u32, u32, u32, *mut u32, *mut OVERLAPPED) -> windows_sys::core::BOOL;
+
+pub(super) type ConnectEx = unsafe extern "system" fn(
+    SOCKET,
+    *const windows_sys::Win32::Networking::WinSock::SOCKADDR,
+    i32,
+    *const core::ffi::c_void,
+    u32,
+    *mut u32,
+    *mut OVERLAPPED,
+) -> windows_sys::core::BOOL;
 
 /// Winsock must be started before anything else; each call counts, and none is taken back while the process lives.
 pub(super) fn start() -> io::Result<()> {
@@ -42,12 +54,72 @@ pub(super) fn last_error() -> io::Error {
     io::Error::from_raw_os_error(unsafe { WSAGetLastError() })
 }
 
-/// Whether the number is a listening socket's, and a stream's. No other call may be made with it before.
-///
+/// An address as Winsock has it.
+pub(super) struct RawAddress {
+    storage: SOCKADDR_STORAGE,
+    length: i32,
+}
+
+impl RawAddress {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        let mut storage = SOCKADDR_STORAGE::default();
+        let place = &raw mut storage;
+        let length = match address {
+            SocketAddr::V4(address) => {
+                let mut raw = SOCKADDR_IN { sin_family: AF_INET, sin_port: address.port().to_be(), ..SOCKADDR_IN::default() };
+                raw.sin_addr.S_un.S_addr = u32::from_ne_bytes(address.ip().octets());
+                // SAFETY: every address fits into the storage, which is aligned for it.
+                unsafe { place.cast::<SOCKADDR_IN>().write(raw) };
+                size_of::<SOCKADDR_IN>()
+            }
+            SocketAddr::V6(address) => {
+                let mut raw = SOCKADDR_IN6 {
+                    sin6_family: AF_INET6,
+                    sin6_port: address.port().to_be(),
+                    sin6_flowinfo: address.flowinfo(),
+                    ..SOCKADDR_IN6::default()
+                };
+                raw.sin6_addr.u.Byte = address.ip().octets();
+                raw.Anonymous.sin6_scope_id = address.scope_id();
+                // SAFETY: as above.
+                unsafe { place.cast::<SOCKADDR_IN6>().write(raw) };
+                size_of::<SOCKADDR_IN6>()
+            }
+        };
+        RawAddress { storage, length: length as i32 }
+    }
+}
+
+/// What the number is of. No other call may be made with it before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Type {
+    Listener,
+    Stream,
+    Datagram,
+    Other,
+}
+
 /// # Errors
 /// It is no socket.
-pub(super) fn describe(socket: SOCKET) -> io::Result<(bool, bool)> {
-    Ok((option(socket, SO_ACCEPTCONN)? != 0, option(socket, SO_TYPE)? == SOCK_STREAM))
+pub(super) fn type_of(socket: SOCKET) -> io::Result<Type> {
+    Ok(match option(socket, SO_TYPE)? {
+        SOCK_STREAM if option(socket, SO_ACCEPTCONN)? != 0 => Type::Listener,
+        SOCK_STREAM => Type::Stream,
+        SOCK_DGRAM => Type::Datagram,
+        _ => Type::Other,
+    })
+}
+
+/// Binds the socket; where no address is given, to whatever the system chooses of the family of `like`.
+pub(super) fn bind_to(socket: &impl AsRawSocket, address: Option<SocketAddr>, like: SocketAddr) -> io::Result<()> {
+    let any = match like {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let raw = RawAddress::new(address.unwrap_or(any));
+    // SAFETY: the address is readable for its length.
+    let result = unsafe { bind(socket.as_raw_socket() as SOCKET, (&raw const raw.storage).cast(), raw.length) };
+    if result == SOCKET_ERROR { Err(last_error()) } else { Ok(()) }
 }
 
 fn option(socket: SOCKET, name: i32) -> io::Result<i32> {
@@ -100,29 +172,135 @@ pub(super) fn number(socket: &TcpStream) -> SOCKET {
     socket.as_raw_socket() as SOCKET
 }
 
-/// AcceptEx as the listener's provider has it.
-pub(super) fn accept_function(listener: &TcpListener) -> io::Result<AcceptEx> {
-    let mut function: LPFN_ACCEPTEX = None;
+/// Asks the socket's provider for something, or tells it.
+///
+/// # Safety
+/// `Input` and `Output` are what the request takes and fills, in any of their values.
+unsafe fn request<Input, Output>(socket: &impl AsRawSocket, code: u32, input: &Input, output: &mut Output) -> io::Result<()> {
     let mut count = 0;
-    let name = WSAID_ACCEPTEX;
-    // SAFETY: `name` is readable and `function` writable for their sizes, and both live until the call, which is not overlapped, returns.
+    // SAFETY: `input` is readable and `output` writable for their sizes, and both live until the call, which is not overlapped, returns; the rest is the caller's promise.
     let result = unsafe {
         WSAIoctl(
-            listener.as_raw_socket() as SOCKET,
-            SIO_GET_EXTENSION_FUNCTION_POINTER,
-            (&raw const name).cast(),
-            size_of_val(&name) as u32,
-            (&raw mut function).cast(),
-            size_of_val(&function) as u32,
+            socket.as_raw_socket() as SOCKET,
+            code,
+            ptr::from_ref(input).cast(),
+            size_of::<Input>() as u32,
+            ptr::from_mut(output).cast(),
+            size_of::<Output>() as u32,
             &mut count,
             ptr::null_mut(),
             None,
         )
     };
-    if result == SOCKET_ERROR {
-        return Err(last_error());
-    }
+    if result == SOCKET_ERROR { Err(last_error()) } else { Ok(()) }
+}
+
+/// AcceptEx as the listener's provider has it.
+pub(super) fn accept_function(listener: &TcpListener) -> io::Result<AcceptEx> {
+    let mut function: LPFN_ACCEPTEX = None;
+    // SAFETY: a name goes in, and the function of that name, or none, comes out.
+    unsafe { request(listener, SIO_GET_EXTENSION_FUNCTION_POINTER, &WSAID_ACCEPTEX, &mut function) }?;
     function.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "the listener's network provider has no AcceptEx"))
+}
+
+/// Datagrams come to a socket that has an address; one that is only received from is given none by Windows. A failure is the first receive's to tell.
+pub(super) fn bind_if_unbound(socket: &UdpSocket) {
+    if socket.local_addr().is_ok_and(|address| address.port() != 0) {
+        return;
+    }
+    for like in [SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))] {
+        if bind_to(socket, None, like).is_ok() {
+            return;
+        }
+    }
+}
+
+/// The socket as the driver below Winsock knows it, whatever lies in between.
+pub(super) fn base(socket: &impl AsRawSocket) -> io::Result<SOCKET> {
+    let mut base: SOCKET = INVALID_SOCKET;
+    // SAFETY: nothing goes in, and a socket comes out.
+    unsafe { request(socket, SIO_BASE_HANDLE, &(), &mut base) }?;
+    Ok(base)
+}
+
+/// An answer that nobody was there for a datagram says nothing of those that come: it must not fail the next receive, as it does on Windows otherwise.
+pub(super) fn ignore_unreachable(socket: &UdpSocket) {
+    for code in [SIO_UDP_CONNRESET, SIO_UDP_NETRESET] {
+        // SAFETY: a BOOL goes in. Where the provider does not know it (Wine the second), it has nothing to switch off.
+        let _ = unsafe { request(socket, code, &0i32, &mut ()) };
+    }
+}
+
+/// ConnectEx as the socket's provider has it.
+pub(super) fn connect_function(socket: &TcpStream) -> io::Result<ConnectEx> {
+    let mut function: LPFN_CONNECTEX = None;
+    // SAFETY: as for AcceptEx.
+    unsafe { request(socket, SIO_GET_EXTENSION_FUNCTION_POINTER, &WSAID_CONNECTEX, &mut function) }?;
+    function.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "the socket's network provider has no ConnectEx"))
+}
+
+/// Begins to connect; answers as Winsock does.
+///
+/// # Safety
+/// `address`, `overlapped` and `socket` live until the packet has come.
+pub(super) unsafe fn begin_connect(function: ConnectEx, socket: SOCKET, address: &RawAddress, overlapped: *mut OVERLAPPED) -> i32 {
+    // SAFETY: the address is readable for its length; nothing is sent with it; the rest is the caller's promise.
+    let connected =
+        unsafe { function(socket, (&raw const address.storage).cast(), address.length, ptr::null(), 0, ptr::null_mut(), overlapped) };
+    if connected != 0 { 0 } else { SOCKET_ERROR }
+}
+
+/// A connected socket becomes one like others: only then it has a peer, and can be shut down.
+pub(super) fn complete_connect(socket: &TcpStream) -> io::Result<()> {
+    // SAFETY: the option has no value.
+    let result = unsafe { setsockopt(number(socket), SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, ptr::null(), 0) };
+    if result == SOCKET_ERROR { Err(last_error()) } else { Ok(()) }
+}
+
+/// Gives a socket the options of another one whose place it takes, as far as they matter.
+pub(super) fn inherit(socket: &TcpStream, from: &TcpStream) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.set_nodelay(from.nodelay()?)?;
+    for name in [SO_KEEPALIVE, SO_RCVBUF, SO_SNDBUF, SO_EXCLUSIVEADDRUSE, SO_REUSEADDR] {
+        let value = option(number(from), name)?;
+        // What is off is so from the start, and the last two exclude one another.
+        if value != 0 {
+            set_option(number(socket), name, &value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends a datagram at once or not at all.
+pub(super) fn send_datagram(socket: &UdpSocket, slices: &[IoSlice<'_>], address: Option<&RawAddress>) -> io::Result<()> {
+    let (name, length) = address.map_or((ptr::null(), 0), |address| ((&raw const address.storage).cast(), address.length));
+    let mut sent = 0;
+    // SAFETY: an IoSlice is a WSABUF ("guaranteed to be ABI compatible with ... WSABUF on Windows"), all is readable until the call returns, and nothing is overlapped.
+    let result = unsafe {
+        WSASendTo(
+            socket.as_raw_socket() as SOCKET,
+            slices.as_ptr().cast(),
+            slices.len() as u32,
+            &mut sent,
+            0,
+            name,
+            length,
+            ptr::null_mut(),
+            None,
+        )
+    };
+    if result == SOCKET_ERROR { Err(last_error()) } else { Ok(()) }
+}
+
+/// Begins to send a datagram; answers as Winsock does.
+///
+/// # Safety
+/// `bytes`, `address` and `overlapped` live until the packet has come.
+pub(super) unsafe fn begin_send_to(socket: SOCKET, bytes: &[u8], address: Option<&RawAddress>, overlapped: *mut OVERLAPPED) -> i32 {
+    let (name, length) = address.map_or((ptr::null(), 0), |address| ((&raw const address.storage).cast(), address.length));
+    let buffer = WSABUF { len: bytes.len() as u32, buf: bytes.as_ptr().cast_mut() };
+    // SAFETY: Winsock copies the WSABUF before it returns, and only reads what it names; the rest is the caller's promise.
+    unsafe { WSASendTo(socket, &buffer, 1, ptr::null_mut(), 0, name, length, overlapped, None) }
 }
 
 /// Begins an accept into `socket`; answers as Winsock does.
@@ -195,6 +373,8 @@ pub(super) fn number_of(status: usize) -> i32 {
         ERROR_SEM_TIMEOUT => ETIMEDOUT,
         ERROR_NETWORK_UNREACHABLE => WSAENETUNREACH,
         ERROR_HOST_UNREACHABLE => WSAEHOSTUNREACH,
+        ERROR_DUP_NAME => WSAEADDRINUSE,
+        ERROR_INVALID_NETNAME => WSAEADDRNOTAVAIL,
         number => number as i32,
     }
 }

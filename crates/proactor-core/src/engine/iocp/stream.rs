@@ -4,18 +4,21 @@
 //!   takes it with ordinary receives that do not wait, as many as fit into a poll; then the next receive of no bytes is begun. While receiving is paused, what is there stays there.
 //! * **Sending.** What the kernel takes at once it takes from the owner's memory. When it takes no more, up to `CHUNK` bytes are copied into an operation of their own, and its packet
 //!   has the rest go on. So the owner gets the bytes back at a close, or when they are given up, although the kernel still reads the copy. A copy counts as taken by the kernel.
+//! * **A reset while receiving is paused** would be told by nothing once bytes are unread: then the driver is asked for it (`afd.rs`).
 //! * **`close` takes the socket away at once**, so nothing uses it but under the lock; the peer sees the end at once. What is pending is cancelled, and its packets still come; the
 //!   number is given back with the last of them, so that it is never another's under a live operation. (Windows itself counts references; under Wine a send that was pending
-//!   went out on the successor.) Only a reset, which needs the close, does not wait for a receive of no bytes.
+//!   went out on the successor.) Only a reset, which needs the close, does not wait for a receive of no bytes, nor for the driver's answer.
+
+mod connecting;
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::windows::io::IntoRawSocket;
 
 use windows_sys::Win32::Networking::WinSock::{WSAENOBUFS, WSAEWOULDBLOCK};
 
 use super::operation::{Operations, What};
-use super::{Iocp, ReceiveMemory, socket};
+use super::{Iocp, ReceiveMemory, afd, socket};
 use crate::buffer::{Copied, LARGE_RECEIVE, Outgoing, Received};
 use crate::completion::Outcome;
 use crate::engine::{Closing, Handle, SocketOptions, Submission};
@@ -48,6 +51,22 @@ struct State {
     error: i32,
     flight: Option<Flight>,
     unsent: Option<Box<Unsent>>,
+    /// The question that is pending whether the connection was reset.
+    watch: Option<usize>,
+    /// What attempts to connect need; None as long as there was none.
+    attempts: Option<Box<Attempts>>,
+}
+
+struct Attempts {
+    /// That of the last one.
+    number: u64,
+    pending: bool,
+    /// One has succeeded.
+    linked: bool,
+    /// What its owner had bound the socket to.
+    local: Option<SocketAddr>,
+    /// The sockets of attempts that were cancelled, with their numbers, until their packets have come.
+    former: Vec<(u64, TcpStream)>,
 }
 
 /// The copy that the kernel sends from.
@@ -108,19 +127,26 @@ impl Stream {
             return false;
         }
         state.receiving = true;
+        if state.is_unlinked() {
+            return false; // it begins with the connection
+        }
         if !state.readable && state.error == 0 {
             state.probe(handle, operations);
         }
         state.list()
     }
 
-    pub(super) fn pause(&self) {
-        self.0.lock().receiving = false;
+    pub(super) fn pause(&self, handle: &Handle, iocp: &Iocp) {
+        let mut state = self.0.lock();
+        state.receiving = false;
+        if state.readable {
+            state.watch_for_reset(handle, iocp);
+        }
     }
 
     /// The packet of a receive of no bytes has come. True: the handle is to be listed.
     #[must_use]
-    pub(super) fn readable(&self, number: i32) -> bool {
+    pub(super) fn readable(&self, handle: &Handle, iocp: &Iocp, number: i32) -> bool {
         let mut state = self.0.lock();
         state.probing = false;
         if state.socket.is_none() {
@@ -132,6 +158,26 @@ impl Stream {
         state.readable = true;
         if number != 0 && number != ECANCELED {
             state.keep(number);
+        }
+        if !state.receiving {
+            state.watch_for_reset(handle, iocp);
+        }
+        state.list()
+    }
+
+    /// The driver has answered; the events. True: the handle is to be listed.
+    #[must_use]
+    pub(super) fn answered(&self, events: u32) -> bool {
+        let mut state = self.0.lock();
+        state.watch = None;
+        if state.socket.is_none() {
+            let closed = state.close_when_idle();
+            drop(state);
+            drop(closed);
+            return false;
+        }
+        if events & afd::ABORT != 0 {
+            state.keep(ECONNRESET);
         }
         state.list()
     }
@@ -181,6 +227,9 @@ impl Stream {
         let failed = |number, sent, unsent| Submission::Failed { error: io::Error::from_raw_os_error(number), sent, unsent };
         if state.socket.is_none() {
             return (failed(EPIPE, 0, data.len()), false);
+        }
+        if state.is_unlinked() {
+            return (failed(ENOTCONN, 0, data.len()), false);
         }
         if state.unsent.is_some() {
             return (failed(EALREADY, 0, data.len()), false);
@@ -285,7 +334,7 @@ impl Stream {
         }
     }
 
-    pub(super) fn close(&self, how: Closing) {
+    pub(super) fn close(&self, how: Closing, iocp: &Iocp) {
         let mut state = self.0.lock();
         let unsent = state.unsent.take();
         let Some(mut socket) = state.socket.take() else { return };
@@ -297,10 +346,13 @@ impl Stream {
                 discard(&mut socket);
             }
         }
-        if state.probing || state.flight.is_some() {
+        if state.probing || state.flight.is_some() || state.is_connecting() {
             socket::cancel(&socket);
         }
-        let closed = if how == Closing::Abort && state.flight.is_none() {
+        if let Some(question) = state.watch {
+            iocp.operations.cancel_question(&iocp.afd, question);
+        }
+        let closed = if how == Closing::Abort && state.flight.is_none() && !state.is_connecting() {
             Some(socket)
         } else {
             state.closing = Some(socket);
@@ -321,12 +373,22 @@ impl State {
         let number = socket::number(socket);
         // SAFETY: the operation lives until its packet has come.
         match operations.begin(handle, What::Readable, |overlapped, _| unsafe { socket::begin_receive_nothing(number, overlapped) }) {
-            Ok(()) => self.probing = true,
+            Ok(_) => self.probing = true,
             Err(error) => {
                 self.readable = true;
                 self.keep(error.raw_os_error().unwrap_or(EIO));
             }
         }
+    }
+
+    /// Asks to be told of a reset: something is there to receive and nobody receives it, so no receive would tell.
+    fn watch_for_reset(&mut self, handle: &Handle, iocp: &Iocp) {
+        let Some(socket) = &self.socket else { return };
+        if self.watch.is_some() || self.ended || self.failed || self.error != 0 || self.is_unlinked() {
+            return;
+        }
+        // Where it cannot be asked, the next receive or send tells, as always.
+        self.watch = iocp.ask(handle, socket, afd::ABORT).ok();
     }
 
     /// Whether the handle must get onto the list; then it is said to be there.
@@ -337,7 +399,7 @@ impl State {
     }
 
     fn wants_list(&self) -> bool {
-        !self.failed && self.socket.is_some() && (self.error != 0 || self.receiving && self.readable && !self.ended)
+        !self.failed && self.socket.is_some() && !self.is_unlinked() && (self.error != 0 || self.receiving && self.readable && !self.ended)
     }
 
     /// Keeps the first error that tells what became of the connection, and answers it: what follows is its consequence.
@@ -366,7 +428,7 @@ impl State {
     /// The socket to close, once nothing is pending on it.
     #[must_use = "to be dropped after the lock is released"]
     fn close_when_idle(&mut self) -> Option<TcpStream> {
-        if self.probing || self.flight.is_some() { None } else { self.closing.take() }
+        if self.probing || self.flight.is_some() || self.watch.is_some() || self.is_connecting() { None } else { self.closing.take() }
     }
 
     fn fail(&mut self) -> Outcome {
