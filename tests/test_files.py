@@ -11,7 +11,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually, run_python
-from platforms import FILE_ENGINES, LINUX, forget_pages
+from platforms import FILE_ENGINES, forget_pages
 
 SIZES = [0, 1, 255, 256, 257, 1000, 1024, 100_000, 1_000_003]
 
@@ -52,7 +52,7 @@ def make(tmp_path):
         {"block_size": 256},
         {"block_size": 257, "depth": 1},
         {"depth": 32},
-        pytest.param({"direct": True}, marks=pytest.mark.linux("O_DIRECT")),
+        {"direct": True},
     ],
     ids=str,
 )
@@ -86,7 +86,7 @@ def test_requests_in_any_order_and_number_bring_their_own_bytes(make) -> None:
 
 def test_a_buffer_is_filled_as_far_as_the_file_goes(make) -> None:
     data = content(1000)
-    for cold, direct in ((False, False), (True, False), *([(True, True)] if LINUX else [])):
+    for cold, direct in ((False, False), (True, False), (True, True)):
         with proactor.open(make(data, cold=cold), direct=direct) as file:
             buffer = bytearray(b"\xff" * 600)
             assert file.readinto_at(100, memoryview(buffer)[:500]).result() == 500
@@ -158,7 +158,6 @@ def test_an_abandoned_iterator_leaves_nothing_under_way(make) -> None:
 # ---- writing ----
 
 
-@pytest.mark.linux("O_DIRECT")
 @pytest.mark.parametrize("engine", FILE_ENGINES)
 def test_who_has_the_results_finds_them_counted(tmp_path, monkeypatch, engine) -> None:
     monkeypatch.setenv("PROACTOR_FILES", engine)
@@ -183,7 +182,6 @@ def test_writes_land_where_they_are_told(tmp_path) -> None:
         assert file.read() == content(5000)
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_direct_writes_are_whole_sectors(tmp_path) -> None:
     with proactor.open(tmp_path / "new", "w+b", direct=True) as file:
         assert file.write_at(4096, content(8192)).result() == 8192
@@ -201,7 +199,6 @@ def test_appending_ignores_the_offset(make) -> None:
     assert path.read_bytes() == b"before and after"
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_a_lent_buffer_is_held_until_the_request_is_complete(make) -> None:
     with proactor.open(make(content(1 << 20), cold=True), "r+b", direct=True) as file:
         buffer = bytearray(1 << 20)
@@ -215,7 +212,6 @@ def test_a_lent_buffer_is_held_until_the_request_is_complete(make) -> None:
 # ---- futures ----
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_the_futures_are_those_of_the_standard_library(make) -> None:
     data = content(400_000)
     with proactor.open(make(data, cold=True), direct=True) as file:
@@ -236,7 +232,6 @@ def test_the_futures_are_those_of_the_standard_library(make) -> None:
         assert "returned bytes" in repr(request)
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_done_callbacks_are_called_once_each(make) -> None:
     called = threading.Semaphore(0)
     seen = []
@@ -256,7 +251,6 @@ def test_done_callbacks_are_called_once_each(make) -> None:
     assert set(seen) == set(requests)
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_a_callback_that_raises_is_logged_and_others_are_called(make, caplog) -> None:
     told = threading.Event()
     with proactor.open(make(content(8192), cold=True), direct=True) as file:
@@ -266,7 +260,6 @@ def test_a_callback_that_raises_is_logged_and_others_are_called(make, caplog) ->
     assert "ZeroDivisionError" in caplog.text
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_a_callback_may_wait_for_other_requests(make) -> None:
     """Even for those that the thread it runs on would have to tell of."""
     brought = []
@@ -287,7 +280,6 @@ def test_a_callback_may_wait_for_other_requests(make) -> None:
     assert b"".join(brought) == content(400_000)
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_asyncio_awaits_them(make) -> None:
     data = content(100_000)
 
@@ -298,7 +290,6 @@ def test_asyncio_awaits_them(make) -> None:
         assert b"".join(asyncio.run(read(file))) == data
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_a_worker_that_waits_for_a_request_frees_its_slot(make, make_pool) -> None:
     data = content(4096)
     pool = make_pool(concurrency=1, max_workers=4)
@@ -306,7 +297,6 @@ def test_a_worker_that_waits_for_a_request_frees_its_slot(make, make_pool) -> No
         assert list(pool.map(lambda _: file.read_at(0, 4096).result(), range(100))) == [data] * 100
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_result_keeps_its_timeout(make) -> None:
     with proactor.open(make(content(4096), cold=True), direct=True) as file:
         request = file.read_at(0, 4096)
@@ -316,7 +306,6 @@ def test_result_keeps_its_timeout(make) -> None:
             assert request.result() == content(4096)
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_a_read_past_the_page_cache_that_memory_has_no_room_for_is_refused(make) -> None:
     with proactor.open(make(b"abc"), direct=True) as file, pytest.raises(MemoryError, match="no memory for"):
         file.read_at(0, 2**46)
@@ -430,7 +419,6 @@ def test_a_closed_file_says_so_and_closing_waits(tmp_path) -> None:
     assert file.statistics().written_bytes == 1 << 20
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_a_file_that_was_not_closed_is_warned_of_and_leaks_nothing(make) -> None:
     file = proactor.open(make(content(4096), cold=True), direct=True)
     request = file.read_at(0, 4096)

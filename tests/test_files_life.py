@@ -77,7 +77,6 @@ del file.__class__.__del__  # unclosed on purpose
     assert path.read_bytes() == b"x" * (1 << 22)
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_requests_without_anybody_leave_nothing(tmp_path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(1 << 20))
@@ -117,7 +116,6 @@ def test_after_a_cancel_that_says_true_nothing_happens(tmp_path, monkeypatch, en
         assert request.done()
 
 
-@pytest.mark.linux("O_DIRECT")
 @pytest.mark.parametrize("engine", FILE_ENGINES)
 def test_a_cancel_that_races_the_completion_touches_no_memory_of_others(tmp_path, monkeypatch, engine) -> None:
     """Fault 31: ten thousand rounds, canaries around the buffers."""
@@ -146,7 +144,6 @@ def test_a_cancel_that_races_the_completion_touches_no_memory_of_others(tmp_path
     assert 0 < cancelled <= 10_000
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_the_threads_end_with_the_last_file(tmp_path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(8192))
@@ -166,7 +163,6 @@ def test_the_threads_end_with_the_last_file(tmp_path) -> None:
     assert not native()
 
 
-@pytest.mark.linux("O_DIRECT")
 def test_a_read_that_was_put_off_begins_as_soon_as_anybody_looks(tmp_path) -> None:
     """Who always waits at once reads by himself, so that nobody is woken at the submit; other ways of waiting must have it begun."""
     path = tmp_path / "file"

@@ -44,7 +44,8 @@ class FileStatistics:
     """A snapshot of a file; sizes in bytes."""
 
     engine: str | None
-    """What does the requests that are not answered from memory: "io_uring" or "threads"; None while no file of the process has had any."""
+    """What does the requests that are not answered from memory: "io_uring", on Windows "overlapped", or "threads"; None while no file
+    of the process has had any."""
     requests: int
     """Submitted so far."""
     cached: int
@@ -248,30 +249,32 @@ def open(  # noqa: A001
         mode: "rb", "r+b", "wb", "w+b", "xb", "x+b" or "ab", as the built-in `open` has them.
         depth: so many requests `blocks` and `read` keep outstanding.
         block_size: bytes a block of `blocks`.
-        direct: bypass the page cache (O_DIRECT). Reads may begin and end anywhere: what surrounds them is read too, and they are
-        copied. Writes must
+        direct: bypass the page cache (O_DIRECT; on Windows FILE_FLAG_NO_BUFFERING). Reads may begin and end anywhere: what surrounds
+        them is read too, and they are copied. Writes must
             begin and end at multiples of 512 bytes, or of what the device asks for.
 
     Raises:
         OSError: it cannot be opened; `direct` where the file system has no such thing. Where the kernel refuses io_uring, threads
         read and write
             instead, unless the environment's PROACTOR_FILES says "io_uring": then this raises.
-        ValueError: an unknown mode, a number out of range, or another PROACTOR_FILES than "io_uring" and "threads".
+        ValueError: an unknown mode, a number out of range, or another PROACTOR_FILES than "io_uring" (on Windows "overlapped") and
+        "threads".
         TypeError: an argument of another type.
     """
     whole_number("depth", depth, unit="requests", maximum=65536)
     whole_number("block_size", block_size, unit="bytes", maximum=_LARGEST_BLOCK)
     flags = _flags(mode)
-    if flag("direct", direct):
-        if not platform.DIRECT:
-            raise OSError(errno.EINVAL, f"{platform.name()} has no O_DIRECT: leave direct=True out", os.fspath(path))
-        flags |= platform.DIRECT
-    return open_as(path, flags, 0o666, depth=depth, block_size=block_size)
+    # On Windows the core opens the file once more, and so past the cache.
+    if flag("direct", direct) and not platform.DIRECT and sys.platform != "win32":
+        raise OSError(errno.EINVAL, f"{platform.name()} has no O_DIRECT: leave direct=True out", os.fspath(path))
+    return open_as(path, flags, 0o666, depth=depth, block_size=block_size, direct=direct)
 
 
-def open_as(path: Any, flags: int, permissions: int, *, depth: int, block_size: int) -> File:
+def open_as(path: Any, flags: int, permissions: int, *, depth: int, block_size: int, direct: bool = False) -> File:
     """`open` with the flags and permissions of open(2), and numbers that were checked."""
-    name, direct = os.fspath(path), bool(flags & platform.DIRECT)
+    name = os.fspath(path)
+    if direct:
+        flags |= platform.DIRECT
     _core.block()
     try:
         descriptor = os.open(name, flags | platform.BINARY, permissions)
@@ -292,7 +295,7 @@ def open_as(path: Any, flags: int, permissions: int, *, depth: int, block_size: 
     except BaseException:
         os.close(descriptor)
         raise
-    rights = (access != os.O_WRONLY, access != os.O_RDONLY, positional, direct and positional)
+    rights = (access != os.O_WRONLY, access != os.O_RDONLY, positional, direct and positional, bool(flags & os.O_APPEND))
     file = File(descriptor, name, FileRequest, rights)
     file._depth, file._block_size, file._sequential = depth, block_size, not positional
     _open_files.add(file)

@@ -12,6 +12,7 @@ import pytest
 from cli_files import MARKS, SIZES, SPARSE_SIZE, make_sparse_file, may_override, one_line, random_bytes
 from cli_process import COMMAND, TIMEOUT, Process
 
+from platforms import FILE_ENGINES
 from proactor.cli.exit_codes import ExitCode
 
 AT_ONCE = 5.0
@@ -93,7 +94,7 @@ def test_json_for_programs(run, tmp_path):
     assert told["method"] in ("requests", "kernel", "reflink")
     assert 0 <= told["cached"] <= told["requests"]
     assert told["bytes_per_second"] == pytest.approx(100_000 / told["seconds"])
-    assert told["engine"] in (None, "io_uring", "threads")
+    assert told["engine"] in (None, *FILE_ENGINES)
 
 
 @pytest.mark.parametrize(

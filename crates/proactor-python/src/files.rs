@@ -11,7 +11,7 @@ use pyo3::types::{PyBool, PyBytes, PyTuple};
 
 use crate::file_engine::{World, forced, world};
 use crate::file_memory::{Held, Lent, SECTOR, release_buried};
-use crate::platform::{self, Number};
+use crate::platform::{self, Number, Opening};
 use crate::transfers::{Kind, Shared, make};
 use crate::{errors, worker};
 
@@ -311,11 +311,12 @@ impl File {
     #[new]
     #[pyo3(signature = (*arguments))]
     fn new(py: Python<'_>, arguments: &Bound<'_, PyTuple>) -> PyResult<Self> {
-        let Ok((descriptor, name, future, access)) = arguments.extract::<(i32, Py<PyAny>, Py<PyAny>, (bool, bool, bool, bool))>() else {
+        let Ok((descriptor, name, future, access)) = arguments.extract::<(i32, Py<PyAny>, Py<PyAny>, (bool, bool, bool, bool, bool))>()
+        else {
             return Err(PyTypeError::new_err("files are opened by proactor.open(path), not made by hand"));
         };
-        let (readable, writable, positional, direct) = access;
-        let (descriptor, number) = platform::take(py, descriptor)?;
+        let (readable, writable, positional, direct, appends) = access;
+        let (descriptor, number) = platform::take(py, descriptor, Opening { name: &name, direct, appends })?;
         let world = world();
         let open = Arc::new(Open { world, counts: Mutex::default(), idle: Condvar::new(), waited_at_once: AtomicU32::new(0) });
         world.opened();

@@ -12,6 +12,15 @@ pub use of_unix::*;
 #[cfg(windows)]
 pub use of_windows::*;
 
+/// How a file was opened.
+#[cfg_attr(unix, expect(dead_code, reason = "open(2) has been told"))]
+pub struct Opening<'a> {
+    pub name: &'a Py<PyAny>,
+    pub direct: bool,
+    /// What is written goes to the end.
+    pub appends: bool,
+}
+
 #[cfg(unix)]
 mod of_unix {
     use super::*;
@@ -21,8 +30,8 @@ mod of_unix {
     #[derive(Clone)]
     pub struct Number;
 
-    /// What the core is to have, of a descriptor that the caller gives away.
-    pub fn take(_py: Python<'_>, number: i32) -> PyResult<(Descriptor, Number)> {
+    /// What the core is to have, of a descriptor that the caller gives away, opened as it is to be used.
+    pub fn take(_py: Python<'_>, number: i32, _opening: Opening<'_>) -> PyResult<(Descriptor, Number)> {
         // SAFETY: the caller has opened it and gives it away.
         Ok((unsafe { OwnedFd::from_raw_fd(number) }, Number))
     }
@@ -54,6 +63,9 @@ mod of_windows {
     use std::sync::Arc;
 
     use proactor_core::engine::CANCELED;
+    use proactor_core::files::reopen;
+
+    use crate::errors;
 
     /// Keeps the number that Python has, and closes it with the last who holds it.
     #[derive(Clone)]
@@ -65,17 +77,21 @@ mod of_windows {
         close: Py<PyAny>,
     }
 
-    /// What the core is to have, of a descriptor that the caller gives away: a copy of its handle.
+    /// What the core is to have, of a descriptor that the caller gives away: the same file by a handle of its own, overlapped where it can be.
     ///
     /// # Errors
-    /// `OSError`: it is none, or there are no handles left. The descriptor is closed then too.
-    pub fn take(py: Python<'_>, number: i32) -> PyResult<(Descriptor, Number)> {
+    /// `OSError`: it is none, there are no handles left, or the file cannot be opened so. The descriptor is closed then too.
+    pub fn take(py: Python<'_>, number: i32, opening: Opening<'_>) -> PyResult<(Descriptor, Number)> {
         let close = py.import("os")?.getattr("close")?.unbind();
         let kept = Number(Arc::new(Open { number, close }));
         // SAFETY: `kept` holds the descriptor open, and the handle with it.
         let handle = unsafe { BorrowedHandle::borrow_raw(raw(py, number)?) };
-        let copy = handle.try_clone_to_owned().map_err(|error| crate::errors::from_io(&error))?;
-        Ok((copy, kept))
+        let opened = py.detach(|| reopen(handle, opening.direct, opening.appends)).map_err(|error| match error.raw_os_error() {
+            Some(number) if opening.direct => errors::of_file(py, number, "opening with direct=True", opening.name),
+            Some(number) => errors::of_file(py, number, "opening", opening.name),
+            None => errors::from_io(&error),
+        })?;
+        Ok((opened, kept))
     }
 
     /// What the core knows a descriptor by that stays its owner's. Asked of Python, whose C library has the table.

@@ -267,7 +267,7 @@ impl Ring {
     /// Puts requests to the front of the queue, and has threads take them.
     fn hand_over(&self, requests: Vec<Request>, refusal: Option<String>) {
         let mut queue = self.shared.queue.lock();
-        queue.on_ring = false;
+        queue.owned = false;
         queue.asleep = false;
         queue.cancelled.clear();
         queue.refusal = queue.refusal.take().or(refusal);

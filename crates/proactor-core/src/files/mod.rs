@@ -10,8 +10,9 @@
 //!   last request that uses it, so that its number is never another's under a live request.
 //! * **Short transfers go on** until everything is transferred, or the file has ended.
 //! * **Completions come on the engine's own threads**, or on the thread that cancels, submits or closes, with no lock held.
-//! * **Two mechanisms.** `io_uring.rs` is a ring that one native thread owns; where the kernel refuses it, at the start or later, `threads.rs` goes on, a few
-//!   native threads; nothing is lost on the way. Both take from one queue, in the order of submission.
+//! * **Two mechanisms on each platform.** One native thread owns what the kernel completes: a ring (`io_uring.rs`), on Windows a completion port (`overlapped.rs`). Where the kernel
+//!   refuses the ring, at the start or later, `threads.rs` goes on, a few native threads; nothing is lost on the way. Both take from one queue, in the order of submission. What the
+//!   owner could only wait for (on Windows: a sync, a pipe) goes to threads in any case, through a queue of its own.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -25,6 +26,8 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 
 #[cfg(target_os = "linux")]
 mod io_uring;
+#[cfg(windows)]
+mod overlapped;
 #[cfg(unix)]
 mod system;
 #[cfg(windows)]
@@ -32,26 +35,34 @@ mod system;
 mod system;
 mod threads;
 
+#[cfg(windows)]
+pub use system::reopen;
 pub use system::{Descriptor, RawDescriptor};
 
 /// The mechanisms of this platform, the default first.
-pub const NAMES: &[&str] = if cfg!(target_os = "linux") { &["io_uring", "threads"] } else { &["threads"] };
+pub const NAMES: &[&str] = if cfg!(target_os = "linux") {
+    &["io_uring", "threads"]
+} else if cfg!(windows) {
+    &["overlapped", "threads"]
+} else {
+    &["threads"]
+};
 
 /// An open file. Closes its descriptor when nobody has it any more.
 pub struct File {
     descriptor: Descriptor,
     /// Opened with O_DIRECT: what a read leaves short of a sector is the end.
     direct: bool,
-    /// The file system cannot tell what is in memory.
-    waits: AtomicBool,
+    nature: system::Nature,
 }
 
 impl File {
     pub fn new(descriptor: Descriptor, direct: bool) -> Arc<Self> {
-        Arc::new(File { descriptor, direct, waits: AtomicBool::new(direct) })
+        let nature = system::Nature::of(&descriptor, direct);
+        Arc::new(File { descriptor, direct, nature })
     }
 
-    /// The same open file with a descriptor of its own, and what may be done with it.
+    /// The same open file with a descriptor of its own, and what may be done with it. On Windows an overlapped one, where there can be one.
     ///
     /// # Errors
     /// It is no open descriptor, or there is none left.
@@ -210,7 +221,10 @@ impl Request {
     }
 
     fn complete(self, result: Result<(), i32>) {
-        self.sink.complete(self.id, Outcome { memory: self.memory, transferred: self.transferred, error: result.err() });
+        let Request { id, file, memory, transferred, sink, .. } = self;
+        // Whoever is told may have closed the file, and expects it to be: Windows deletes no file that is open.
+        drop(file);
+        sink.complete(id, Outcome { memory, transferred, error: result.err() });
     }
 }
 
@@ -250,12 +264,14 @@ pub struct Files {
 }
 
 struct Shared {
+    /// No other engine of the process has it.
+    id: u64,
     limits: Limits,
     // Guards the requests that no mechanism has, and who there is to take them. Never held in a system call, nor while a request completes.
     queue: Mutex<Queue>,
     /// Threads of `threads.rs` wait for requests.
     available: Condvar,
-    /// Wakes the ring's thread.
+    /// Wakes the owner: its eventfd, on Windows its port. None: there is no owner.
     wake: Option<Descriptor>,
     forked: AtomicBool,
     submitted: AtomicU64,
@@ -271,10 +287,13 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Request>,
+    /// Requests that only a thread can do, although there is an owner.
+    blocking: VecDeque<Request>,
     /// Requests at the kernel that are to be cancelled.
     cancelled: Vec<u64>,
-    on_ring: bool,
-    /// The ring's thread sleeps, or is about to: whoever has something for it wakes it.
+    /// The owner takes what waits: the thread of the ring, on Windows of the port. Else threads do.
+    owned: bool,
+    /// The owner sleeps, or is about to: whoever has something for it wakes it.
     asleep: bool,
     idle: usize,
     closing: bool,
@@ -283,15 +302,26 @@ struct Queue {
     refusal: Option<String>,
 }
 
+impl Queue {
+    /// Without an owner threads take everything.
+    fn pop_for_threads(&mut self) -> Option<Request> {
+        self.blocking.pop_front().or_else(|| if self.owned { None } else { self.waiting.pop_front() })
+    }
+
+    fn count_for_threads(&self) -> usize {
+        self.blocking.len() + if self.owned { 0 } else { self.waiting.len() }
+    }
+}
+
 impl Files {
     /// Opens the default mechanism, or the next where the kernel refuses it.
     pub fn open(limits: Limits) -> Self {
-        #[cfg(target_os = "linux")]
-        let refusal = match Self::open_ring(limits) {
+        #[cfg(any(target_os = "linux", windows))]
+        let refusal = match Self::open_owned(limits) {
             Ok(files) => return files,
             Err(error) => Some(explained(&error)),
         };
-        #[cfg(not(target_os = "linux"))]
+        #[cfg(not(any(target_os = "linux", windows)))]
         let refusal = None;
         Self::open_threads(limits, refusal)
     }
@@ -300,23 +330,30 @@ impl Files {
     /// `InvalidInput` for a name that is none of `NAMES`; what the kernel refuses.
     pub fn open_named(name: &str, limits: Limits) -> io::Result<Self> {
         match name {
-            #[cfg(target_os = "linux")]
-            "io_uring" => Self::open_ring(limits).map_err(|error| {
+            "threads" => Ok(Self::open_threads(limits, None)),
+            #[cfg(any(target_os = "linux", windows))]
+            name if name == NAMES[0] => Self::open_owned(limits).map_err(|error| {
                 let text =
-                    format!("{}, and PROACTOR_FILES=io_uring forbids anything else: unset it, or set it to threads", explained(&error));
+                    format!("{}, and PROACTOR_FILES={name} forbids anything else: unset it, or set it to threads", explained(&error));
                 io::Error::new(error.kind(), text)
             }),
-            "threads" => Ok(Self::open_threads(limits, None)),
             _ => Err(unknown(name)),
         }
     }
 
     #[cfg(target_os = "linux")]
-    fn open_ring(limits: Limits) -> io::Result<Self> {
-        let wake = system::event()?;
-        let shared = Shared::new(limits, Some(wake));
-        shared.queue.lock().on_ring = true;
+    fn open_owned(limits: Limits) -> io::Result<Self> {
+        let shared = Shared::new(limits, Some(system::event()?));
+        shared.queue.lock().owned = true;
         io_uring::start(&shared)?;
+        Ok(Files { shared })
+    }
+
+    #[cfg(windows)]
+    fn open_owned(limits: Limits) -> io::Result<Self> {
+        let shared = Shared::new(limits, Some(overlapped::port()?));
+        shared.queue.lock().owned = true;
+        overlapped::start(&shared)?;
         Ok(Files { shared })
     }
 
@@ -329,10 +366,15 @@ impl Files {
     /// Begins a request. It completes exactly once, unless `take_back` answers it.
     pub fn submit(&self, request: Request) {
         self.shared.submitted.fetch_add(1, Ordering::Relaxed);
+        let blocks = self.shared.blocks(&request);
         let mut queue = self.shared.queue.lock();
         if queue.closing {
             drop(queue);
             return request.complete(Err(ECANCELED));
+        }
+        if blocks {
+            queue.blocking.push_back(request);
+            return threads::called(&self.shared, queue);
         }
         queue.waiting.push_back(request);
         self.call_mechanism(queue);
@@ -341,8 +383,9 @@ impl Files {
     /// As `submit`, but wakes nobody: for a request that its submitter will most likely take back in a moment. `rouse` begins it after all, and so does the next
     /// `submit`.
     pub fn submit_quietly(&self, request: Request) {
+        let blocks = self.shared.blocks(&request);
         let mut queue = self.shared.queue.lock();
-        if queue.closing || !queue.waiting.is_empty() {
+        if blocks || queue.closing || !queue.waiting.is_empty() {
             drop(queue);
             return self.submit(request);
         }
@@ -361,11 +404,11 @@ impl Files {
 
     /// Has the mechanism look into the queue.
     fn call_mechanism<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) {
-        if queue.on_ring {
+        if queue.owned {
             let asleep = std::mem::take(&mut queue.asleep);
             drop(queue);
             if asleep {
-                self.shared.wake_ring();
+                self.shared.wake_owner();
             }
         } else {
             threads::called(&self.shared, queue);
@@ -376,8 +419,11 @@ impl Files {
     pub fn take_back(&self, id: u64) -> Option<Request> {
         let mut queue = self.shared.queue.lock();
         // The newest is looked at first: it is the one that was submitted by whoever asks.
-        let index = queue.waiting.iter().rposition(|request| request.id == id)?;
-        queue.waiting.remove(index)
+        let Queue { waiting, blocking, .. } = &mut *queue;
+        [waiting, blocking].into_iter().find_map(|requests| {
+            let index = requests.iter().rposition(|request| request.id == id)?;
+            requests.remove(index)
+        })
     }
 
     /// Does a request that was taken back, in the calling thread, and completes it.
@@ -392,12 +438,12 @@ impl Files {
             return request.complete(Err(ECANCELED));
         }
         let mut queue = self.shared.queue.lock();
-        if queue.on_ring {
+        if queue.owned {
             queue.cancelled.push(id);
             let asleep = std::mem::take(&mut queue.asleep);
             drop(queue);
             if asleep {
-                self.shared.wake_ring();
+                self.shared.wake_owner();
             }
         }
     }
@@ -411,12 +457,12 @@ impl Files {
     pub fn statistics(&self) -> Statistics {
         let queue = self.shared.queue.lock();
         Statistics {
-            mechanism: if queue.on_ring { "io_uring" } else { "threads" },
+            mechanism: if queue.owned { NAMES[0] } else { "threads" },
             refusal: queue.refusal.clone(),
             submitted: self.shared.submitted.load(Ordering::Relaxed),
             taken_back: self.shared.taken_back.load(Ordering::Relaxed),
             retries: self.shared.retries.load(Ordering::Relaxed),
-            waiting: queue.waiting.len(),
+            waiting: queue.waiting.len() + queue.blocking.len(),
         }
     }
 
@@ -466,6 +512,7 @@ impl Drop for Files {
 impl Shared {
     fn new(limits: Limits, wake: Option<Descriptor>) -> Arc<Self> {
         Arc::new(Shared {
+            id: next_id(),
             limits,
             queue: Mutex::new(Queue::default()),
             available: Condvar::new(),
@@ -479,7 +526,12 @@ impl Shared {
         })
     }
 
-    fn wake_ring(&self) {
+    /// The owner could only wait for it, and others with it.
+    fn blocks(&self, request: &Request) -> bool {
+        self.wake.as_ref().is_some_and(|owner| system::blocks(request, owner, self.id))
+    }
+
+    fn wake_owner(&self) {
         if let Some(wake) = &self.wake {
             system::raise(wake);
         }
@@ -492,7 +544,7 @@ impl Shared {
         let threads = std::mem::take(&mut queue.threads);
         drop(queue);
         self.available.notify_all();
-        self.wake_ring();
+        self.wake_owner();
         threads
     }
 }
@@ -511,8 +563,18 @@ pub fn check_name(name: &str) -> io::Result<()> {
 }
 
 fn unknown(name: &str) -> io::Error {
-    let text = format!("PROACTOR_FILES must be one of {}, or unset; not {name:?}", NAMES.join(", "));
+    let elsewhere = OF_PLATFORMS.iter().find(|(mechanism, _)| *mechanism == name);
+    let why = elsewhere.map(|(_, platform)| format!(", which only {platform} has")).unwrap_or_default();
+    let text = format!("PROACTOR_FILES must be one of {}, or unset; not {name:?}{why}", NAMES.join(", "));
     io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// The mechanisms that not every platform has.
+const OF_PLATFORMS: [(&str, &str); 2] = [("io_uring", "Linux"), ("overlapped", "Windows")];
+
+#[cfg(windows)]
+fn explained(error: &io::Error) -> String {
+    format!("overlapped files are refused ({error})")
 }
 
 #[cfg(target_os = "linux")]

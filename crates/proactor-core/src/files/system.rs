@@ -2,12 +2,24 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Access, Action, Cached, File, Request};
 
 pub type Descriptor = OwnedFd;
 pub type RawDescriptor = RawFd;
+
+/// What there is to know of an open file.
+pub(super) struct Nature {
+    /// The file system cannot tell what is in memory.
+    waits: AtomicBool,
+}
+
+impl Nature {
+    pub(super) fn of(_descriptor: &Descriptor, direct: bool) -> Self {
+        Nature { waits: AtomicBool::new(direct) }
+    }
+}
 
 pub(super) fn raw(descriptor: &Descriptor) -> RawDescriptor {
     descriptor.as_raw_fd()
@@ -60,6 +72,11 @@ pub(super) fn lower(event: RawFd) {
     unsafe { libc::read(event, (&raw mut count).cast(), 8) };
 }
 
+/// The ring does everything.
+pub(super) fn blocks(_request: &Request, _owner: &Descriptor, _engine: u64) -> bool {
+    false
+}
+
 /// Waits at most so many milliseconds until the descriptor is readable.
 pub(super) fn wait_readable(descriptor: RawFd, milliseconds: i32) {
     let mut entry = libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 };
@@ -103,7 +120,7 @@ impl File {
     /// `start` is writable for `length` bytes.
     pub unsafe fn read_cached(&self, start: *mut u8, length: usize, offset: u64) -> Cached {
         let mut done = 0;
-        while done < length && !self.waits.load(Ordering::Relaxed) {
+        while done < length && !self.nature.waits.load(Ordering::Relaxed) {
             let part = libc::iovec { iov_base: start.wrapping_add(done).cast(), iov_len: length - done };
             let Ok(at) = i64::try_from(offset + done as u64) else { break };
             // SAFETY: the caller's promise; `part` lies within the memory.
@@ -113,7 +130,7 @@ impl File {
                 1.. => done += result as usize,
                 _ => {
                     if matches!(errno(), libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM) {
-                        self.waits.store(true, Ordering::Relaxed);
+                        self.nature.waits.store(true, Ordering::Relaxed);
                     }
                     break;
                 }

@@ -1,4 +1,4 @@
-//! A few native threads that make ordinary system calls: for kernels that refuse io_uring.
+//! A few native threads that make ordinary system calls: for kernels that refuse io_uring, and for what an owner could only wait for.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::sync::MutexGuard;
 
 /// Somebody has queued a request: there is a thread for it, up to the limit.
 pub(super) fn called<'a>(shared: &'a Arc<Shared>, mut queue: MutexGuard<'a, Queue>) {
-    if queue.waiting.len() > queue.idle && queue.working < shared.limits.threads {
+    if queue.count_for_threads() > queue.idle && queue.working < shared.limits.threads {
         queue.working += 1;
         match start(shared) {
             Ok(thread) => queue.threads.push(thread),
@@ -17,7 +17,7 @@ pub(super) fn called<'a>(shared: &'a Arc<Shared>, mut queue: MutexGuard<'a, Queu
                 queue.working -= 1;
                 if queue.working == 0 {
                     // No thread at all: the caller does it, rather than nobody.
-                    while let Some(request) = queue.waiting.pop_front() {
+                    while let Some(request) = queue.pop_for_threads() {
                         drop(queue);
                         perform(request);
                         queue = shared.queue.lock();
@@ -39,7 +39,7 @@ fn start(shared: &Arc<Shared>) -> io::Result<thread::JoinHandle<()>> {
 fn work(shared: &Arc<Shared>) {
     let mut queue = shared.queue.lock();
     loop {
-        if let Some(request) = queue.waiting.pop_front() {
+        if let Some(request) = queue.pop_for_threads() {
             drop(queue);
             perform(request);
             queue = shared.queue.lock();

@@ -1,17 +1,26 @@
 //! One suite for every mechanism of `proactor_core::files`: what that module promises. No test sleeps and hopes.
 
-#![cfg(all(target_os = "linux", not(any(feature = "loom", feature = "shuttle"))))]
+#![cfg(all(any(target_os = "linux", windows), not(any(feature = "loom", feature = "shuttle"))))]
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proactor_core::files::{Action, Cached, Complete, File, Files, Limits, Memory, NoMemory, Outcome, Request, next_id};
+use proactor_core::files::{Action, Cached, Complete, File, Files, Limits, Memory, NAMES, NoMemory, Outcome, Request, next_id};
+use proactor_core::numbers::ECANCELED;
+
+#[cfg(unix)]
+mod on_unix;
+#[cfg(unix)]
+use on_unix as platform;
+#[cfg(windows)]
+mod on_windows;
+#[cfg(windows)]
+use on_windows as platform;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SMALL: Limits = Limits { ring: 4, threads: 2 };
@@ -85,7 +94,7 @@ impl World {
         let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let (sender, told) = channel();
         let files = Files::open_named(name, limits).expect("this kernel has it");
-        let file = File::new(OwnedFd::from(file), false);
+        let file = platform::opened(&file);
         World { files, file, told, sink: Arc::new(Told(Mutex::new(sender))), alive: Arc::default(), path }
     }
 
@@ -192,14 +201,10 @@ fn a_cancelled_request_completes_once(name: &str) {
         for _ in 0..3 {
             let (id, _, transferred, error) = world.next();
             assert!(ids.contains(&id));
-            assert!(error == Some(libc_ecanceled()) || (error.is_none() && transferred == 64), "{error:?}");
+            assert!(error == Some(ECANCELED) || (error.is_none() && transferred == 64), "{error:?}");
         }
     }
     assert_eq!(world.alive.load(Ordering::SeqCst), 0);
-}
-
-fn libc_ecanceled() -> i32 {
-    125
 }
 
 fn closing_waits_for_all_and_refuses_what_comes_after(name: &str) {
@@ -210,7 +215,7 @@ fn closing_waits_for_all_and_refuses_what_comes_after(name: &str) {
     world.files.close();
     assert_eq!(world.told.try_iter().count(), 1000);
     world.submit(Action::Read, 0, vec![0; 8]);
-    assert_eq!(world.next().3, Some(libc_ecanceled()));
+    assert_eq!(world.next().3, Some(ECANCELED));
     world.files.close();
 }
 
@@ -233,16 +238,58 @@ fn a_quiet_request_begins_when_it_is_roused_or_another_comes(name: &str) {
 }
 
 fn an_error_is_told_with_its_number(name: &str) {
-    let world = World::new(name, SMALL, &[]);
-    let folder = File::new(OwnedFd::from(std::fs::File::open("/").unwrap()), false);
+    let world = World::new(name, SMALL, &content(100));
     let mut request = world.request(Action::Read, 0, vec![0; 8]);
-    request.file = folder;
+    request.file = platform::opened(&OpenOptions::new().write(true).open(&world.path).unwrap());
     world.files.submit(request);
-    assert_eq!(world.next().3, Some(21), "EISDIR");
+    assert_eq!(world.next().3, Some(platform::NOT_READABLE));
     let mut request = world.request(Action::Read, 0, Vec::new());
     request.memory = Box::new(NoMemory);
     world.files.submit(request);
     assert_eq!(world.next().2, 0);
+}
+
+fn a_file_larger_than_four_gigabytes_has_each_byte_where_it_lies(name: &str) {
+    const HIGH: u64 = (5 << 30) + 12_345;
+    let world = World::new(name, SMALL, &[]);
+    platform::make_sparse(&OpenOptions::new().write(true).open(&world.path).unwrap());
+    for (offset, number) in [(HIGH, 1), (HIGH - (1 << 32), 2), (HIGH + (1 << 33), 3)] {
+        world.submit(Action::Write, offset, vec![number; 3000]);
+        assert_eq!(world.next().2, 3000);
+    }
+    for (offset, number) in [(HIGH, 1), (HIGH - (1 << 32), 2), (HIGH + (1 << 33), 3), (HIGH - 3000, 0)] {
+        world.submit(Action::Read, offset, vec![9; 3000]);
+        let (_, bytes, transferred, error) = world.next();
+        assert_eq!((transferred, error), (3000, None));
+        assert_eq!(bytes, vec![number; 3000]);
+    }
+    world.submit(Action::Read, HIGH + (1 << 33) + 2990, vec![0; 100]);
+    assert_eq!(world.next().2, 10, "the end is where it is");
+}
+
+fn an_engine_that_comes_later_goes_on_with_the_same_file(name: &str) {
+    let mut world = World::new(name, SMALL, &content(1000));
+    for _ in 0..2 {
+        world.submit(Action::Read, 7, vec![0; 70]);
+        let (_, bytes, transferred, error) = world.next();
+        assert_eq!((transferred, error), (70, None));
+        assert_eq!(bytes, content(1000)[7..77]);
+        world.files.close();
+        world.files = Files::open_named(name, SMALL).expect("as before");
+    }
+}
+
+fn two_engines_share_a_file(name: &str) {
+    let world = World::new(name, SMALL, &content(1000));
+    let other = Files::open_named(name, SMALL).expect("as before");
+    for offset in 0..500 {
+        world.submit(Action::Read, offset, vec![0; 8]);
+        other.submit(world.request(Action::Read, offset, vec![0; 8]));
+    }
+    for _ in 0..1000 {
+        assert_eq!(world.next().3, None);
+    }
+    other.close();
 }
 
 #[test]
@@ -260,13 +307,16 @@ fn what_is_in_memory_is_read_at_once() {
 
 #[test]
 fn names_are_checked() {
-    assert!(Files::open_named("uring", SMALL).is_err_and(|error| error.to_string().contains("io_uring, threads")));
-    assert_eq!(Files::open(SMALL).statistics().mechanism, "io_uring");
+    assert!(Files::open_named("uring", SMALL).is_err_and(|error| error.to_string().contains(&NAMES.join(", "))));
+    assert_eq!(Files::open(SMALL).statistics().mechanism, NAMES[0]);
+    let (foreign, platform) = platform::ELSEWHERE;
+    let error = Files::open_named(foreign, SMALL).err().expect("it is of another platform").to_string();
+    assert!(error.contains(foreign) && error.contains(&NAMES.join(", ")) && error.contains(platform), "{error}");
 }
 
 macro_rules! suite {
     ($($name:ident)*) => {
-        mod on_io_uring { $(#[test] fn $name() { crate::$name("io_uring"); })* }
+        mod on_the_owner { $(#[test] fn $name() { crate::$name(crate::NAMES[0]); })* }
         mod on_threads { $(#[test] fn $name() { crate::$name("threads"); })* }
     };
 }
@@ -280,4 +330,7 @@ suite! {
     closing_waits_for_all_and_refuses_what_comes_after
     a_quiet_request_begins_when_it_is_roused_or_another_comes
     an_error_is_told_with_its_number
+    a_file_larger_than_four_gigabytes_has_each_byte_where_it_lies
+    an_engine_that_comes_later_goes_on_with_the_same_file
+    two_engines_share_a_file
 }
