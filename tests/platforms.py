@@ -47,6 +47,7 @@ def _needed_for_fixtures(item: pytest.Item) -> str:
 
 NEEDS_LINUX = "needs Linux"
 
+ENGINES = _core.ENGINES
 FILE_ENGINES = _core.FILE_ENGINES
 
 

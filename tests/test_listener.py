@@ -98,7 +98,7 @@ def test_a_name_that_nobody_knows_is_told(address) -> None:
 def test_an_address_that_is_not_ours_is_told() -> None:
     with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:0") as caught:
         proactor.serve(echo, ("192.0.2.1", 0))
-    assert caught.value.errno == 99
+    assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
 def test_a_port_in_time_wait_can_be_used_again_at_once() -> None:
@@ -130,7 +130,7 @@ def test_the_socket_file_of_a_living_server_is_left_alone(serve, connect, tmp_pa
     serve(address=f"unix:{path}")
     with pytest.raises(OSError, match="cannot listen on unix:") as caught:
         proactor.serve(echo, f"unix:{path}")
-    assert caught.value.errno == 98
+    assert caught.value.errno == errno.EADDRINUSE
     client = connect(f"unix:{path}")
     client.sendall(b"x")
     assert read_exactly(client, 1) == b"x"
@@ -150,7 +150,7 @@ def test_the_socket_file_of_a_server_whose_backlog_is_full_is_left_alone_at_once
             refused = client.connect_ex(path)
         with pytest.raises(OSError, match="cannot listen on unix:") as caught:
             proactor.serve(echo, f"unix:{path}")
-        assert caught.value.errno == 98
+        assert caught.value.errno == errno.EADDRINUSE
         assert os.path.exists(path)
 
 
@@ -163,7 +163,7 @@ def test_the_socket_file_of_a_server_that_is_about_to_listen_is_left_alone(tmp_p
         starting.bind(path)
         with pytest.raises(OSError, match="cannot listen on unix:") as caught:
             proactor.serve(echo, f"unix:{path}")
-        assert caught.value.errno == 98
+        assert caught.value.errno == errno.EADDRINUSE
         assert os.path.exists(path)
 
 
@@ -189,7 +189,7 @@ def test_an_abstract_name_is_served_and_connected_to(serve, tmp_path) -> None:
     assert server.address == name
     with pytest.raises(OSError, match="cannot listen on unix:@/") as caught:
         proactor.serve(echo, name)
-    assert caught.value.errno == 98
+    assert caught.value.errno == errno.EADDRINUSE
     received = threading.Event()
 
     class Client(proactor.Handler):
@@ -327,4 +327,4 @@ def test_only_one_of_two_servers_gets_a_port_without_reuse_port(serve) -> None:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert results == [98] * 4
+    assert results == [errno.EADDRINUSE] * 4

@@ -1,7 +1,6 @@
 """`ThreadPool` as an executor, and what its numbers say. How it schedules handlers is in test_scheduling.py."""
 
 import gc
-import os
 import threading
 import time
 import weakref
@@ -11,7 +10,8 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, echo, eventually, read_exactly
-from platforms import threads_of_process
+from platforms import ENGINES, threads_of_process
+from proactor.platform import processors
 
 
 def test_a_call_is_made_with_its_arguments_and_answers(make_pool) -> None:
@@ -237,9 +237,9 @@ def test_a_wrong_argument_is_refused(arguments, error) -> None:
 
 
 def test_the_engine_may_be_named_by_the_environment(monkeypatch) -> None:
-    monkeypatch.setenv("PROACTOR_ENGINE", "epoll")
+    monkeypatch.setenv("PROACTOR_ENGINE", ENGINES[0])
     with proactor.ThreadPool() as pool:
-        assert pool.statistics().engine == "epoll"
+        assert pool.statistics().engine == ENGINES[0]
     monkeypatch.setenv("PROACTOR_ENGINE", "steam")
     with pytest.raises(ValueError, match=r"steam.*choose one of"):
         proactor.ThreadPool()
@@ -247,7 +247,7 @@ def test_the_engine_may_be_named_by_the_environment(monkeypatch) -> None:
 
 def test_defaults_follow_the_processors_this_process_may_use(make_pool) -> None:
     pool = make_pool()
-    assert 1 <= pool.concurrency <= len(os.sched_getaffinity(0))
+    assert 1 <= pool.concurrency <= processors()
     assert pool.max_workers == min(512, 64 * pool.concurrency)
     assert f"concurrency={pool.concurrency}" in repr(pool)
 
@@ -291,7 +291,7 @@ def test_statistics_are_a_frozen_snapshot(make_pool) -> None:
     after = eventually(
         lambda: (numbers := pool.statistics()).finished == 5 and numbers.running == 0 and numbers, "five calls were finished"
     )
-    assert (after.concurrency, after.max_workers, after.engine) == (1, 3, "epoll")
+    assert (after.concurrency, after.max_workers, after.engine) == (1, 3, ENGINES[0])
     assert after.running == after.queued == after.blocked == 0
     assert 1 <= after.workers <= 3
     with pytest.raises(AttributeError):

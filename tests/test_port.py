@@ -15,6 +15,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually, run_python, tcp_pair
+from platforms import ENGINES
 from proactor.testing import Network, PortNetwork
 
 MakePort = Callable[..., proactor.CompletionPort]
@@ -335,7 +336,7 @@ def test_the_concurrency_is_the_pools_if_nothing_is_said(make_port: MakePort, ma
     assert "concurrency=3" in repr(make_port(3))
 
 
-@pytest.mark.parametrize("engine", ["epoll", "simulated"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_the_engine_can_be_named(make_port: MakePort, engine) -> None:
     port = make_port(engine=engine)
     assert port.engine == port.statistics().engine == engine

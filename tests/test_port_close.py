@@ -11,6 +11,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually, run_python
+from platforms import ENGINES
 from proactor.errors import PortClosed
 from proactor.testing import PortNetwork
 
@@ -122,7 +123,7 @@ def test_any_thread_may_close_one_that_iterates_included(make_port: MakePort, st
     assert port.closed
 
 
-@pytest.mark.parametrize("engine", ["epoll", "simulated"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_closes_race_with_everything_else(start, engine) -> None:
     """Threads that get, post and close at the same time, again and again; nothing is left behind, as the fixture checks."""
     for number in range(100):

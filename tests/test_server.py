@@ -1,5 +1,6 @@
 """`serve` and `Server` from outside: addresses, handlers, order, limits. Every byte that comes back is looked at."""
 
+import errno
 import random
 import socket
 import sys
@@ -138,7 +139,7 @@ def test_a_second_server_on_the_same_address_is_refused_with_the_address_in_the_
     server = serve()
     with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{server.address[1]}") as caught:
         proactor.serve(echo, server.address)
-    assert caught.value.errno == 98
+    assert caught.value.errno == errno.EADDRINUSE
 
 
 @pytest.mark.linux("SO_REUSEPORT")

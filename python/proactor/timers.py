@@ -6,6 +6,7 @@ Knows the port; knows nothing of pools or workers.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,6 +100,10 @@ def _descriptor(handle: int | HasDescriptor | Popen[Any]) -> int:
         if not callable(fileno):
             raise TypeError(f"{type(handle).__name__} {_NOTHING_TO_WAIT_FOR}")
         descriptor = fileno()
+        if sys.platform == "win32" and not isinstance(handle, socket.socket):
+            raise ValueError(
+                f"{type(handle).__name__}: Windows waits for sockets and for HANDLEs, given as numbers, and not for files and pipes"
+            )
     if descriptor < 0:
         raise ValueError(f"the descriptor is {descriptor}: {handle!r} is closed; call call_when before closing it")
     return descriptor
@@ -106,7 +111,11 @@ def _descriptor(handle: int | HasDescriptor | Popen[Any]) -> int:
 
 @contextmanager
 def _process(process: Popen[Any]) -> Iterator[int | Event]:
-    """A descriptor of the process, for the length of the block; a set event if the process was waited for already."""
+    """A descriptor of the process, on Windows its HANDLE, for the length of the block; a set event if it was waited for already."""
+    if sys.platform == "win32":
+        # Signalled from the process's end on, for as long as the Popen is there.
+        yield int(process._handle)  # type: ignore[attr-defined]
+        return
     pidfd = -1
     try:
         if process.poll() is None:

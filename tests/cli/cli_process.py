@@ -88,7 +88,7 @@ class Lines:
     def _read(self) -> None:
         for line in self._stream:
             with self._changed:
-                self._lines.append(line.decode("utf-8", "backslashreplace").rstrip("\n"))
+                self._lines.append(line.decode("utf-8", "backslashreplace").rstrip("\r\n"))
                 self._changed.notify_all()
         with self._changed:
             self._ended = True

@@ -10,6 +10,7 @@ import pytest
 from cli_process import COMMAND, name_of, read_exactly, read_to_end
 
 from peers import eventually
+from platforms import LINUX
 
 REPORT = r"served \d+ clients?, sent \d+ bytes?, dropped \d+ bytes?"
 
@@ -45,7 +46,7 @@ def test_lines_before_exit_are_sent_and_lines_after_it_are_not(serve):
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP if LINUX else signal.SIGBREAK])
 def test_a_signal_ends_the_server_with_a_report(serve, number):
     server = serve()
     (client,) = server.clients(1)

@@ -408,7 +408,7 @@ impl File {
 
     /// The end: waits for what is under way, then closes the descriptor. Idempotent. Blocks; in a worker with the worker's slot free.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(Opened { file, number }) = self.lock().take() else { return Ok(()) };
+        let Some(Opened { file, number: _number }) = self.lock().take() else { return Ok(()) };
         if !std::ptr::eq(self.open.world, world()) {
             file.forked();
             return Ok(());
@@ -426,7 +426,6 @@ impl File {
                 files.close();
             }
         });
-        drop(number);
         release_buried(py);
         waited.map(drop)
     }

@@ -14,7 +14,9 @@ from typing import Any
 from proactor.cli.console_close import hearing_console_close
 from proactor.cli.exit_codes import SIGNAL_BASE
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGBREAK] if sys.platform == "win32" else []))
+STOP_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+if sys.platform == "win32":
+    STOP_SIGNALS += (signal.SIGBREAK,)
 
 HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 
