@@ -245,6 +245,11 @@ def threads_of_process() -> set[int]:
     return {int(name) for name in os.listdir("/proc/self/task")}
 
 
+def threads_beside_workers(pool: proactor.ThreadPool) -> int:
+    """A worker that waits for a lock of Python's counts as blocked, and gets a deputy: without the interpreter's lock more of them do."""
+    return len(threads_of_process()) - pool.statistics().workers
+
+
 def run_python(source: str, *arguments: str, timeout: float = TIMEOUT, **options: Any) -> "subprocess.CompletedProcess[str]":
     """Runs a program to its end, with every warning an error and the tests' helpers at hand."""
     return subprocess.run(
