@@ -22,10 +22,10 @@ CLIPPY := -D warnings -D clippy::undocumented_unsafe_blocks -D clippy::missing_s
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-rust test-models test-python test-windows bench lint docs check clean
+.PHONY: help serve test test-rust test-models test-python test-windows test-free-threaded bench lint docs check clean
 
 help: ## lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: $(PACKAGE) ## starts the console server on 127.0.0.1:60001; more options: make serve ARGS='--host 0.0.0.0'
 	@exec $(VENV)/bin/proactor serve $(ARGS)
@@ -45,6 +45,9 @@ test-python: $(TOOLS)
 test-windows: ## runs the core's tests as Windows programs, under Wine; Debian 12, as root or with sudo: see docs/windows.md
 	tools/windows/install
 	tools/windows/cargo test -p proactor-core
+
+test-free-threaded: ## runs the Python tests without the interpreter's lock; builds Debian's CPython for that, unless FREE_THREADED_PYTHON names one
+	tools/free-threaded
 
 bench: $(PACKAGE) ## measures proactor and its peers; more options: make bench ARGS='...'
 	$(VENV)/bin/python benches/run.py $(ARGS)
