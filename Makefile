@@ -22,10 +22,10 @@ CLIPPY := -D warnings -D clippy::undocumented_unsafe_blocks -D clippy::missing_s
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-rust test-models test-python test-windows wheels bench lint docs check clean
+.PHONY: help serve test test-rust test-models test-python test-windows test-free-threaded wheels bench lint docs check clean
 
 help: ## lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: $(PACKAGE) ## starts the console server on 127.0.0.1:60001; more options: make serve ARGS='--host 0.0.0.0'
 	@exec $(VENV)/bin/proactor serve $(ARGS)
@@ -50,6 +50,9 @@ test-windows: $(TOOLS) ## runs the core's tests and the Python suite on Windows,
 
 wheels: $(VENV)/bin/python ## builds the wheels into dist/, and tries each in a fresh environment
 	tools/wheels/linux $(abspath $(VENV)/bin/python)
+
+test-free-threaded: ## runs the Python tests without the interpreter's lock; builds Debian's CPython for that, unless FREE_THREADED_PYTHON names one
+	tools/free-threaded
 
 bench: $(PACKAGE) ## measures proactor and its peers; more options: make bench ARGS='...'
 	$(VENV)/bin/python benches/run.py $(ARGS)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import proactor
+from platforms import threads_of_process
 
 TIMEOUT = 20.0
 """Seconds after which something that was waited for is a failure. Nothing here takes a tenth of it on an idle machine."""
@@ -239,6 +240,11 @@ def cut(chooser: random.Random, data: bytes, longest: int) -> Iterator[bytes]:
         size = chooser.randint(1, longest)
         yield data[at : at + size]
         at += size
+
+
+def threads_beside_workers(pool: proactor.ThreadPool) -> int:
+    """A worker that waits for a lock of Python's counts as blocked, and gets a deputy: without the interpreter's lock more of them do."""
+    return len(threads_of_process()) - pool.statistics().workers
 
 
 def run_python(source: str, *arguments: str, timeout: float = TIMEOUT, **options: Any) -> "subprocess.CompletedProcess[str]":

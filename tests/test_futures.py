@@ -251,6 +251,7 @@ def test_nothing_of_a_finished_call_is_kept(make_pool) -> None:
                     assert [reference() for reference in watched] == [None] * len(watched), "held by nobody once it has ended"
                 watched_future = weakref.ref(future)
                 del error, outcome, future
+                pool.submit(int).result(TIMEOUT)  # without the interpreter's lock who has made an object lets go of it, when it runs again
                 assert [reference() for reference in (watched_outcome, watched_future, *watched)] == [None] * (len(watched) + 2)
     finally:
         gc.enable()

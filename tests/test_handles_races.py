@@ -13,8 +13,7 @@ from collections.abc import Callable
 import pytest
 
 import proactor
-from peers import TIMEOUT, eventually
-from platforms import threads_of_process
+from peers import TIMEOUT, eventually, threads_beside_workers
 
 ROUNDS = 10_000
 SECONDS = 20.0
@@ -237,11 +236,11 @@ def test_many_handles_and_operations_leave_nothing(make_pool: Callable[..., proa
             theirs.close()
 
     round_of(20_000)
-    descriptors, threads, before = len(os.listdir("/proc/self/fd")), len(threads_of_process()), resident()
+    descriptors, threads, before = len(os.listdir("/proc/self/fd")), threads_beside_workers(pool), resident()
     for _ in range(4):
         round_of(20_000)
     assert len(os.listdir("/proc/self/fd")) == descriptors
-    assert len(threads_of_process()) <= threads + 1
+    assert threads_beside_workers(pool) <= threads + 1
     assert resident() - before < 8 << 20, "100 bytes an operation"
     numbers = pool.statistics()
     assert (numbers.handles, numbers.operations) == (0, 0)

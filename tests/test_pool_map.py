@@ -120,6 +120,7 @@ def test_the_iterator_holds_no_result_that_was_read(make_pool, chunksize) -> Non
         for thing in results:
             watched = weakref.ref(thing)
             del thing
+            pool.submit(int).result(TIMEOUT)  # without the interpreter's lock who has made an object lets go of it, when it runs again
             assert watched() is None
     finally:
         gc.enable()

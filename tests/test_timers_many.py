@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import proactor
-from peers import eventually
-from platforms import resource, threads_of_process
+from peers import eventually, threads_beside_workers
+from platforms import resource
 
 TIMEOUT = 60.0
 
@@ -59,11 +59,11 @@ def test_a_hundred_thousand_timers_leave_nothing(make_pool: Callable[..., proact
 
     # How many are pending at a time depends on the machine: the first round is the largest.
     round_of(40_000)
-    before, threads = resident(), threads_of_process()
+    before, threads = resident(), threads_beside_workers(pool)
     for _ in range(5):
         round_of(20_000)
     assert resident() - before < 8 << 20, "40 bytes a timer"
-    assert len(threads_of_process()) <= len(threads) + 1
+    assert threads_beside_workers(pool) <= threads + 1
 
 
 @pytest.mark.linux("eventfd")
@@ -73,13 +73,13 @@ def test_ten_thousand_waits_at_once_leave_nothing(make_pool: Callable[..., proac
         pytest.skip(f"needs {2 * count} descriptors, may have {many_descriptors}")
     pool = make_pool()
     pool.submit(int).result(TIMEOUT)
-    descriptors, threads = len(os.listdir("/proc/self/fd")), len(threads_of_process())
+    descriptors, threads = len(os.listdir("/proc/self/fd")), threads_beside_workers(pool)
     for _ in range(2):
         called = Countdown(count)
         counters = [os.eventfd(0) for _ in range(count // 10)]
         waits = [pool.call_when(counter, called, timeout=1000) for counter in counters for _ in range(10)]
         assert pool.statistics().waits == count
-        assert len(threads_of_process()) <= threads + 2
+        assert threads_beside_workers(pool) <= threads + 2
         for counter in counters:
             os.eventfd_write(counter, 1)
         assert called.over.wait(TIMEOUT)

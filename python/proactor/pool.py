@@ -512,9 +512,10 @@ class ThreadPool(Executor):
             raise _broken_executor()
         self._workers.ensure_started()
 
-    def __del__(self) -> None:
+    # Its last reference may go when the interpreter has emptied this module: then no name of it is there.
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         workers: Workers | None = getattr(self, "_workers", None)
-        if workers is not None and not sys.is_finalizing():
+        if workers is not None and not _is_finalizing():
             workers.close(drain=True, wait=False)
 
     def __repr__(self) -> str:

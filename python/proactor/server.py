@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -388,10 +388,12 @@ class Server:
                 "; ".join(report.running),
             )
 
-    def __del__(self) -> None:
+    # Its last reference may go when the interpreter's end has emptied this module: then no name of it is there, nor anything to close.
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if not self._ended and not self._workers.forked:
-            warnings.warn(f"{self!r} was never shut down", ResourceWarning, source=self, stacklevel=1)
-            self.close()
+            _warn(f"{self!r} was never shut down", ResourceWarning, source=self, stacklevel=1)
+            if not self._exiting:
+                self.close()
 
     def __repr__(self) -> str:
         return f"<Server {self.address!r}>"

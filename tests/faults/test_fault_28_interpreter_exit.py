@@ -50,6 +50,7 @@ handler.server = proactor.serve(handler, ("127.0.0.1", 0))
 more = [socket.create_connection(handler.server.address) for _ in range(10)]
 """,
     "a pool nobody shut down": "pool = proactor.ThreadPool(); futures = [pool.submit(time.sleep, 0.001) for _ in range(50)]",
+    "a pool that dies late": "import builtins; pool = proactor.ThreadPool(); pool.submit(int).result(); builtins.kept = pool",
     "a module global that dies late": "import builtins; builtins.kept = (server, clients, server.connections)",
 }
 
@@ -113,3 +114,18 @@ def test_a_server_shut_down_in_atexit_is_in_time() -> None:
 def test_a_warning_tells_a_server_that_was_forgotten() -> None:
     result = run_python("import proactor\nserver = proactor.serve(print, ('127.0.0.1', 0))\ndel server")
     assert "was never shut down" in result.stderr
+
+
+def test_the_last_reference_to_a_pool_may_go_when_its_module_is_empty() -> None:
+    """The interpreter's end sets a module's names to None; which objects are still there then differs from build to build."""
+    result = run_python("""
+import sys
+import proactor
+pool = proactor.ThreadPool()
+pool.submit(int).result()
+names = vars(sys.modules["proactor.pool"])
+names.update(dict.fromkeys(names))
+del pool
+""")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""

@@ -10,6 +10,14 @@ pub(super) struct Part {
     pub bytes: usize,
 }
 
+/// What a message that waits takes: its place in the queue, and its bytes, if there are any, in a piece of memory with a header. So a flood of empty
+/// messages stays within the limits, and counts as no more than it takes.
+pub(super) fn held(length: usize) -> usize {
+    let header = 2 * size_of::<usize>();
+    let piece = if length == 0 { 0 } else { (length + header).next_multiple_of(header) };
+    size_of::<Event>() + piece
+}
+
 impl<U: Upper> Connection<U> {
     /// Messages out of further bytes, or, with None, out of what is left at the peer's end; true: there was one at least.
     pub(super) fn frame(
@@ -21,7 +29,7 @@ impl<U: Upper> Connection<U> {
     ) -> (bool, Result<(), Failure>) {
         let mut framed = 0;
         let mut emit = |message: Box<[u8]>| {
-            framed += message.len() + MESSAGE_COST;
+            framed += held(message.len());
             after.schedule |= state.mailbox.push(Event::Received(Received::Message(message)));
         };
         let result = match bytes {
@@ -113,7 +121,7 @@ impl<U: Upper> Connection<U> {
         }
         match state.mailbox.take() {
             Some(Event::Received(bytes)) => {
-                self.uncount_inbox(state, bytes.len() + MESSAGE_COST, engine);
+                self.uncount_inbox(state, held(bytes.len()), engine);
                 state.traffic.messages += 1;
                 Next::Message(bytes)
             }
@@ -131,5 +139,20 @@ impl<U: Upper> Connection<U> {
         let waiter = state.waiter.get_or_insert_default().clone();
         let changes = waiter.changes();
         Next::Wait(waiter, changes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_counts_as_what_it_takes() {
+        assert!(size_of::<Event>() <= 32, "docs/decisions/0004 says what a flood of empty messages takes");
+        assert_eq!(held(0), size_of::<Event>());
+        for length in [1, 8, 15, 16, 17, 64, 1000, 65_536] {
+            let taken = held(length) - size_of::<Event>();
+            assert!((length + 16..length + 48).contains(&taken), "{taken} for {length} bytes");
+        }
     }
 }

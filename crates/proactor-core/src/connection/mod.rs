@@ -163,8 +163,6 @@ pub enum Next {
 
 /// A message of this length is written at once rather than at the end of the handler.
 const WRITE_AT_ONCE: usize = 64 * 1024;
-/// What a message costs besides its bytes; keeps a flood of empty messages within the limit.
-const MESSAGE_COST: usize = 64;
 
 impl<U: Upper> Connection<U> {
     pub(crate) fn new(id: u64, peer: Address, group: Arc<Group<U>>, handle: Handle, token: Token, now: u64) -> Arc<Self> {
@@ -243,7 +241,7 @@ impl<U: Upper> Connection<U> {
                 }
             }
         } else {
-            self.count_inbox(state, bytes.len() + MESSAGE_COST);
+            self.count_inbox(state, messages::held(bytes.len()));
             after.schedule = state.mailbox.push(Event::Received(bytes));
         }
         if state.inbox_bytes >= self.settings().receive_limit {
@@ -347,7 +345,7 @@ impl<U: Upper> Connection<U> {
             let event = match state.mailbox.take() {
                 None => return (None, after),
                 Some(Event::Received(bytes)) => {
-                    self.uncount_inbox(state, bytes.len() + MESSAGE_COST, engine);
+                    self.uncount_inbox(state, messages::held(bytes.len()), engine);
                     state.traffic.messages += 1;
                     Event::Received(bytes)
                 }
