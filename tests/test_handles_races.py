@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 import proactor
-from peers import TIMEOUT, eventually, threads_beside_workers
+from peers import TIMEOUT, threads_beside_workers
 
 ROUNDS = 10_000
 SECONDS = 20.0
