@@ -16,6 +16,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told, eventually
+from platforms import FILE_MECHANISMS
 
 MakePool = Callable[..., proactor.ThreadPool]
 MakePort = Callable[..., proactor.CompletionPort]
@@ -24,7 +25,7 @@ Start = Callable[..., threading.Thread]
 BLOCK = 4096
 
 
-@pytest.fixture(params=["io_uring", "threads"], autouse=True)
+@pytest.fixture(params=FILE_MECHANISMS, autouse=True)
 def mechanism(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PROACTOR_FILES", request.param)
     return str(request.param)

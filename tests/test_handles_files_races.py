@@ -13,6 +13,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT
+from platforms import FILE_MECHANISMS
 
 ROUNDS = 10_000
 SECONDS = 20.0
@@ -21,7 +22,7 @@ SIZE = 8192
 CANARY = b"\xa5" * 64
 
 
-@pytest.fixture(params=["io_uring", "threads"], autouse=True)
+@pytest.fixture(params=FILE_MECHANISMS, autouse=True)
 def mechanism(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PROACTOR_FILES", request.param)
     return str(request.param)

@@ -3,9 +3,10 @@
 import pytest
 
 import proactor
+from platforms import FILE_MECHANISMS
 
 
-@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+@pytest.mark.parametrize("engine", FILE_MECHANISMS)
 def test_many_more_requests_than_the_ring_holds(tmp_path, monkeypatch, engine) -> None:
     monkeypatch.setenv("PROACTOR_FILES", engine)
     count = 20_000
