@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from proactor import _core
+from rings import needs_io_uring
 
 LINUX = sys.platform == "linux"
 UNIX: Any = getattr(socket, "AF_UNIX", None)
@@ -49,6 +50,8 @@ NEEDS_LINUX = "needs Linux"
 
 ENGINES = _core.ENGINES
 FILE_ENGINES = _core.FILE_ENGINES
+FILE_MECHANISMS = [pytest.param(name, marks=needs_io_uring) if name == "io_uring" else name for name in FILE_ENGINES]
+"""What PROACTOR_FILES may be, the default first, as parameters of a test; what the kernel refuses is skipped."""
 
 
 def forget_pages(descriptor: int) -> None:

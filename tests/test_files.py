@@ -11,12 +11,12 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually, run_python
-from platforms import FILE_ENGINES, forget_pages
+from platforms import FILE_MECHANISMS, forget_pages
 
 SIZES = [0, 1, 255, 256, 257, 1000, 1024, 100_000, 1_000_003]
 
 
-@pytest.fixture(params=FILE_ENGINES, autouse=True)
+@pytest.fixture(params=FILE_MECHANISMS, autouse=True)
 def engine(request, monkeypatch):
     monkeypatch.setenv("PROACTOR_FILES", request.param)
     return request.param
@@ -158,7 +158,7 @@ def test_an_abandoned_iterator_leaves_nothing_under_way(make) -> None:
 # ---- writing ----
 
 
-@pytest.mark.parametrize("engine", FILE_ENGINES)
+@pytest.mark.parametrize("engine", FILE_MECHANISMS)
 def test_who_has_the_results_finds_them_counted(tmp_path, monkeypatch, engine) -> None:
     monkeypatch.setenv("PROACTOR_FILES", engine)
     path = tmp_path / "file"

@@ -8,7 +8,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually, run_python
-from platforms import FILE_ENGINES
+from platforms import FILE_MECHANISMS
 
 PREPARE = """
 import os, sys, threading
@@ -20,7 +20,7 @@ with open(path, "wb") as file:
 
 
 @pytest.mark.linux("fork")
-@pytest.mark.parametrize("engine", FILE_ENGINES)
+@pytest.mark.parametrize("engine", FILE_MECHANISMS)
 def test_a_child_of_a_fork_shares_nothing_and_may_begin_anew(tmp_path, engine) -> None:
     program = (
         PREPARE
@@ -59,7 +59,7 @@ print("over")
     assert (run.stdout, run.stderr) == ("over\n", "")
 
 
-@pytest.mark.parametrize("engine", FILE_ENGINES)
+@pytest.mark.parametrize("engine", FILE_MECHANISMS)
 def test_the_end_of_the_program_waits_for_writes_and_for_nothing_else(tmp_path, engine) -> None:
     program = (
         PREPARE
@@ -87,7 +87,7 @@ def test_requests_without_anybody_leave_nothing(tmp_path) -> None:
                 file.readinto_at(at, bytearray(4096))
 
 
-@pytest.mark.parametrize("engine", FILE_ENGINES)
+@pytest.mark.parametrize("engine", FILE_MECHANISMS)
 @pytest.mark.parametrize("watched", [False, True])
 def test_after_a_cancel_that_says_true_nothing_happens(tmp_path, monkeypatch, engine, watched) -> None:
     monkeypatch.setenv("PROACTOR_FILES", engine)
@@ -116,7 +116,7 @@ def test_after_a_cancel_that_says_true_nothing_happens(tmp_path, monkeypatch, en
         assert request.done()
 
 
-@pytest.mark.parametrize("engine", FILE_ENGINES)
+@pytest.mark.parametrize("engine", FILE_MECHANISMS)
 def test_a_cancel_that_races_the_completion_touches_no_memory_of_others(tmp_path, monkeypatch, engine) -> None:
     """Fault 31: ten thousand rounds, canaries around the buffers."""
     monkeypatch.setenv("PROACTOR_FILES", engine)

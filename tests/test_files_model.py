@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 import proactor
-from platforms import FILE_ENGINES
+from platforms import FILE_MECHANISMS
 
 OFFSETS = st.integers(0, 20_000)
 SIZES = st.integers(0, 6000)
@@ -99,7 +99,7 @@ class Files(RuleBasedStateMachine):
             assert self.file.size == len(self.model)
 
 
-@pytest.mark.parametrize("engine", FILE_ENGINES)
+@pytest.mark.parametrize("engine", FILE_MECHANISMS)
 def test_files_against_a_model(monkeypatch, engine) -> None:
     monkeypatch.setenv("PROACTOR_FILES", engine)
     run_state_machine_as_test(Files, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))

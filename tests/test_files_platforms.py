@@ -8,12 +8,12 @@ import sys
 import pytest
 
 import proactor
-from platforms import FILE_ENGINES
+from platforms import FILE_ENGINES, FILE_MECHANISMS
 
 HIGH = (5 << 30) + 12_345
 
 
-@pytest.fixture(params=FILE_ENGINES, autouse=True)
+@pytest.fixture(params=FILE_MECHANISMS, autouse=True)
 def engine(request, monkeypatch):
     monkeypatch.setenv("PROACTOR_FILES", request.param)
     return request.param

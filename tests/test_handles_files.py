@@ -16,7 +16,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told, eventually
-from platforms import FILE_ENGINES, forget_pages
+from platforms import FILE_MECHANISMS, forget_pages
 
 MakePool = Callable[..., proactor.ThreadPool]
 MakePort = Callable[..., proactor.CompletionPort]
@@ -25,7 +25,7 @@ Start = Callable[..., threading.Thread]
 BLOCK = 4096
 
 
-@pytest.fixture(params=FILE_ENGINES, autouse=True)
+@pytest.fixture(params=FILE_MECHANISMS, autouse=True)
 def mechanism(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PROACTOR_FILES", request.param)
     return str(request.param)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import proactor
 from peers import TIMEOUT, eventually
-from platforms import FILE_ENGINES
+from platforms import FILE_MECHANISMS
 from proactor.errors import PortClosed
 
 WHICH = st.integers(0, 1)
@@ -229,7 +229,7 @@ class PortAndFiles(RuleBasedStateMachine):
             assert snapshot.handles == sum(model.handle is not None and not model.handle.closed for model in getattr(self, "models", ()))
 
 
-@pytest.mark.parametrize("mechanism", FILE_ENGINES)
+@pytest.mark.parametrize("mechanism", FILE_MECHANISMS)
 def test_port_and_files_do_what_the_model_does(mechanism: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROACTOR_FILES", mechanism)
     checks = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -12,7 +12,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually
-from platforms import FILE_ENGINES, forget_pages
+from platforms import FILE_MECHANISMS, forget_pages
 
 ROUNDS = 10_000
 SECONDS = 20.0
@@ -21,7 +21,7 @@ SIZE = 8192
 CANARY = b"\xa5" * 64
 
 
-@pytest.fixture(params=FILE_ENGINES, autouse=True)
+@pytest.fixture(params=FILE_MECHANISMS, autouse=True)
 def mechanism(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PROACTOR_FILES", request.param)
     return str(request.param)

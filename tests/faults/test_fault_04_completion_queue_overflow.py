@@ -6,11 +6,12 @@ A queue that is too small loses nothing either: `a_completion_queue_that_overflo
 import pytest
 
 import proactor
+from platforms import FILE_MECHANISMS
 
 pytestmark = pytest.mark.linux("io_uring")
 
 
-@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+@pytest.mark.parametrize("engine", FILE_MECHANISMS)
 def test_many_more_requests_than_the_ring_holds(tmp_path, monkeypatch, engine) -> None:
     monkeypatch.setenv("PROACTOR_FILES", engine)
     count = 20_000

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from peers import Program
+from rings import needs_io_uring
 
 pytestmark = pytest.mark.linux("io_uring, and strace")
 
@@ -22,6 +23,7 @@ with proactor.open(sys.argv[1], "w+b", direct=True) as file:
 """
 
 
+@needs_io_uring
 @pytest.mark.parametrize("error", ["EAGAIN", "EBUSY", "EINTR"])
 @pytest.mark.parametrize("when", ["1+2", "2+3"])
 def test_requests_are_submitted_when_the_kernel_has_room_again(tmp_path, error, when) -> None:

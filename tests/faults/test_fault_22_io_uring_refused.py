@@ -1,10 +1,16 @@
 """Fault 22: the kernel refuses io_uring (EPERM as under Docker's default profile, ENOSYS): threads read and write; the log says so once."""
 
 import errno
+import os
+import re
+from pathlib import Path
 
 import pytest
 
 from peers import run_python
+from rings import needs_io_uring
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.linux("io_uring, and seccomp, which refuses it")
 
@@ -68,3 +74,58 @@ def test_another_name_is_refused_at_once(tmp_path, monkeypatch) -> None:
     path.touch()
     with pytest.raises(ValueError, match='PROACTOR_FILES must be one of io_uring, threads, or unset; not "uring"'):
         proactor.open(path)
+
+
+REFUSED = """
+import os, sys
+import seccomp
+if sys.argv[1]:
+    seccomp.refuse(seccomp.IO_URING_SETUP, seccomp.IO_URING_ENTER, seccomp.IO_URING_REGISTER, error=int(sys.argv[1]))
+"""
+
+SUITE = """
+import pytest
+os.chdir(sys.argv[2])
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--color=no", *sys.argv[3:]]))
+"""
+
+ABOUT_FILES = (
+    "tests/faults/test_fault_04_completion_queue_overflow.py",
+    "tests/faults/test_fault_25_denied_in_mid_run.py",
+    "tests/test_files.py::test_writes_land_where_they_are_told",
+    "tests/test_handles_files.py::test_memory_is_lent_until_the_completion",
+)
+
+
+def run_suite(error: str) -> tuple[dict[str, int], str]:
+    """How many of these tests passed, were skipped and so on, and what was printed."""
+    run = run_python(REFUSED + SUITE, error, str(ROOT), *ABOUT_FILES, timeout=50)
+    printed = run.stdout + run.stderr
+    closing = re.search(r"^(.*) in [\d.]+s", printed.splitlines()[-1] if run.stdout else "")
+    assert closing, printed
+    return {what: int(number) for number, what in re.findall(r"(\d+) ([a-z]+)", closing[1])}, printed
+
+
+def test_the_suite_passes_where_io_uring_is_refused_and_says_what_it_leaves_out() -> None:
+    counted, printed = run_suite(str(errno.EPERM))
+    # Those of threads pass, their twins on the ring do not run.
+    assert counted == {"passed": 3, "skipped": 6}, printed
+    skips = [line for line in printed.splitlines() if line.startswith("SKIPPED")]
+    assert skips, printed
+    assert all(line.endswith("the kernel refuses io_uring (EPERM)") for line in skips), printed
+
+
+@needs_io_uring
+def test_nothing_is_skipped_where_there_is_a_ring() -> None:
+    counted, printed = run_suite("")
+    assert counted == {"passed": 9}, printed
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOMEM, errno.EINVAL, errno.EMFILE], ids=errno.errorcode.get)
+def test_only_a_refusal_skips_tests(error) -> None:
+    run = run_python(REFUSED + "import rings", str(error))
+    if error in (errno.ENOSYS, errno.ENOMEM):
+        assert (run.returncode, run.stderr) == (0, "")
+    else:
+        assert run.returncode == 1
+        assert f"io_uring_setup: {os.strerror(error)}" in run.stderr

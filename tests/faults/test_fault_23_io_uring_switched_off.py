@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from peers import run_python
+from rings import needs_io_uring
 
 pytestmark = pytest.mark.linux("io_uring")
 
 SWITCH = Path("/proc/sys/kernel/io_uring_disabled")
 
 pytestmark = [
+    needs_io_uring,
     pytest.mark.skipif(os.environ.get("PROACTOR_TEST_SYSCTL") != "1", reason="switches io_uring off for all: set PROACTOR_TEST_SYSCTL=1"),
     pytest.mark.skipif(not os.access(SWITCH, os.W_OK), reason=f"{SWITCH} is not there, or not ours to write to"),
 ]

@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from peers import run_python
+from rings import needs_io_uring
 
 pytestmark = pytest.mark.linux("io_uring, and seccomp, which denies it")
 
@@ -28,6 +29,7 @@ with proactor.open(sys.argv[1], direct=True) as file:
 """
 
 
+@needs_io_uring
 @pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS, errno.EACCES])
 def test_nothing_is_lost_when_the_ring_is_denied(tmp_path, error) -> None:
     run = run_python(PROGRAM, str(tmp_path / "file"), str(error), env={"PROACTOR_FILES": ""})

@@ -7,6 +7,7 @@ import pytest
 
 import proactor
 from peers import Program, run_python
+from platforms import FILE_MECHANISMS
 
 PROGRAM = """
 import sys
@@ -42,7 +43,7 @@ def test_a_disk_error_is_told_with_its_place(tmp_path) -> None:
 
 
 @pytest.mark.linux("device files")
-@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+@pytest.mark.parametrize("engine", FILE_MECHANISMS)
 def test_a_device_that_fails_is_told_with_its_place_and_the_rest_goes_on(tmp_path, monkeypatch, engine) -> None:
     """Files that always fail stand in for the disk, under the number of the file's descriptor: so the ring meets the error too."""
     monkeypatch.setenv("PROACTOR_FILES", engine)
@@ -97,7 +98,7 @@ print("long" if time.monotonic() - begun > 1.5 else "at once", file.statistics()
         program_run.end()
 
 
-@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+@pytest.mark.parametrize("engine", FILE_MECHANISMS)
 @pytest.mark.parametrize("direct", [False, True])
 def test_a_file_that_is_shorter_than_it_was_is_read_to_its_end(tmp_path, monkeypatch, engine, direct) -> None:
     monkeypatch.setenv("PROACTOR_FILES", engine)

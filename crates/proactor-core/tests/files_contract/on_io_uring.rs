@@ -30,8 +30,12 @@ impl Complete for Stalling {
 /// (IORING_SQ_CQ_OVERFLOW), and puts into the queue at the next `io_uring_enter`.
 #[test]
 fn a_completion_queue_that_overflows_loses_nothing() {
+    crate::on_the_owner(overflow);
+}
+
+fn overflow(name: &str) {
     let limits = Limits { ring: 64, completions: Some(16), threads: 2 };
-    let mut world = World::new("io_uring", limits, &[]);
+    let mut world = World::new(name, limits, &[]);
     let (reader, mut writer) = std::io::pipe().unwrap();
     world.file = File::new(OwnedFd::from(reader), false);
     let (told, receiver) = channel();

@@ -23,6 +23,11 @@ pub const NOT_READABLE: i32 = 5;
 /// A mechanism that is not of this platform, and whose it is.
 pub const ELSEWHERE: (&str, &str) = ("io_uring", "Linux");
 
+/// Overlapped files are not refused.
+pub fn refusal() -> Option<std::io::Error> {
+    None
+}
+
 const FSCTL_SET_SPARSE: u32 = 0x0009_00c4;
 
 pub fn opened(file: &std::fs::File) -> Arc<File> {

@@ -1,0 +1,99 @@
+"""What the README has a newcomer type, from a fresh clone: `pip install .` in an empty environment, and `make serve`.
+
+The clone is of the working tree's last commit, with what is not committed laid over it. Cargo's folder is that of this project, so that
+little is compiled again. `make test` cannot run here, inside itself: CI runs it from a fresh clone.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 280.0
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(shutil.which("cargo") is None, reason="needs cargo, to build"),
+    pytest.mark.skipif(shutil.which("git") is None, reason="needs git, to clone"),
+]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("newcomer") / "proactor"
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone of git: nothing can be cloned from it")
+    run(["git", "clone", "--quiet", str(ROOT), str(folder)], Path("/"))
+    listed = ["git", "ls-files", "-z", "--modified", "--others", "--exclude-standard"]
+    for name in filter(None, run(listed, ROOT).split("\0")):
+        target = folder / name
+        if (ROOT / name).exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+        else:
+            target.unlink(missing_ok=True)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """As a newcomer's: no virtual environment, no settings of the run that this is part of."""
+    scripts = sysconfig.get_path("scripts")
+    ours = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYO3_PYTHON", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTEST_ADDOPTS")
+    found = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("PROACTOR_")}
+    found["PATH"] = os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep) if folder != scripts)
+    return {"CARGO_TARGET_DIR": str(ROOT / "target"), **found, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+def run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def base_python() -> str:
+    """The interpreter that this environment was made of."""
+    return str(getattr(sys, "_base_executable", sys.executable))
+
+
+def test_pip_installs_it_into_an_empty_environment(clone: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "environment"
+    run([base_python(), "-m", "venv", str(fresh)], tmp_path)
+    run([str(fresh / "bin/pip"), "install", "--quiet", "."], clone)
+    # Elsewhere than in the clone, whose sources would be found first.
+    source = "import proactor; print(proactor.__file__); print(proactor.ThreadPool().submit(divmod, 7, 2).result())"
+    where, answer = run([str(fresh / "bin/python"), "-I", "-c", source], tmp_path).splitlines()
+    assert Path(where).is_relative_to(fresh)
+    assert answer == "(3, 1)"
+    assert "serve" in run([str(fresh / "bin/proactor"), "--help"], tmp_path)
+
+
+def test_make_serve_builds_and_listens(clone: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = ["make", "serve", f"PYTHON={base_python()}", "ARGS=--port 0"]
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            command, cwd=clone, env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while (listening := re.search(r"listening on 127\.0\.0\.1:\d+", log.read_text())) is None and process.poll() is None:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        assert listening, log.read_text()
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    told = log.read_text()
+    assert "served 0" in told or "0 clients" in told, told
