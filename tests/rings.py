@@ -11,7 +11,8 @@ import sys
 
 import pytest
 
-_IO_URING_SETUP = 425  # the same number on every architecture
+from seccomp import IO_URING_SETUP
+
 _REFUSALS = (errno.ENOSYS, errno.EPERM, errno.ENOMEM)
 _PARAMETERS = 120  # bytes of struct io_uring_params
 
@@ -26,7 +27,7 @@ def refusal() -> str | None:
     if sys.platform != "linux":
         return "io_uring is of Linux"
     libc = ctypes.CDLL(None, use_errno=True)
-    ring = libc.syscall(_IO_URING_SETUP, 1, ctypes.create_string_buffer(_PARAMETERS))
+    ring = libc.syscall(IO_URING_SETUP, 1, ctypes.create_string_buffer(_PARAMETERS))
     if ring >= 0:
         os.close(ring)
         return None
