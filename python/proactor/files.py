@@ -127,10 +127,11 @@ class File(_core.File):
     def blocks(self, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The file's bytes in order, in blocks of `block_size`, the last one shorter, from `offset` on: `length` bytes, or up to the end.
 
-        `depth` requests are outstanding meanwhile, also while the caller is at a block. Where one is late, others that complete before it are
-        followed by more, and wait for their turn. Memory: at most 2 x `depth` blocks and the one that the caller still has, however large the
-        file; `depth` + 2 where they complete in turn. Pipes and character devices are read one block after the other, as much as there is at a
-        time. Of a file that changes meanwhile the blocks are what was there when each was read; it ends with the first that is not whole.
+        `depth` requests are outstanding meanwhile, also while the caller is at a block. Where one is late, others that complete before it
+        are followed by more, and wait for their turn. Memory: at most 2 x `depth` blocks and the one that the caller still has, however
+        large the file; `depth` + 2 where they complete in turn. Pipes and character devices are read one block after the other, as much
+        as there is at a time. Of a file that changes meanwhile the blocks are what was there when each was read; it ends with the first
+        that is not whole.
 
         Raises:
             OSError: from the iterator: a read failed.
