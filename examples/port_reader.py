@@ -10,6 +10,7 @@ from typing import BinaryIO
 import proactor
 
 DEPTH, BLOCK = 4, 256  # requests under way, and bytes a request
+AHEAD = 2 * DEPTH  # blocks that may be under way or wait for their turn: more would pile up behind a read that hangs
 
 
 def copy(source: BinaryIO, target: BinaryIO) -> int:
@@ -20,19 +21,20 @@ def copy(source: BinaryIO, target: BinaryIO) -> int:
         file = port.associate(source, key="the file")
         for number in range(DEPTH):
             file.read(BLOCK, number * BLOCK)
-        offset, pending = DEPTH * BLOCK, DEPTH
+        offset, pending, ended = DEPTH * BLOCK, DEPTH, False
         while pending:
             completion = port.get()  # any of the four
             pending -= 1
             if completion.error is not None:
                 raise completion.error
             blocks[completion.operation.offset] = completion.value
-            if len(completion.value) == BLOCK:  # the file goes on: so does this request
-                file.read(BLOCK, offset)
-                offset, pending = offset + BLOCK, pending + 1
+            ended = ended or len(completion.value) < BLOCK
             while (block := blocks.pop(turn, None)) is not None:
                 target.write(block)
                 turn, total = turn + BLOCK, total + len(block)
+            while not ended and pending < DEPTH and offset - turn < AHEAD * BLOCK:  # the file goes on: so do the requests
+                file.read(BLOCK, offset)
+                offset, pending = offset + BLOCK, pending + 1
     return total
 
 

@@ -190,3 +190,54 @@ def test_a_read_that_was_put_off_begins_as_soon_as_anybody_looks(tmp_path) -> No
         for _ in range(10):
             file.read_at(0, 512).result()
         file.read_at(0, 512)  # and nobody looks
+
+
+@pytest.mark.timeout(30)
+def test_a_block_that_is_late_keeps_the_others_going_within_twice_the_depth(tmp_path, monkeypatch) -> None:
+    """The first request hangs: each other that completes is followed by another, up to 2 x depth blocks with the one that is awaited."""
+    path = tmp_path / "data"
+    path.write_bytes(bytes(range(256)) * 40)
+    asked, enough = [], threading.Event()
+    with proactor.open(path, block_size=256, depth=4) as file, proactor.open(path, block_size=256) as other:
+        gate = HungRequest(other.read_at(0, 256), enough)
+
+        def read_at(offset, size):
+            asked.append(offset)
+            if len(asked) == 7:  # 2 x depth, less the one for the caller
+                enough.set()
+            return gate if offset == 0 else other.read_at(offset, size)
+
+        monkeypatch.setattr(file, "read_at", read_at)
+        monkeypatch.setattr(file, "_give_up", lambda request: None)
+        assert next(file.blocks()) == bytes(range(256))
+        assert enough.is_set()
+        assert len(asked) <= 8
+
+
+class HungRequest(concurrent.futures.Future):
+    """Complete once `enough` is set."""
+
+    def __init__(self, request, enough) -> None:
+        super().__init__()
+        self._request, self._enough = request, enough
+
+    def _perform_here(self) -> bool:
+        return False
+
+    def done(self) -> bool:
+        return self._enough.is_set()
+
+    def exception(self, timeout=None):
+        if not self._enough.wait(timeout):
+            raise TimeoutError
+
+    def result(self, timeout=None):
+        assert self._enough.wait(10), "nothing more was asked for"
+        return self._request.result()
+
+
+def test_a_closed_file_cannot_be_entered_again(tmp_path) -> None:
+    file = proactor.open(tmp_path / "data", "wb")
+    file.close()
+    with pytest.raises(ValueError, match="closed"), file:
+        pass

@@ -574,3 +574,14 @@ def test_memory_stays_where_it_is_over_many_operations(port: proactor.Completion
     for _ in range(10):
         some()
     assert resident() - before < 10_000_000
+
+
+def test_a_file_and_its_raw_file_are_one_descriptor_which_has_one_handle(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"data")
+    with open(path, "rb") as file, proactor.CompletionPort() as port, proactor.CompletionPort() as other:
+        handle = port.associate(file)
+        with pytest.raises(ValueError, match="associated already, by another object"):
+            other.associate(file.raw)
+        handle.close()
+        other.associate(file.raw).close()

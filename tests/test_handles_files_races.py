@@ -4,7 +4,6 @@ import collections
 import errno
 import random
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from peers import TIMEOUT, eventually
 from platforms import FILE_MECHANISMS, forget_pages
 
 ROUNDS = 10_000
-SECONDS = 20.0
-"""What the races may take; so many rounds as fit into it are made, and at least a tenth."""
 SIZE = 8192
 CANARY = b"\xa5" * 64
 
@@ -41,7 +38,7 @@ def filled(memory: bytearray) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_ten_thousand_cancels_against_completions_leave_the_canaries_alive(
     path: Path, make_port: Callable[..., proactor.CompletionPort]
 ) -> None:
@@ -62,7 +59,7 @@ def test_ten_thousand_cancels_against_completions_leave_the_canaries_alive(
     thread = threading.Thread(target=canceller)
     thread.start()
     outcomes: collections.Counter[str] = collections.Counter()
-    began, rounds = time.monotonic(), 0
+    rounds = 0
     try:
         with open(path, "r+b", buffering=0) as file:
             descriptor = file.fileno()
@@ -93,19 +90,19 @@ def test_ten_thousand_cancels_against_completions_leave_the_canaries_alive(
                     if memory:
                         assert filled(memory) or error is not None
                         memory[len(CANARY) : -len(CANARY)] = bytes(SIZE)
-                        memory.extend(b"")  # nobody holds it
+                        memory.append(0)  # nobody holds it
+                        memory.pop()
                         settled.append(memory)
                 barrier.wait(TIMEOUT)
                 while settled:  # what came after the completion would be here
                     assert settled.pop()[len(CANARY) : -len(CANARY)] == bytes(SIZE), "written after the completion"
                 rounds += 1
-                if time.monotonic() - began > SECONDS and rounds >= ROUNDS // 10:
-                    break
             assert handle.statistics().receives == handle.statistics().sends == 0
     finally:
         over = True
         barrier.wait(TIMEOUT)
         thread.join(TIMEOUT)
+    assert rounds == ROUNDS
     with pytest.raises(TimeoutError):
         port.get(0)
     assert path.read_bytes() == bytes(range(256)) * 32 * 16
@@ -115,9 +112,8 @@ def test_ten_thousand_cancels_against_completions_leave_the_canaries_alive(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_closes_of_handles_and_ports_race_with_completions_and_lose_nothing(path: Path) -> None:
-    began = time.monotonic()
     for number in range(1000):
         random.seed(number)
         port = proactor.CompletionPort()
@@ -152,5 +148,3 @@ def test_closes_of_handles_and_ports_race_with_completions_and_lose_nothing(path
             assert len({completion.operation for completion in got}) == len(got)
             handle.close()
             memory.clear()  # nobody holds it
-        if time.monotonic() - began > SECONDS / 2 and number >= 100:
-            break

@@ -7,7 +7,6 @@ import os
 import random
 import socket
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -16,8 +15,6 @@ import proactor
 from peers import TIMEOUT, threads_beside_workers
 
 ROUNDS = 10_000
-SECONDS = 20.0
-"""What the races may take; so many rounds as fit into it are made, and at least a tenth."""
 
 
 def resident() -> int:
@@ -112,7 +109,7 @@ ACTIONS = ["receive"] * 4 + ["send", "small", "small"] + ["cancel", "cancel one"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_every_operation_completes_exactly_once_in_ten_thousand_races(make_pool: Callable[..., proactor.ThreadPool]) -> None:
     pool = make_pool(concurrency=2)
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
@@ -131,7 +128,7 @@ def test_every_operation_completes_exactly_once_in_ten_thousand_races(make_pool:
 
     thread = threading.Thread(target=other)
     thread.start()
-    began, rounds = time.monotonic(), 0
+    rounds = 0
     try:
         for number in range(ROUNDS):
             random.seed(number)
@@ -154,15 +151,13 @@ def test_every_operation_completes_exactly_once_in_ten_thousand_races(make_pool:
                 data.append(0)
                 data.pop()
             rounds += 1
-            if time.monotonic() - began > SECONDS and rounds >= ROUNDS // 10:
-                break
     finally:
         over = True
         if thread.is_alive():
             barrier.wait(TIMEOUT)
         thread.join(TIMEOUT)
         listener.close()
-    assert rounds >= ROUNDS // 10
+    assert rounds == ROUNDS
     numbers = pool.statistics()
     assert (numbers.handles, numbers.operations) == (0, 0)
 

@@ -474,3 +474,15 @@ def test_what_a_socket_cannot_do_is_refused_by_name(make_pool: MakePool, pair: A
     with pytest.raises(OSError, match="closed") as caught:
         listening.accept()
     assert caught.value.errno == errno.EBADF
+
+
+def test_a_second_socket_object_of_a_descriptor_that_a_handle_has_is_refused() -> None:
+    ours, theirs = socket.socketpair()
+    second = socket.socket(fileno=ours.fileno())
+    with theirs, proactor.CompletionPort() as port, proactor.CompletionPort() as other:
+        handle = port.associate(ours)
+        for one in (port, other):
+            with pytest.raises(ValueError, match="belongs to a handle already"):
+                one.associate(second)
+        second.detach()
+        handle.close()

@@ -7,7 +7,6 @@ import os
 import random
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Self
 
@@ -19,8 +18,6 @@ from peers import TIMEOUT, Told, eventually
 MakePool = Callable[..., proactor.ThreadPool]
 
 ROUNDS = 10_000
-SECONDS = 20.0
-"""What the races may take; so many rounds as fit into it are made, and at least a tenth."""
 CANARY = b"\xcc" * 64
 
 
@@ -62,16 +59,11 @@ class Rounds:
 
 
 def rounds() -> Iterator[int]:
-    """So many as there is time for."""
-    began = time.monotonic()
-    done = 0
-    while done < ROUNDS and (done < ROUNDS // 10 or time.monotonic() - began < SECONDS):
-        done += 1
-        yield done
+    yield from range(1, ROUNDS + 1)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_receive_into_memory_that_is_cancelled_at_the_last_moment_writes_nothing_afterwards(make_pool: MakePool) -> None:
     """Fault 31. Either it completes with the bytes, or it is cancelled and the next receive gets them: never both, never neither."""
     ours, theirs = socket.socketpair()
@@ -103,7 +95,7 @@ def test_a_receive_into_memory_that_is_cancelled_at_the_last_moment_writes_nothi
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_client_of_an_accept_that_is_cancelled_at_the_last_moment_is_not_lost(make_pool: MakePool) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     address = listener.getsockname()
@@ -131,7 +123,7 @@ def test_a_client_of_an_accept_that_is_cancelled_at_the_last_moment_is_not_lost(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_connects_that_are_cancelled_or_closed_complete_once_and_leave_nothing(make_pool: MakePool) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     address = listener.getsockname()
@@ -167,7 +159,7 @@ def test_connects_that_are_cancelled_or_closed_complete_once_and_leave_nothing(m
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("end", ["close", "cancel"])
 def test_a_send_that_ends_at_the_last_moment_says_exactly_how_much_has_gone_out(make_pool: MakePool, end: str) -> None:
     """With a peer that reads slowly at first, and takes the rest while the handle is closed or the send cancelled."""

@@ -136,7 +136,8 @@ class Completion:
 
     @property
     def value(self) -> Any:
-        """By kind of operation; None where nothing else is said, and if it failed. Of a packet: what was posted.
+        """By kind of operation; None where nothing else is said, and, but for sends, writes and datagrams that were too long, if it failed. Of a packet:
+        what was posted.
 
         receive: the bytes, b"" when the peer has finished sending. receive_into: how many bytes, 0 at that end.
         receive_from: (bytes, address); also of a datagram that was too long (EMSGSIZE), whose beginning it is.
@@ -194,6 +195,9 @@ class CompletionPort:
 
     def post(self, key: Any = None, value: Any = None) -> None:
         """Queues a completion of one's own, behind all others. Never blocks. (Win32's PostQueuedCompletionStatus.)
+
+        There is no limit on how many are queued, as there is none on Windows; one that waits costs 24 bytes and what `key` and `value` are. Who posts faster than
+        the threads take looks at `statistics().queued`, or waits for their answers.
 
         Raises:
             proactor.errors.PortClosed: the port is closed.
@@ -994,6 +998,9 @@ class Transfer:
 
     def running(self) -> bool:
         """Whether it has neither ended nor was cancelled."""
+
+    def _perform_here(self) -> bool:
+        """Does it in this thread, if nobody has begun it and few are under way."""
 
     def result(self, timeout: float | None = None) -> Any:
         """What the request has brought. Blocks until it is complete; in a worker with the worker's slot free. Signal handlers run in between.

@@ -61,8 +61,8 @@ def copy(
     worker with the worker's slot free.
 
     Between regular files holes stay holes, and the kernel copies by itself where it can. Else `depth` reads and writes are
-    outstanding, `block_size` bytes
-    each. Pipes and devices can be copied from and to. A new target has the source's permissions, less the umask.
+    outstanding, `block_size` bytes each; memory: at most 3 x `depth` blocks.
+    Pipes and devices can be copied from and to. A new target has the source's permissions, less the umask.
 
     Args:
         progress: called as `progress(copied, total)` on the calling thread, about every tenth of a second and at the end, with

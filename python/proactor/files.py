@@ -5,6 +5,8 @@ Knows the native requests and their futures; knows nothing of pools.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import errno
 import io
 import os
@@ -14,7 +16,7 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +29,8 @@ __all__ = ["File", "FileRequest", "FileStatistics", "open"]
 
 BLOCK_SIZE = 256 * 1024
 _LARGEST_BLOCK = 1 << 30
+# Seconds after which a block that is next is late: a disk that is at work has long brought it.
+_LATE = 0.01
 
 _MODES = {
     "rb": os.O_RDONLY,
@@ -125,11 +129,11 @@ class File(_core.File):
     def blocks(self, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The file's bytes in order, in blocks of `block_size`, the last one shorter, from `offset` on: `length` bytes, or up to the end.
 
-        `depth` requests are outstanding meanwhile, so that memory is `depth` blocks, however large the file. Pipes and character
-        devices are
-        read one block after the other, as much as there is at a time. Of a file that changes meanwhile the blocks are what was
-        there when each was read; it
-        ends with the first that is not whole.
+        `depth` requests are outstanding meanwhile, also while the caller is at a block. Where one is late, others that complete before it
+        are followed by more, and wait for their turn. Memory: at most 2 x `depth` blocks and the one that the caller still has, however
+        large the file; `depth` + 2 where they complete in turn. Pipes and character devices are read one block after the other, as much
+        as there is at a time. Of a file that changes meanwhile the blocks are what was there when each was read; it ends with the first
+        that is not whole.
 
         Raises:
             OSError: from the iterator: a read failed.
@@ -168,19 +172,26 @@ class File(_core.File):
         end = None if length is None else position + length
         # Beyond what is known of the file one request at a time looks whether there is more.
         known = self.size
+
+        def fill(limit: int) -> None:
+            nonlocal position
+            while len(window) < limit and (end is None or position < end) and (not window or position < known):
+                wanted = self._block_size if end is None else min(self._block_size, end - position)
+                window.append((wanted, self.read_at(position, wanted)))
+                position += wanted
+
         try:
             while True:
-                while (
-                    len(window) < self._depth and (end is None or position < end) and (not window or position < known)  #
-                ):
-                    wanted = self._block_size if end is None else min(self._block_size, end - position)
-                    window.append((wanted, self.read_at(position, wanted)))
-                    position += wanted
+                fill(self._depth)
                 if not window:
                     return
-                wanted, request = window.popleft()
+                wanted, request = window[0]
+                self._await_first(window, fill)
                 block = request.result()
+                window.popleft()
                 del request
+                if len(block) == wanted:
+                    fill(self._depth)  # so many are outstanding while the caller is at his block, too
                 if block:
                     yield block
                 if len(block) < wanted:
@@ -190,6 +201,31 @@ class File(_core.File):
             # Nobody waits for them: they own their memory, and a disk that hangs must not keep whoever interrupts the reading.
             for _, request in window:
                 self._give_up(request)
+
+    def _await_first(self, window: deque[tuple[int, FileRequest]], fill: Callable[[int], None]) -> None:
+        """Waits for the first request; while it is late, each other one that completes is followed by another, as far as memory goes.
+
+        That they come in turn is what is usual, so it costs nothing before the first one is late: a Python thread tells of the others.
+        """
+        first, most = window[0][1], 2 * self._depth - 1
+        if self._depth == 1 or _telling.here:  # whoever tells of requests can only wait for one
+            return
+        if not first._perform_here():
+            with contextlib.suppress(TimeoutError):
+                first.exception(_LATE)
+        while not first.done() and len(window) < most:
+            pending = [request for _, request in window if not request.done()]
+            before = len(window)
+            fill(min(most, before + self._depth - len(pending)))
+            if len(window) > before:
+                continue  # those may be complete already
+            if len(pending) == 1:
+                return  # the file has no more
+            _core.block()
+            try:
+                concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+            finally:
+                _core.unblock()
 
     def read(self, *, offset: int = 0, length: int | None = None) -> bytes:
         """All of it, or `length` bytes from `offset` on, fewer at the end of the file. Blocks; in a worker with the worker's slot free.
@@ -219,6 +255,7 @@ class File(_core.File):
         return FileStatistics(*self._numbers())
 
     def __enter__(self) -> Self:
+        self.fileno()  # closed: raises ValueError, as Python's own files do
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -338,7 +375,16 @@ def _start_teller() -> None:
             raise
 
 
+class _Telling(threading.local):
+    here = False
+
+
+_telling = _Telling()
+"""Whether the thread is the one that tells of requests."""
+
+
 def _tell() -> None:
+    _telling.here = True
     while (request := _core.next_told()) is not None:
         try:
             publish(request)

@@ -75,14 +75,14 @@ def associate(port: _core.Port, handle: Associable, fn: Callable[[Completion], o
     if not callable(fn):
         raise TypeError(f"fn must be a callable that takes a completion, not {type(fn).__name__}")
     if isinstance(handle, ConnectedSocket | socket.socket):
-        return port.associate(handle, _kind_of(handle), fn)
+        return _associate_socket(handle, lambda kind: port.associate(handle, kind, fn))
     return _associate_file(handle, lambda descriptor, name: port.associate_file(descriptor, name, fn))
 
 
 def associate_with_key(port: _core.CompletionPort, handle: Associable, key: Any) -> Handle:
     """As `CompletionPort.associate`."""
     if isinstance(handle, ConnectedSocket | socket.socket):
-        return port._associate(handle, _kind_of(handle), key)
+        return _associate_socket(handle, lambda kind: port._associate(handle, kind, key))
     return _associate_file(handle, lambda descriptor, name: port._associate_file(descriptor, name, key))
 
 
@@ -90,8 +90,16 @@ def associate_with_key(port: _core.CompletionPort, handle: Associable, key: Any)
 
 _handles: weakref.WeakKeyDictionary[Any, weakref.ref[Handle]] = weakref.WeakKeyDictionary()
 """Which handle a file object has, so that it gets no second one."""
-# Guards _handles, and that a file object is associated once.
+_owners: dict[int, tuple[weakref.ref[Any], weakref.ref[Handle]]] = {}
+"""Which file object a descriptor was associated by, and its handle: a buffered file and its `raw` have the same."""
+_sockets: dict[int, weakref.ref[Handle]] = {}
+"""The handle that a socket's descriptor belongs to: a second socket object may have it."""
+# Guards these, and that a file object is associated once.
 _lock = threading.Lock()
+
+
+def _nothing() -> None:
+    return None
 
 
 def _associate_file(file: Any, make: Callable[[int, Any], Handle]) -> Handle:
@@ -105,8 +113,15 @@ def _associate_file(file: Any, make: Callable[[int, Any], Handle]) -> Handle:
         before = None if known is None else known()
         if before is not None and not before.closed:
             raise ValueError(f"{name!r} is associated already: close its handle first, or open the file once more for another port")
+        owner, other = (known() for known in _owners.get(descriptor, (_nothing, _nothing)))
+        if owner is not None and other is not None and not owner.closed and owner.fileno() == descriptor and not other.closed:
+            raise ValueError(
+                f"{name!r} is associated already, by another object of descriptor {descriptor}: close that handle first, or open the file "
+                "once more for another port"
+            )
         handle = make(descriptor, name)
         _handles[file] = weakref.ref(handle)
+        _owners[descriptor] = weakref.ref(file), weakref.ref(handle)
     return handle
 
 
@@ -147,12 +162,27 @@ def _forked() -> None:
         if handle is not None:
             handle._forked()
     _handles.clear()
+    _owners.clear()
+    _sockets.clear()
 
 
 platform.in_child_of_fork(_forked)
 
 
 # ---- sockets ----
+
+
+def _associate_socket(handle: socket.socket | ConnectedSocket, make: Callable[[str], Handle]) -> Handle:
+    kind, descriptor = _kind_of(handle), handle.fileno()
+    if isinstance(handle, ConnectedSocket):
+        return make(kind)
+    with _lock:
+        known = _sockets.get(descriptor, _nothing)()
+        if known is not None and not known.closed:
+            raise ValueError(f"descriptor {descriptor} belongs to a handle already, which took it over from another socket object")
+        made = make(kind)
+        _sockets[descriptor] = weakref.ref(made)
+    return made
 
 
 def _kind_of(handle: socket.socket | ConnectedSocket) -> str:

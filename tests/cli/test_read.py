@@ -454,3 +454,22 @@ def wait_until_at_rest(process):
             status = file.read()
         seen.append((re.search(r"^State:\s+S", status, re.MULTILINE) is not None, *re.findall(r"ctxt_switches:\s*(\d+)", status)))
         time.sleep(0.05)
+
+
+def test_blocks_without_memory_are_told_of_in_one_line(tmp_path):
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(path, 10 << 30)
+    command = [*COMMAND, "read", str(path), "--block", "1G", "--depth", "1024", "--output", "/dev/null"]
+    run = subprocess.run(["sh", "-c", 'ulimit -v 6000000; exec "$@"', "sh", *command], capture_output=True, text=True, timeout=TIMEOUT)
+    assert run.returncode == 1
+    assert len(run.stderr.splitlines()) == 1
+    assert "no memory for 1073741824 bytes" in run.stderr
+    assert "--block" in run.stderr
+
+
+def test_what_the_kernel_refuses_to_read_is_no_failing_device():
+    run = subprocess.run([*COMMAND, "read", "/proc/self/mem"], capture_output=True, text=True, timeout=TIMEOUT)
+    assert run.returncode == 1
+    assert "Input/output error" in run.stderr
+    assert "device" not in run.stderr

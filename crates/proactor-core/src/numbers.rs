@@ -2,7 +2,8 @@
 
 #[cfg(unix)]
 pub use libc::{
-    EALREADY, EBADF, ECANCELED, ECONNABORTED, ECONNREFUSED, ECONNRESET, EINTR, EINVAL, EIO, EISCONN, EMSGSIZE, ENOTCONN, EPIPE, ETIMEDOUT,
+    EALREADY, EBADF, ECANCELED, ECONNABORTED, ECONNREFUSED, ECONNRESET, EINTR, EINVAL, EIO, EISCONN, EMFILE, EMSGSIZE, ENOTCONN, EPIPE,
+    ETIMEDOUT,
 };
 
 #[cfg(windows)]
@@ -25,6 +26,7 @@ mod of_windows {
     pub const EINVAL: i32 = WinSock::WSAEINVAL;
     pub const EIO: i32 = ERROR_IO_DEVICE as i32;
     pub const EISCONN: i32 = WinSock::WSAEISCONN;
+    pub const EMFILE: i32 = WinSock::WSAEMFILE;
     pub const EMSGSIZE: i32 = WinSock::WSAEMSGSIZE;
     pub const ENOTCONN: i32 = WinSock::WSAENOTCONN;
     pub const EPIPE: i32 = WinSock::WSAESHUTDOWN;

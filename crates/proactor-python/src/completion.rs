@@ -21,7 +21,8 @@ pub struct Completion {
     /// The operation that is complete; None for a packet.
     #[pyo3(get)]
     pub operation: Option<Py<Operation>>,
-    /// By kind of operation; None where nothing else is said, and if it failed. Of a packet: what was posted.
+    /// By kind of operation; None where nothing else is said, and, but for sends, writes and datagrams that were too long, if it failed. Of a packet:
+    /// what was posted.
     ///
     /// receive: the bytes, b"" when the peer has finished sending. receive_into: how many bytes, 0 at that end.
     /// receive_from: (bytes, address); also of a datagram that was too long (EMSGSIZE), whose beginning it is.

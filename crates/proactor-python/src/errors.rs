@@ -30,6 +30,18 @@ pub fn from_io(error: &io::Error) -> PyErr {
     }
 }
 
+/// A port could not begin: what was tried, why it failed, and what to do where a limit is reached.
+pub fn beginning(doing: &str, error: &io::Error) -> PyErr {
+    let Some(number) = error.raw_os_error() else { return from_io(error) };
+    let hint = match error.kind() {
+        io::ErrorKind::WouldBlock => "; end some threads, or raise the limit (ulimit -u, or pids.max of the cgroup)",
+        _ if number == proactor_core::numbers::EMFILE => "; close some descriptors, or raise the limit (ulimit -n)",
+        io::ErrorKind::OutOfMemory => "; there is no memory for it",
+        _ => "",
+    };
+    PyOSError::new_err((number, format!("{doing}: {}{hint}", text_of(number))))
+}
+
 /// The exception that `closed(error)` is told and that later sends raise.
 pub fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
     match failure {

@@ -114,7 +114,7 @@ impl Drop for Block {
 }
 
 fn no_memory(size: usize) -> PyErr {
-    PyMemoryError::new_err(format!("there is no memory for {size} bytes at a time: read less, or use blocks()"))
+    PyMemoryError::new_err(format!("there is no memory for {size} bytes at a time: ask for less"))
 }
 
 enum Owner {

@@ -70,7 +70,8 @@ pub fn open_engine(engine: Option<&Bound<'_, PyAny>>, pool: &Arc<Pool>) -> PyRes
         Some(engine) if engine.is_instance_of::<Network>() => Ok(engine.cast::<Network>()?.get().engine()),
         other => {
             let name: Option<String> = other.map(|name| name.extract()).transpose()?;
-            engine::open(name.as_deref(), Arc::new(Source(pool.clone()))).map_err(|error| errors::from_io(&error))
+            engine::open(name.as_deref(), Arc::new(Source(pool.clone())))
+                .map_err(|error| errors::beginning("opening a completion port", &error))
         }
     }
 }
@@ -84,7 +85,7 @@ pub fn start(py: Python<'_>, core: Arc<CorePort<Layer>>) -> PyResult<(Arc<CorePo
     }
     let monitored = core.clone();
     let monitor = py.detach(|| std::thread::Builder::new().name("proactor-mon".into()).spawn(move || monitored.monitor()));
-    Ok((core, monitor.map_err(|error| errors::from_io(&error))?))
+    Ok((core, monitor.map_err(|error| errors::beginning("starting the thread that monitors a completion port", &error))?))
 }
 
 /// Joins a closed port's monitor, once. With the interpreter released.

@@ -243,6 +243,22 @@ impl Transfer {
         }
     }
 
+    /// False: somebody has begun it, or many are under way.
+    fn perform_here(&self, py: Python<'_>) -> bool {
+        if self.shared.open.is_below(FEW)
+            && let Some(files) = self.shared.open.world.engine_if_any()
+            && let Some(request) = files.take_back(self.shared.id)
+        {
+            self.shared.quiet.store(false, Ordering::Relaxed);
+            py.detach(|| {
+                let _blocking = worker::Blocking::enter();
+                files.perform(request);
+            });
+            return true;
+        }
+        false
+    }
+
     fn wait(this: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<()> {
         let (py, own) = (this.py(), this.get());
         own.check()?;
@@ -257,16 +273,7 @@ impl Transfer {
         }
         // Nobody has begun it: to do it here saves waking, and waiting for, another thread. A time limit could not be kept then. Where many are under way, it
         // would only miss going to the device together with the others.
-        if timeout.is_none()
-            && own.shared.open.is_below(FEW)
-            && let Some(files) = own.shared.open.world.engine_if_any()
-            && let Some(request) = files.take_back(own.shared.id)
-        {
-            own.shared.quiet.store(false, Ordering::Relaxed);
-            py.detach(|| {
-                let _blocking = worker::Blocking::enter();
-                files.perform(request);
-            });
+        if timeout.is_none() && own.perform_here(py) {
             if own.shared.lock().phase.is_end() {
                 return Ok(());
             }
@@ -331,6 +338,12 @@ impl Transfer {
         self.check()?;
         self.shared.rouse();
         Ok(!self.shared.lock().phase.is_end())
+    }
+
+    /// Does it in this thread, if nobody has begun it and few are under way.
+    fn _perform_here(&self, py: Python<'_>) -> PyResult<bool> {
+        self.check()?;
+        Ok(self.perform_here(py))
     }
 
     /// What the request has brought. Blocks until it is complete; in a worker with the worker's slot free. Signal handlers run in between.

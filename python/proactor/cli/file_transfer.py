@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,14 +80,27 @@ def telling_errors(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise failure(what, error) from error
+    except MemoryError as error:
+        raise no_memory(what, error) from error
     except ValueError as error:  # PROACTOR_FILES, say: what the command line names is checked before.
         raise CommandError(f"{what}: {error}", ExitCode.USAGE) from error
 
 
 def failure(what: str, error: OSError, done: str = "") -> CommandError:
     """One line: what could not be done, why, how far it came, and what to do."""
-    hint = _HINTS.get(error.errno or 0, "") if error.filename != "-" else "standard input is /dev/stdin, standard output /dev/stdout"
+    hint = _hint(error) if error.filename != "-" else "standard input is /dev/stdin, standard output /dev/stdout"
     return CommandError(f"{what}: {reason(error)}{done and f', after {done}'}{hint and f'; {hint}'}", ExitCode.FAILED)
+
+
+def _hint(error: OSError) -> str:
+    if error.errno == errno.EIO and os.path.realpath(os.fsdecode(error.filename or "")).startswith(("/proc/", "/sys/")):
+        return "the kernel has nothing to read there"  # no device has failed
+    return _HINTS.get(error.errno or 0, "")
+
+
+def no_memory(what: str, error: MemoryError) -> CommandError:
+    """One line, as `failure`."""
+    return CommandError(f"{what}: {error or 'there is no memory for it'}; choose a smaller --block or --depth", ExitCode.FAILED)
 
 
 def so_far(done: int) -> str:

@@ -16,6 +16,7 @@ from proactor.cli.file_transfer import (
     add_transfer_options,
     check_report_options,
     failure,
+    no_memory,
     so_far,
     sum_of_requests,
     telling_errors,
@@ -140,6 +141,8 @@ class Output:
             yield from file.blocks(offset=options.offset, length=options.length)
         except OSError as error:
             raise failure(f"cannot read {options.path}", error, so_far(self.written)) from error
+        except MemoryError as error:
+            raise no_memory(f"cannot read {options.path}", error) from error
         except ValueError as error:  # An offset into a pipe, say.
             raise CommandError(f"cannot read {options.path}: {error}", ExitCode.USAGE) from error
 
