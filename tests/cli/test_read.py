@@ -444,3 +444,11 @@ def wait_until_at_rest(process):
             status = file.read()
         seen.append((re.search(r"^State:\s+S", status, re.MULTILINE) is not None, *re.findall(r"ctxt_switches:\s*(\d+)", status)))
         time.sleep(0.05)
+
+
+def test_a_closed_standard_output_loses_the_data_and_says_so(tmp_path):
+    (tmp_path / "file").write_bytes(b"data")
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh"]
+    result = subprocess.run([*closed, *COMMAND, "read", str(tmp_path / "file")], capture_output=True, timeout=30, check=False)
+    assert b"cannot write to standard output: Bad file descriptor; it is closed" in result.stderr
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)

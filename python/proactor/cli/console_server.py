@@ -45,6 +45,10 @@ class ConsoleServer(proactor.Handler):
         self._looking = False
         self.stopping = False
 
+    def close(self) -> None:
+        """When the server is closed."""
+        self._sockets.close()
+
     def connected(self, connection: proactor.Connection) -> None:
         connection.context = client = Client(peer_name(connection))
         logger.info("%s connected", client.name)
