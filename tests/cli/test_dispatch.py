@@ -207,8 +207,8 @@ def test_bad_arguments_are_refused_by_name(run, arguments, status, message):
 
 def test_an_engine_that_does_not_exist_is_said_in_one_line(run):
     result = run("dispatch", "calm", env={"PROACTOR_ENGINE": "steam"})
-    assert result.returncode == 1
-    assert re.fullmatch(r'proactor: cannot make a completion port: no engine called "steam".*\n', result.stderr.decode())
+    assert result.returncode == 2
+    assert re.fullmatch(r'proactor: environment variable PROACTOR_ENGINE: no engine called "steam".*\n', result.stderr.decode())
 
 
 def test_threads_that_cannot_be_started_are_said_in_one_line(run):
