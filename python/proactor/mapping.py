@@ -30,7 +30,7 @@ def map_on(
         raise ValueError(f"chunksize must be at least 1, not {chunksize}")
     if buffersize is not None and index(buffersize) < 1:
         raise ValueError(f"buffersize must be at least 1, or None for no limit; not {buffersize}")
-    if timeout is not None and (isinstance(timeout, str | bytes) or not hasattr(timeout, "__float__")):
+    if timeout is not None and not hasattr(timeout, "__float__"):
         raise TypeError(f"timeout must be a number of seconds, or None for no limit; not {timeout!r}")
     deadline = None if timeout is None else time.monotonic() + timeout
     items = zip(*iterables, strict=False)
