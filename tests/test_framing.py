@@ -227,3 +227,8 @@ def test_encoding_says_what_cannot_be_a_message() -> None:
             framing.encode("text")
         with pytest.raises(TypeError, match=r"a message is bytes, not int"):
             framing.encode(5)
+
+
+def test_a_length_of_a_float_is_refused():
+    with pytest.raises(ValueError, match=r"takes 1, 2, 4 or 8, not 1\.0"):
+        proactor.LengthPrefixed(bytes=1.0)

@@ -143,3 +143,9 @@ def test_of_a_class_one_instance_is_made_for_all_clients(serve, connect) -> None
         client.sendall(b"x")
         assert read_exactly(client, 1) == b"x"
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("handler", [proactor.Handler, proactor.Handler()])
+def test_the_base_class_itself_is_no_handler(handler):
+    with pytest.raises(TypeError, match="so nothing would happen: write a subclass"):
+        proactor.serve(handler, ("127.0.0.1", 0))

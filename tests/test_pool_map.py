@@ -138,3 +138,8 @@ def test_a_map_inside_a_call_runs_in_place_where_it_must(make_pool) -> None:
 def test_a_wrong_size_is_refused(make_pool, options, error) -> None:
     with pytest.raises(error):
         make_pool().map(int, [], **options)
+
+
+def test_a_time_out_that_is_no_number_is_named(make_pool):
+    with pytest.raises(TypeError, match="timeout must be a number of seconds"):
+        make_pool().map(abs, [1], timeout="x")

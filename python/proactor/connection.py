@@ -191,7 +191,7 @@ class LengthPrefixed:
     limit: int = 16 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        if isinstance(self.bytes, bool) or self.bytes not in (1, 2, 4, 8):
+        if type(self.bytes) is not int or self.bytes not in (1, 2, 4, 8):
             raise ValueError(f"LengthPrefixed(bytes=...) takes 1, 2, 4 or 8, not {self.bytes!r}")
         _check_limit("LengthPrefixed", self.limit)
 

@@ -31,6 +31,11 @@ def check_handler(handler: object, name: str | None = None) -> None:
         TypeError: it cannot; the text says why and what to write.
     """
     shown = repr(handler) if name is None else name
+    if handler is Handler or type(handler) is Handler:
+        raise TypeError(
+            "Handler overrides none of proactor.Handler's methods (it is that class), so nothing would happen: "
+            "write a subclass that overrides received(self, connection, data), say"
+        )
     if isinstance(handler, Handler):
         _check_methods(handler, type(handler), f"{type(handler).__qualname__}" if name is None else name)
     elif isinstance(handler, type):

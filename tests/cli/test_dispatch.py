@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import signal
 import socket
@@ -90,7 +91,7 @@ def test_options_change_the_preset_and_so_does_the_environment(dispatch):
     scene = record["scene"]
     assert (scene["name"], scene["count"], scene["workers"], scene["concurrency"], scene["burst"]) == ("busy", 3, 2, 2, 12)
     assert record["facts"]["handled"] == 3
-    blocking = {"PROACTOR_BLOCK": "1", "PROACTOR_RATE": "5"}
+    blocking = {"PROACTOR_DISPATCH_BLOCK": "1", "PROACTOR_RATE": "5"}
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         peer = threading.Thread(target=lambda: listener.accept()[0].close())
@@ -206,8 +207,8 @@ def test_bad_arguments_are_refused_by_name(run, arguments, status, message):
 
 def test_an_engine_that_does_not_exist_is_said_in_one_line(run):
     result = run("dispatch", "calm", env={"PROACTOR_ENGINE": "steam"})
-    assert result.returncode == 1
-    assert re.fullmatch(r'proactor: cannot make a completion port: no engine called "steam".*\n', result.stderr.decode())
+    assert result.returncode == 2
+    assert re.fullmatch(r'proactor: environment variable PROACTOR_ENGINE: no engine called "steam".*\n', result.stderr.decode())
 
 
 @pytest.mark.linux("a limit of threads (setrlimit)")
@@ -318,3 +319,23 @@ def test_no_live_view_is_drawn_where_it_cannot_or_should_not_be(terminal, option
     assert one.wait() == 0
     one.wait_for("1 of 1 completion handled by worker")
     assert ESCAPE not in one.raw
+
+
+def test_the_variable_that_is_a_size_elsewhere_is_none_of_its_switches(run):
+    result = run("dispatch", "calm", "--count", "1", env=os.environ | {"PROACTOR_BLOCK": "4K"})
+    assert result.returncode == 0, result.stderr
+    assert "PROACTOR_DISPATCH_BLOCK" in run("dispatch", "--help").stdout.decode()
+
+
+@pytest.mark.parametrize("command", [["connect", "[fe80::1]:80"], ["dispatch", "--connect", "[fe80::1]:80"]])
+def test_a_link_local_address_without_its_zone(run, command):
+    result = run(*command)
+    assert "a link-local address needs its zone: append it, as in fe80::1%eth0" in result.stderr.decode()
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize(("engine", "command"), [("nope", ["dispatch"]), ("simulated", ["dispatch", "--connect", "127.0.0.1:1"])])
+def test_an_engine_that_there_is_not(run, engine, command):
+    result = run(*command, env=os.environ | {"PROACTOR_ENGINE": engine})
+    assert result.stderr.decode().startswith("proactor: environment variable PROACTOR_ENGINE: ")
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)

@@ -473,3 +473,11 @@ def test_what_the_kernel_refuses_to_read_is_no_failing_device():
     assert run.returncode == 1
     assert "Input/output error" in run.stderr
     assert "device" not in run.stderr
+
+
+def test_a_closed_standard_output_loses_the_data_and_says_so(tmp_path):
+    (tmp_path / "file").write_bytes(b"data")
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh"]
+    result = subprocess.run([*closed, *COMMAND, "read", str(tmp_path / "file")], capture_output=True, timeout=30, check=False)
+    assert b"cannot write to standard output: Bad file descriptor; it is closed" in result.stderr
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)

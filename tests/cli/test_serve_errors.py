@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,7 @@ def test_two_servers_cannot_share_a_port(serve, run):
     ("host", "words"),
     [
         ("no.such.host.invalid", "there is no such host; check the name given as --host"),
+        ("fe80::1", "a link-local address needs its zone: append it, as in fe80::1%eth0"),
         ("192.0.2.1", "the address is not this machine's; give one of"),
         ("300.1.2.3", "no such host|not an address"),
         ("2001:db8::1", "the address is not this machine's|IPv6 does not work here"),
@@ -135,6 +137,8 @@ def test_a_privileged_port(run):
         (["--quiet", "--log-level", "debug"], "argument --quiet: it contradicts --log-level debug; leave one of them out"),
         (["--idle-timeout", "nan"], "argument --idle-timeout: nan is out of range"),
         (["--concurrency", "1.5"], "argument --concurrency: '1.5' is not a whole number"),
+        (["--concurrency", "99999999999999999999"], "argument --concurrency: 99999999999999999999 is out of range: a whole number from 1"),
+        (["--max-workers", "99999999999999999999"], "argument --max-workers: 99999999999999999999 is out of range: a whole number from 1"),
         (["--max-workers", "none"], "argument --max-workers: 'none' is not a whole number"),
         (["--busy-poll", "50"], "argument --busy-poll: 50 is out of range: seconds, not negative, at most 1; 50e-6 is 50 microseconds"),
         (["--drain", "soon"], "argument --drain: 'soon' is not a number of seconds"),
@@ -165,6 +169,66 @@ def test_a_wrong_environment_variable(run, variable, value, words):
     result = run("serve", env=os.environ | {variable: value})
     assert words in result.stderr.decode()
     assert (result.returncode, result.stdout) == (ExitCode.USAGE, b"")
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["connect", "127.0.0.1:1"]])
+@pytest.mark.parametrize(("engine", "words"), [("nope", 'no engine called "nope"'), ("simulated", "the simulated engine is for tests")])
+def test_an_engine_without_a_network(run, command, engine, words):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [word.replace(":1", f":{listener.getsockname()[1]}") if word == "127.0.0.1:1" else word for word in command]
+        result = run(*command, env=os.environ | {"PROACTOR_ENGINE": engine})
+    assert f"environment variable PROACTOR_ENGINE: {'' if engine == 'simulated' else words}" in one_line(result)
+    assert words in one_line(result)
+    assert result.returncode == ExitCode.USAGE
+
+
+def test_too_few_descriptors(run):
+    result = subprocess.run(
+        ["sh", "-c", 'ulimit -n 8; exec "$@"', "sh", *COMMAND, "serve", "--port", "0"],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=30,
+        check=False,
+    )
+    assert "too many open files; raise the limit (ulimit -n)" in one_line(result)
+    assert result.returncode == ExitCode.CANNOT_START
+
+
+NO_THREAD = """
+import sys, threading
+import proactor.cli
+start = threading.Thread.start
+def refused(thread):
+    if thread.name == {name!r}:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = refused
+sys.exit(proactor.cli.main(["serve", "--port", "0"]))
+"""
+
+
+@pytest.mark.parametrize("name", ["log", "shutdown", "input"])
+def test_a_thread_that_cannot_be_started(name):
+    result = subprocess.run(
+        [sys.executable, "-c", NO_THREAD.format(name=name)], capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False
+    )
+    last = result.stderr.decode().splitlines()[-1]
+    assert "Traceback" not in result.stderr.decode()
+    assert re.fullmatch(r"proactor: cannot listen on 127.0.0.1:0: can't start new thread; raise the limits .*", last)
+    assert result.returncode == ExitCode.CANNOT_START
+
+
+def test_a_directory_that_has_been_removed(folder):
+    result = subprocess.run(
+        ["sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh", *COMMAND, "serve", "app:echo", "--port", "0"],
+        cwd=folder,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=30,
+        check=False,
+    )
+    assert "the current directory has been removed; change to another one (cd)" in one_line(result)
+    assert result.returncode == ExitCode.CANNOT_START
 
 
 def test_without_a_command_it_says_which_there_are(run):

@@ -2,15 +2,19 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from cli_process import COMMAND, name_of, read_exactly, read_to_end
 
 from peers import eventually
 from platforms import LINUX
+from proactor.cli.signals import SAME_SIGNAL_SECONDS, StopRequests
 
 REPORT = r"served \d+ clients?, sent \d+ bytes?, dropped \d+ bytes?"
 
@@ -168,9 +172,42 @@ def test_a_second_signal_ends_the_process_at_once(serve, application, first, sec
     assert read_exactly(client, 7) == b"entered"
     server.signal(first)
     server.log.wait_for("shutting down")
+    if first == second:
+        time.sleep(SAME_SIGNAL_SECONDS)  # Sooner it would be the same one.
     server.signal(second)
     assert server.wait(10) == 128 + second
     assert f"proactor: {second.name} during the shutdown: ended at once" in server.log.all()
+
+
+def test_a_signal_that_comes_twice_at_once_is_one():
+    # As timeout(1) sends it: to the process, and then to its group.
+    stop = StopRequests()
+    with stop.handling_signals():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.wait() == "SIGTERM"
+        signal.raise_signal(signal.SIGTERM)
+        assert not stop.requested
+
+
+def test_the_end_of_a_process_that_gets_no_more_threads_is_orderly(serve, application):
+    server = serve("app:echo", **application("def echo(connection, data): connection.send(data)"))
+    client = server.connect()
+    client.sendall(b"x")
+    assert read_exactly(client, 1) == b"x"
+    size = int(re.search(r"VmSize:\s+(\d+) kB", Path(f"/proc/{server.process.pid}/status").read_text())[1]) * 1024
+    resource.prlimit(server.process.pid, resource.RLIMIT_AS, (size, size))
+    server.signal(signal.SIGTERM)
+    assert client.recv(1) == b""
+    assert server.wait() == 0
+    assert server.report() == "served 1 client, sent 1 byte, dropped 0 bytes"
+
+
+def test_the_console_leaves_nothing_open(serve):
+    server = serve(command=[sys.executable, "-X", "dev", "-m", "proactor"])
+    server.type(b"Exit\n")
+    assert server.wait() == 0
+    assert not [line for line in server.log.all() if "ResourceWarning" in line]
 
 
 def test_a_signal_after_exit_ends_the_process_at_once(serve):

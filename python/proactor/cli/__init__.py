@@ -125,9 +125,12 @@ def _complain(message: str) -> None:
 
 
 def _fill_standard_descriptors() -> None:
-    """A closed standard descriptor's number would go to the next socket, and what is printed would go to a client."""
-    for descriptor in (0, 1, 2):
+    """A closed standard descriptor's number would go to the next socket, and what is printed would go to a client.
+
+    Standard output stays one that cannot be written to: data that is lost there must be an error.
+    """
+    for descriptor, mode in ((0, os.O_RDWR), (1, os.O_RDONLY), (2, os.O_RDWR)):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.open(os.devnull, mode)

@@ -6,6 +6,7 @@ on reading. When the server finishes first, piped input that is at hand is still
 
 import argparse
 import codecs
+import errno
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
 from proactor.cli.input import Input
 from proactor.cli.options import Help, Options, seconds
 from proactor.cli.signals import Wakeup, end_process
+from proactor.cli.start import ZONE_HINT, lacks_zone, refuse_simulated_engine
 from proactor.cli.text import printable
 from proactor.listener import parse
 
@@ -157,8 +159,9 @@ class Sender:
 
 
 def _connect(address: str, receiver: Receiver, timeout: float) -> proactor.Connection:
+    refuse_simulated_engine()
     try:
-        parse(address, "write HOST:PORT, [IPV6]:PORT or unix:/path")
+        target = parse(address, "write HOST:PORT, [IPV6]:PORT or unix:/path")
     except ValueError as error:
         hint = f"; did you mean 127.0.0.1:{address}?" if address.isascii() and address.isdigit() else ""
         raise CommandError(f"{error}{hint}", ExitCode.USAGE) from error
@@ -166,7 +169,13 @@ def _connect(address: str, receiver: Receiver, timeout: float) -> proactor.Conne
         return proactor.connect(address, receiver, timeout=timeout)
     except OSError as error:
         hint = "; is a server running there?" if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else ""
+        if error.errno == errno.EINVAL and isinstance(target, tuple) and lacks_zone(target[0]):
+            hint = f"; {ZONE_HINT}"
         raise CommandError(f"{_reason(error)}{hint}", ExitCode.FAILED) from error  # The text names the address.
+    except ValueError as error:  # The address and the limits are right: it is the engine.
+        raise CommandError(f"environment variable PROACTOR_ENGINE: {error}", ExitCode.USAGE) from error
+    except RuntimeError as error:
+        raise CommandError(f"cannot connect to {address}: {error}; raise the limits (ulimit -u, ulimit -v)", ExitCode.FAILED) from error
 
 
 def _wait_for_end(connection: proactor.Connection, sender: Sender, events: Events) -> BaseException | None:

@@ -1,7 +1,9 @@
 """The console server's handler: logs what clients do and sends them nothing of its own. Knows nothing of the console.
 
 States of a client: connected -> (finished sending ->) disconnected. One that only finished sending goes on receiving
-broadcasts, so it stays until its socket closes.
+broadcasts, so it stays until its socket closes. Of a client on another machine that cannot be known: such a one stays for a
+bounded time, and only so many of them do. (Keep-alive would not tell: while the client's kernel waits for our end, a minute
+long, it answers for a process that is gone.)
 """
 
 import contextlib
@@ -21,6 +23,12 @@ LOOK_SECONDS = 0.2
 LOOK_SHARE = 20
 """...but a look takes at most one part in this many of a processor."""
 
+UNKNOWN_SECONDS = 10.0
+"""How long a half-closed client stays of which it cannot be known whether it is there..."""
+
+UNKNOWN_LIMIT = 64
+"""...and how many do; then the first that finished sending goes first. They take descriptors, which other clients need."""
+
 logger = logging.getLogger("proactor.serve")
 
 
@@ -31,6 +39,8 @@ class Client:
     name: str
     text: TextStream = dataclasses.field(default_factory=TextStream)
     finished_sending: bool = False
+    finished_at: float = 0.0
+    """By the monotonic clock."""
     gone: bool = False
     sockname: Any = None
 
@@ -41,9 +51,13 @@ class ConsoleServer(proactor.Handler):
     def __init__(self) -> None:
         self._sockets = PeerSockets()
         self._lock = threading.Lock()  # Guards the two below.
-        self._half_closed: set[proactor.Connection] = set()
+        self._half_closed: dict[proactor.Connection, None] = {}  # As they finished sending.
         self._looking = False
         self.stopping = False
+
+    def close(self) -> None:
+        """When the server is closed."""
+        self._sockets.close()
 
     def connected(self, connection: proactor.Connection) -> None:
         connection.context = client = Client(peer_name(connection))
@@ -65,11 +79,14 @@ class ConsoleServer(proactor.Handler):
         if rest:
             logger.info("%s ended in the middle of a character: %s", client.name, rest)
         client.finished_sending = True
-        if self._let_go_if_gone(connection):
+        client.finished_at = time.monotonic()
+        peer = self._look_at(connection)
+        if peer is Peer.GONE:
             return
-        logger.info("%s finished sending; it still receives what is typed", client.name)
+        more = f" for {UNKNOWN_SECONDS:g} seconds" if peer is Peer.UNKNOWN and _over_tcp(connection) else ""
+        logger.info("%s finished sending; it still receives what is typed%s", client.name, more)
         with self._lock:
-            self._half_closed.add(connection)
+            self._half_closed[connection] = None
             if self._looking:
                 return
             self._looking = True
@@ -81,9 +98,9 @@ class ConsoleServer(proactor.Handler):
 
     def closed(self, connection: proactor.Connection, error: BaseException | None) -> None:
         with self._lock:
-            self._half_closed.discard(connection)
+            self._half_closed.pop(connection, None)
         client = connection.context
-        gone = isinstance(client, Client) and client.gone
+        gone = isinstance(client, Client) and (client.gone or (client.finished_sending and error is not None))
         logger.info("%s disconnected: %s", name_of(connection), self._reason(gone, error))
 
     def _reason(self, gone: bool, error: BaseException | None) -> str:
@@ -91,17 +108,26 @@ class ConsoleServer(proactor.Handler):
             return "closed by the server's shutdown" if self.stopping and not gone else "closed by the peer"
         return "closed by the peer" if gone and isinstance(error, ConnectionError) else reason_text(error)
 
-    def _let_go_if_gone(self, connection: proactor.Connection) -> bool:
+    def _look_at(self, connection: proactor.Connection) -> Peer:
+        """What is known of the peer. Lets it go if it is gone."""
         client: Client = connection.context
         if client.sockname is None:
             with contextlib.suppress(OSError):  # It is closed already.
                 client.sockname = connection.sockname
         # Once we have closed our end too, a peer that is there looks like one that has gone: so not during the shutdown.
-        if self._sockets.ask(connection.peername, client.sockname) is not Peer.GONE or self.stopping:
-            return False
+        if self.stopping:
+            return Peer.OPEN
+        peer = self._sockets.ask(connection.peername, client.sockname)
+        if peer is Peer.GONE:
+            self._let_go(connection)
+        return peer
+
+    def _let_go(self, connection: proactor.Connection) -> None:
+        client: Client = connection.context
         client.gone = True
         connection.close()
-        return True
+        with self._lock:
+            self._half_closed.pop(connection, None)
 
     def _look_after_half_closed(self) -> None:
         while True:
@@ -111,11 +137,17 @@ class ConsoleServer(proactor.Handler):
                 if not connections:
                     self._looking = False
                     return
-            for connection in connections:
-                if self._let_go_if_gone(connection):
-                    with self._lock:
-                        self._half_closed.discard(connection)
+            unknown = [connection for connection in connections if self._look_at(connection) is Peer.UNKNOWN and _over_tcp(connection)]
+            for number, connection in enumerate(unknown):
+                client: Client = connection.context
+                if number < len(unknown) - UNKNOWN_LIMIT or started - client.finished_at >= UNKNOWN_SECONDS:
+                    self._let_go(connection)
             time.sleep(max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - started)))
+
+
+def _over_tcp(connection: proactor.Connection) -> bool:
+    """A Unix socket's client that goes is noticed without being looked at."""
+    return isinstance(connection.peername, tuple)
 
 
 def peer_name(connection: proactor.Connection) -> str:

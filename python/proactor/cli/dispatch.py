@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import shutil
 import socket
 import sys
@@ -19,6 +20,7 @@ from proactor.cli.exit_codes import CommandError, ExitCode
 from proactor.cli.options import Help, Options, decimal, text, whole_number
 from proactor.cli.output import write_result
 from proactor.cli.signals import StopRequests
+from proactor.cli.start import ZONE_HINT, lacks_zone, refuse_simulated_engine
 from proactor.cli.terminal import can_prompt
 from proactor.cli.text import counted
 from proactor.listener import parse
@@ -73,7 +75,11 @@ def add_parser(commands: Any, epilog: str) -> None:
         "--connect", text, None, shown="they are posted", metavar="HOST:PORT", meaning="each message that comes from there is a completion"
     )
     options.add("--handler-ms", decimal("milliseconds", 0, 3.6e6), None, shown="1000", metavar="MS", meaning="how long each is handled for")
-    options.add_switch("--block", meaning="the handlers sleep (default)")
+    options.add_switch(
+        "--block",
+        meaning="the handlers sleep (default); as an environment variable PROACTOR_DISPATCH_BLOCK, since PROACTOR_BLOCK is a size",
+        variable="PROACTOR_DISPATCH_BLOCK",
+    )
     options.add_switch("--compute", meaning="the handlers compute, in Python, for so much processor time")
     options.add(
         "--mix",
@@ -143,6 +149,8 @@ def _prepared(scene: Scene, peer: socket.socket | None, stop: StopRequests) -> R
         return Run(scene, peer, stop.wakeup.wake)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, ValueError):  # The options are checked: it is the engine.
+            raise CommandError(f"environment variable PROACTOR_ENGINE: {reason}", ExitCode.USAGE) from error
         if peer is None:
             raise CommandError(f"cannot make a completion port: {reason}", ExitCode.FAILED) from error
         peer.close()
@@ -173,6 +181,7 @@ def _view(scene: Scene, *, live: bool) -> contextlib.AbstractContextManager[View
 
 
 def _connected(address: str) -> socket.socket:
+    refuse_simulated_engine()
     try:
         target = parse(address, "write HOST:PORT, [IPV6]:PORT or unix:/path")
     except ValueError as error:
@@ -190,6 +199,8 @@ def _connected(address: str) -> socket.socket:
             peer.settimeout(None)
     except OSError as error:
         hint = "; is a server running there?" if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else ""
+        if error.errno == errno.EINVAL and isinstance(target, tuple) and lacks_zone(target[0]):
+            hint = f"; {ZONE_HINT}"
         raise CommandError(f"cannot connect to {address}: {error.strerror or error}{hint}", ExitCode.FAILED) from error
     return peer
 

@@ -141,5 +141,6 @@ _HINTS = {
     errno.EROFS: "name a place that can be written to",
     errno.EMFILE: "raise the limit (ulimit -n)",
     errno.ELOOP: "a symbolic link leads back to itself",
+    errno.EBADF: "it is closed, or open for reading only: redirect it somewhere",
     errno.EIO: "the device fails: see what the kernel says (dmesg)",
 }

@@ -105,6 +105,7 @@ class Options:
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._parser = parser
         self._options: dict[str, tuple[str, Callable[[str], Any], Any]] = {}
+        self._variables: dict[str, str] = {}
 
     def add(self, flag: str, parse: Callable[[str], Any], default: Any, *, metavar: str, meaning: str, shown: str | None = None) -> None:
         name = flag.removeprefix("--").replace("-", "_")
@@ -113,9 +114,13 @@ class Options:
         self._parser.add_argument(flag, type=parse, metavar=metavar, help=f"{meaning} (default: {shown})", default=None)
         self._options[name] = (flag, parse, default)
 
-    def add_switch(self, flag: str, *, meaning: str) -> None:
+    def add_switch(self, flag: str, *, meaning: str, variable: str | None = None) -> None:
+        """`variable`: its environment variable's name, where the usual one means something else to another command."""
         self._parser.add_argument(flag, action="store_true", help=meaning, default=None)
-        self._options[flag.removeprefix("--").replace("-", "_")] = (flag, yes_or_no, False)
+        name = flag.removeprefix("--").replace("-", "_")
+        self._options[name] = (flag, yes_or_no, False)
+        if variable is not None:
+            self._variables[name] = variable
 
     def error(self, message: str) -> NoReturn:
         """Ends the command: its line is wrong."""
@@ -127,7 +132,7 @@ class Options:
         for name, (_, parse, default) in self._options.items():
             if getattr(namespace, name) is not None:
                 continue
-            variable = PREFIX + name.upper()
+            variable = self._variables.get(name, PREFIX + name.upper())
             value = default
             if variable in environment and (environment[variable] or parse is yes_or_no):
                 try:

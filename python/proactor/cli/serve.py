@@ -1,8 +1,10 @@
 """`proactor serve`: starts a server, waits for a reason to stop, drains it, reports. Owns the order of these steps."""
 
 import argparse
+import contextlib
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import proactor
@@ -13,7 +15,7 @@ from proactor.cli.log import LEVELS, LogWriter, logging_to_standard_error
 from proactor.cli.options import Help, Options, one_of, seconds, text, whole_number
 from proactor.cli.output import OutputLost, write_result
 from proactor.cli.signals import StopRequests, end_process
-from proactor.cli.start import address_of, show_address, start_server
+from proactor.cli.start import THREADS_LIMIT, address_of, make_pool, show_address, start_server, starting
 from proactor.cli.target import load_handler
 from proactor.cli.text import counted
 
@@ -48,7 +50,7 @@ def add_parser(commands: Any, epilog: str) -> None:
     )
     options.add(
         "--concurrency",
-        whole_number(1),
+        whole_number(1, THREADS_LIMIT),
         None,
         shown="the processors it may use",
         metavar="N",
@@ -56,7 +58,7 @@ def add_parser(commands: Any, epilog: str) -> None:
     )
     options.add(
         "--max-workers",
-        whole_number(1),
+        whole_number(1, THREADS_LIMIT),
         None,
         shown="64 for each that may run, up to 512",
         metavar="N",
@@ -84,20 +86,31 @@ def run(options: argparse.Namespace) -> int:
     """Serves until a reason to stop comes, then drains. The exit status: 0 after an orderly shutdown."""
     _check_combination(options)
     level = "warning" if options.quiet and options.log_level in ("debug", "info") else options.log_level
-    with logging_to_standard_error(level) as writer:
+    address = address_of(options.host, options.port)
+    with contextlib.ExitStack() as ending:
+        with starting(address):
+            writer = ending.enter_context(logging_to_standard_error(level))
+            stop = StopRequests()
         handler = load_handler(options.target) if options.target is not None else ConsoleServer()
-        stop = StopRequests()
-        console = Console(stop, writer, raw=options.raw, talks=isinstance(handler, ConsoleServer))
+        if isinstance(handler, ConsoleServer):
+            ending.callback(handler.close)
+        with starting(address):
+            console = Console(stop, writer, raw=options.raw, talks=isinstance(handler, ConsoleServer))
+            drain = Drain(stop)
+        ending.callback(drain.end)
         with stop.handling_signals():
-            pool = proactor.ThreadPool(
-                options.max_workers, thread_name_prefix="worker", concurrency=options.concurrency, busy_poll=options.busy_poll
+            pool = make_pool(
+                address, options.max_workers, thread_name_prefix="worker", concurrency=options.concurrency, busy_poll=options.busy_poll
             )
             try:
-                server = _start(handler, options, pool)
+                server = _start(handler, address, options, pool)
+                logger.info("listening on %s", show_address(server.address))
+                with starting(address), _closed_if_it_fails(server):
+                    console.start(server)
             except BaseException:
                 pool.shutdown(wait=False)
                 raise
-            return _serve(server, pool, handler, console, stop, writer, options)
+            return _serve(server, pool, handler, console, drain, stop, writer, options)
 
 
 def _check_combination(options: argparse.Namespace) -> None:
@@ -110,13 +123,13 @@ def _check_combination(options: argparse.Namespace) -> None:
         options.options.error(f"argument --quiet: it contradicts --log-level {options.log_level}; leave one of them out")
 
 
-def _start(handler: Any, options: argparse.Namespace, pool: proactor.ThreadPool) -> proactor.Server:
+def _start(handler: Any, address: Any, options: argparse.Namespace, pool: proactor.ThreadPool) -> proactor.Server:
     more: dict[str, Any] = {"send_limit": SEND_LIMIT} if isinstance(handler, ConsoleServer) else {}
     if options.framing == "lines":
         more["framing"] = proactor.Lines()
     return start_server(
         handler,
-        address_of(options.host, options.port),
+        address,
         pool=pool,
         backlog=options.backlog,
         max_connections=options.max_connections,
@@ -130,18 +143,17 @@ def _serve(
     pool: proactor.ThreadPool,
     handler: Any,
     console: Console,
+    drain: "Drain",
     stop: StopRequests,
     writer: LogWriter,
     options: argparse.Namespace,
 ) -> int:
-    logger.info("listening on %s", show_address(server.address))
-    console.start(server)
     reason = stop.wait()
     console.stop()
     logger.info("shutting down (%s), for at most %g seconds", reason, options.drain)
     if isinstance(handler, ConsoleServer):
         handler.stopping = True
-    report = _drain(server, pool, stop, options.drain)
+    report = drain.run(server, pool, options.drain)
     if report is None:
         logger.error("the shutdown did not finish: ending the process")
     elif report.running:
@@ -154,26 +166,58 @@ def _serve(
     return status
 
 
-def _drain(server: proactor.Server, pool: proactor.ThreadPool, stop: StopRequests, drain: float) -> proactor.ShutdownReport | None:
-    """Shuts down on a thread of its own, so that this one, the main one, still hears a second signal. None: it took too long."""
-    reports: list[proactor.ShutdownReport] = []
-    finished = threading.Event()
+@contextlib.contextmanager
+def _closed_if_it_fails(server: proactor.Server) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        server.close()
+        raise
 
-    def shut_down() -> None:
+
+class Drain:
+    """Shuts down on a thread of its own, so that the main thread still hears a second signal.
+
+    The thread is there before the server listens: when the shutdown is asked for, the process may not get another one.
+    """
+
+    def __init__(self, stop: StopRequests) -> None:
+        self._stop = stop
+        self._asked = threading.Event()
+        self._finished = threading.Event()
+        self._work: tuple[proactor.Server, proactor.ThreadPool, float] | None = None
+        self._report: proactor.ShutdownReport | None = None
+        self._thread = threading.Thread(target=self._shut_down, name="shutdown", daemon=True)
+        self._thread.start()
+
+    def run(self, server: proactor.Server, pool: proactor.ThreadPool, seconds: float) -> proactor.ShutdownReport | None:
+        """Main thread only, once. None: it took too long."""
+        self._work = server, pool, seconds
+        self._asked.set()
+        self._stop.wakeup.wait_until(self._finished.is_set, seconds + SPARE_SECONDS)
+        return self._report
+
+    def end(self) -> None:
+        """For a server that never listened. After `run` it does nothing."""
+        if self._work is None:
+            self._asked.set()
+            self._thread.join()
+
+    def _shut_down(self) -> None:
+        self._asked.wait()
+        if self._work is None:
+            return
+        server, pool, seconds = self._work
         try:
-            report = server.shutdown(drain)
+            report = server.shutdown(seconds)
             if not report.running:
                 pool.shutdown(wait=True)
-            reports.append(report)
+            self._report = report
         except Exception:
             logger.exception("the shutdown failed")
         finally:
-            finished.set()
-            stop.wakeup.wake()
-
-    threading.Thread(target=shut_down, name="shutdown", daemon=True).start()
-    stop.wakeup.wait_until(finished.is_set, drain + SPARE_SECONDS)
-    return reports[0] if reports else None
+            self._finished.set()
+            self._stop.wakeup.wake()
 
 
 def _print_report(server: proactor.Server, report: proactor.ShutdownReport | None, skipped: int) -> ExitCode:

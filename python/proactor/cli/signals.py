@@ -20,6 +20,9 @@ if sys.platform == "win32":
 
 HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 
+SAME_SIGNAL_SECONDS = 0.1
+"""What comes so soon after the first signal, and is of its kind, is the same one: timeout(1) signals the process, then its group."""
+
 
 class Wakeup:
     """Where the main thread waits: it wakes up for `wake` and for any signal, whose Python handler then runs.
@@ -68,6 +71,7 @@ class StopRequests:
         self.wakeup = Wakeup()
         self._reasons: deque[str] = deque()
         self._stopping = False
+        self._first_signal: tuple[int, float] | None = None  # Which, and when by the monotonic clock.
         self._at_once: Callable[[], None] = lambda: None
 
     def put(self, reason: str) -> None:
@@ -107,12 +111,19 @@ class StopRequests:
     def _handle(self, number: int, _frame: types.FrameType | None) -> None:
         if number == HANG_UP:  # The terminal went away, which its end of input may have said already.
             self.put(signal.Signals(number).name)
+        elif self._is_same(number):
+            pass
         elif self._stopping:
             self._at_once()
             end_process(SIGNAL_BASE + number, f"proactor: {signal.Signals(number).name} during the shutdown: ended at once\n")
         else:
             self._stopping = True
+            self._first_signal = number, time.monotonic()
             self.put(signal.Signals(number).name)
+
+    def _is_same(self, number: int) -> bool:
+        first, at = self._first_signal or (0, 0.0)
+        return number == first and time.monotonic() - at < SAME_SIGNAL_SECONDS
 
 
 def end_process(status: int, message: str = "") -> None:

@@ -1,9 +1,11 @@
 """Starts a server from options, and turns each way this can fail into one line and an exit status of its own."""
 
+import contextlib
 import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import proactor
@@ -11,13 +13,53 @@ from proactor.cli.exit_codes import CommandError, ExitCode
 
 UNIX = "unix:"
 
+THREADS_LIMIT = 2**31 - 1
+"""The most that a pool takes for its numbers of threads."""
+
+ZONE_HINT = "a link-local address needs its zone: append it, as in fe80::1%eth0"
+
 
 def start_server(handler: Any, address: Any, **options: Any) -> proactor.Server:
     """`proactor.serve(handler, address, **options)`, its errors as `CommandError`s."""
-    try:
+    with starting(address):
         return proactor.serve(handler, address, **options)
-    except (OSError, ValueError, OverflowError) as error:
+
+
+@contextlib.contextmanager
+def starting(address: Any) -> Iterator[None]:
+    """What goes wrong inside, on the way to listening on `address`, becomes a `CommandError`."""
+    try:
+        yield
+    except (OSError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         raise failure(error, address) from error
+
+
+def make_pool(address: Any, max_workers: int | None, **options: Any) -> proactor.ThreadPool:
+    """For a server on `address`. Of wrong arguments only PROACTOR_ENGINE is left: the options are checked."""
+    refuse_simulated_engine()
+    try:
+        return proactor.ThreadPool(max_workers, **options)
+    except ValueError as error:
+        raise CommandError(f"environment variable PROACTOR_ENGINE: {error}", ExitCode.USAGE) from error
+    except (OSError, RuntimeError, MemoryError, OverflowError) as error:
+        raise failure(error, address) from error
+
+
+def refuse_simulated_engine() -> None:
+    """For whoever needs a real network."""
+    if os.environ.get("PROACTOR_ENGINE") == "simulated":
+        raise CommandError(
+            "environment variable PROACTOR_ENGINE: the simulated engine is for tests, and reaches no network; unset it", ExitCode.USAGE
+        )
+
+
+def lacks_zone(host: str) -> bool:
+    """Whether it is an IPv6 address that is valid on every link, without saying on which."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return isinstance(address, ipaddress.IPv6Address) and address.is_link_local and address.scope_id is None
 
 
 def address_of(host: str, port: int) -> Any:
@@ -39,9 +81,14 @@ def show_address(address: Any) -> str:
 def failure(error: Exception, address: Any) -> CommandError:
     """What stood in the way of listening on `address`, why, and what to do about it."""
     what = f"cannot listen on {show_address(address)}"
+    if isinstance(error, RuntimeError | MemoryError):
+        reason = str(error) or "out of memory"
+        return CommandError(f"{what}: {reason}; raise the limits (ulimit -u, ulimit -v), or free some memory", ExitCode.CANNOT_START)
     if not isinstance(error, OSError):
         return CommandError(f"{what}: {error}", ExitCode.BAD_ADDRESS)
     is_unix = isinstance(address, str)
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # Before a name is looked up, which takes descriptors too.
+        return CommandError(f"{what}: too many open files; raise the limit (ulimit -n)", ExitCode.CANNOT_START)
     if not is_unix and not _resolves(address[0]):
         return CommandError(f"{what}: there is no such host; check the name given as --host", ExitCode.BAD_ADDRESS)
     text = os.strerror(error.errno) if error.errno is not None else str(error)
@@ -63,11 +110,11 @@ def failure(error: Exception, address: Any) -> CommandError:
         case errno.EADDRNOTAVAIL:
             hint = "give one of this machine's own as --host (ip address), 0.0.0.0 for all of them"
             return CommandError(f"{what}: the address is not this machine's; {hint}", ExitCode.BAD_ADDRESS)
+        case errno.EINVAL if not is_unix and lacks_zone(address[0]):
+            return CommandError(f"{what}: {text}; {ZONE_HINT}", ExitCode.BAD_ADDRESS)
         case errno.EAFNOSUPPORT | errno.EINVAL:
             family = "IPv6" if not is_unix and _is_ipv6(address[0]) else "this kind of address"
             return CommandError(f"{what}: {text}; {family} does not work here, choose another --host", ExitCode.BAD_ADDRESS)
-        case errno.EMFILE | errno.ENFILE:
-            return CommandError(f"{what}: too many open files; raise the limit (ulimit -n)", ExitCode.CANNOT_START)
     return CommandError(f"{what}: {text}", ExitCode.CANNOT_START)
 
 

@@ -26,7 +26,13 @@ def load_handler(target: str) -> Any:
 
 
 def _import(name: str, target: str) -> Any:
-    directory = os.getcwd()
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError as error:
+        raise CommandError(
+            f"cannot look for {name!r}: the current directory has been removed; change to another one (cd), and start again",
+            ExitCode.CANNOT_START,
+        ) from error
     if directory not in sys.path:
         sys.path.insert(0, directory)
     try:
