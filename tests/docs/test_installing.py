@@ -96,4 +96,4 @@ def test_make_serve_builds_and_listens(clone: Path, tmp_path: Path) -> None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     told = log.read_text()
-    assert "served 0" in told or "0 clients" in told, told
+    assert "served 0 clients" in told, told
