@@ -61,7 +61,7 @@ fn play(seed: u64) {
     // Reads, writes at any offset, and answers at once; syncs fail. Direct: nothing is looked for in memory, so all are requests.
     let zeros = std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap();
     let file = File::new(OwnedFd::from(zeros), random.chance(2));
-    let file = port.associate_file(file, files.clone(), Box::new(())).ok().expect("it is open");
+    let Ok(file) = port.associate_file(file, files.clone(), Box::new(())) else { panic!("it is open") };
     let scenario = Arc::new(Scenario {
         port,
         file,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use proactor_core::association::{Came, Numbers, OperationId, Request};
 use proactor_core::engine::{Address, Kind, TOO_LONG};
-use proactor_core::files::Outcome;
 use proactor_core::port::{Association, FileNumbers, Port as CorePort, Refusal};
 use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyOSError, PyOverflowError, PyTypeError, PyValueError};
@@ -20,7 +19,7 @@ use crate::completion::Completion;
 use crate::errors;
 use crate::file_handles::{self, OpenFile, Place};
 use crate::layer::Layer;
-use crate::operations::Operation;
+use crate::operations::{Became, Operation};
 
 /// What `associate` answers: a socket or file whose operations are submitted one by one, each with one completion. Safe from any thread; never blocks.
 /// On a pool the completions are told to the function that it was associated with; a completion port's threads get them, with its key.
@@ -49,12 +48,6 @@ struct Socket {
     kind: Kind,
     /// Which family of addresses it takes; None where the engine does not tell.
     local: Option<Address>,
-}
-
-/// What became of an operation, of either kind of handle.
-pub enum Became {
-    Socket(Came),
-    File(Outcome),
 }
 
 /// Whom the handle's completions are for.

@@ -13,11 +13,12 @@ use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyFloat};
 
-use crate::associations::{self, Became, Handle, Told};
+use crate::associations::{self, Handle, Told};
 use crate::buffers::Pool;
 use crate::completion::Completion;
 use crate::errors;
 use crate::layer::{Call, Layer, SIGNALS_EVERY};
+use crate::operations::Became;
 use crate::port::{drop_untold, join, open_engine, start};
 use crate::seats::{self, Place};
 use crate::worker::{Blocking, current};

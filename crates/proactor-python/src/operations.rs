@@ -1,12 +1,19 @@
 //! `proactor._core.Operation`: what a handle's methods answer. Knows its handle, and what it asked for.
 
-use proactor_core::association::OperationId;
+use proactor_core::association::{Came, OperationId};
+use proactor_core::files::Outcome;
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
 use crate::associations::Handle;
 use crate::file_handles::Place;
+
+/// What became of an operation, of either kind of handle.
+pub enum Became {
+    Socket(Came),
+    File(Outcome),
+}
 
 /// What a handle's operations answer: a request under way. Safe from any thread; never blocks.
 #[pyclass(module = "proactor._core", frozen, weakref)]

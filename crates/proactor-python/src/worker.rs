@@ -14,12 +14,13 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::associations::{Became, told};
+use crate::associations::told;
 use crate::buffers::{Pool, to_bytes};
 use crate::call::{Submissions, Work};
 use crate::connection::public_object;
 use crate::errors;
 use crate::layer::{Call, Layer, SIGNALS_EVERY};
+use crate::operations::Became;
 use crate::seats;
 
 /// What the calling thread is, for calls that come from inside a handler.

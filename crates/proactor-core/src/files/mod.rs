@@ -21,13 +21,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::numbers::{ECANCELED, EINTR, EIO};
-use crate::source::Source;
 use crate::sync::{Condvar, Mutex, MutexGuard, thread};
 
 #[cfg(target_os = "linux")]
 mod io_uring;
 #[cfg(windows)]
 mod overlapped;
+mod source;
 #[cfg(unix)]
 mod system;
 #[cfg(windows)]
@@ -98,16 +98,6 @@ impl File {
     pub fn forked(self: Arc<Self>) {
         system::close(self.descriptor());
         std::mem::forget(self);
-    }
-}
-
-impl Source for File {
-    fn descriptor(&self) -> Option<i64> {
-        (!self.direct).then(|| self.number()) // past the page cache only whole sectors are read
-    }
-
-    fn read_at(&self, memory: &mut [u8], offset: u64) -> io::Result<usize> {
-        system::read_at(self.descriptor(), memory, offset)
     }
 }
 

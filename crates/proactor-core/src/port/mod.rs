@@ -419,16 +419,6 @@ impl<U: Upper> Port<U> {
         BlockedSend(&self.blocked_sends)
     }
 
-    /// From now on the port hangs when no worker has come out of its handler for so many nanoseconds, a second at the least. By default it never does.
-    pub fn hangs_after(&self, nanoseconds: u64) {
-        self.hung_after.store(nanoseconds, Ordering::Relaxed);
-    }
-
-    /// No worker has come out of its handler for that long, nor since the monitor has seen that.
-    pub fn is_hung(&self) -> bool {
-        self.hung.load(Ordering::Relaxed) && self.blocked_sends.load(Ordering::Relaxed) == 0 && self.scheduler.is_still()
-    }
-
     /// Workers exit when nothing is queued any more; new calls are refused. The monitor goes on until `close`. Answers the calls of the timers and waits that
     /// have not come about, and will not.
     pub fn finish(&self) -> Vec<U::Call> {

@@ -76,6 +76,16 @@ impl<U: Upper> Port<U> {
         }
     }
 
+    /// From now on the port hangs when no worker has come out of its handler for so many nanoseconds, a second at the least. By default it never does.
+    pub fn hangs_after(&self, nanoseconds: u64) {
+        self.hung_after.store(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// No worker has come out of its handler for that long, nor since the monitor has seen that.
+    pub fn is_hung(&self) -> bool {
+        self.hung.load(Ordering::Relaxed) && self.blocked_sends.load(Ordering::Relaxed) == 0 && self.scheduler.is_still()
+    }
+
     pub(super) fn wake_monitor(&self) {
         *self.monitor.lock() = true;
         self.monitor_woken.notify_all();
