@@ -6,6 +6,7 @@ Every call is safe from any thread unless it says otherwise. In the child of a f
 from collections.abc import Callable
 from socket import socket
 from threading import Condition
+from types import FrameType
 from typing import Any, Self, final
 
 from typing_extensions import disjoint_base
@@ -44,6 +45,7 @@ __all__ = [
     "files_forked",
     "forked",
     "next_told",
+    "stacks",
     "teller_missing",
     "teller_wanted",
     "unblock",
@@ -902,6 +904,10 @@ def block() -> None:
 
 def unblock() -> None:
     """Ends what `block` began."""
+
+def stacks(threads: list[int]) -> list[list[tuple[FrameType, int]] | None]:
+    """The frames of these threads, the innermost first, each with the line it is at; None for a thread that runs no Python. With an interpreter lock no
+    thread runs meanwhile: CPython 3.11 crashes where frames are left while somebody goes from one to the next, as Python code does that gives way between two."""
 
 def forked() -> None:
     """Called in the child of a fork: objects of the parent's that belong to no port refuse from here on."""

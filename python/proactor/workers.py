@@ -366,31 +366,31 @@ class Watchdog:
                 )
 
 
+Stack = list[tuple[FrameType, int]]
+"""The frames of a thread, the innermost first, each with its line."""
+
+
 def stack_of(thread: threading.Thread) -> str | None:
     """`name:` and the stack of the handler or call that the thread is in, the innermost last as in tracebacks; None: it is in none."""
-    frame = _current_frames().get(thread.ident or 0)
-    outermost = None if frame is None else _handler_frame(frame)
-    if frame is None or outermost is None:
+    [stack] = _stacks([thread])
+    outermost = _handler_at(stack)
+    if outermost is None:
         return None
-    frames = []
-    walked: FrameType | None = frame
-    while walked is not None:
-        frames.append((walked, walked.f_lineno))
-        walked = None if walked is outermost else walked.f_back
-    lines = traceback.StackSummary.extract(reversed(frames)).format()
-    native = _native_call(outermost) if frame is outermost else None
+    native = _native_call(stack[0][0]) if outermost == 0 else None
     if native is not None:
         lines = [f"  in {native}\n"]
+    else:
+        lines = traceback.StackSummary.extract(reversed(stack[: outermost + 1])).format()
     return f"{thread.name}:\n{''.join(lines)}".rstrip()
 
 
-def _current_frames() -> dict[int, FrameType]:
+def _stacks(threads: list[threading.Thread]) -> list[Stack]:
     """Without garbage collection meanwhile: CPython 3.11 holds its list of threads locked, and whoever starts a thread waits for it; so a
     finalizer that waits for such a starter would never end (python/cpython#106883)."""
     enabled = gc.isenabled()
     gc.disable()
     try:
-        return sys._current_frames()
+        return [stack or [] for stack in _core.stacks([thread.ident or 0 for thread in threads])]
     finally:
         if enabled:
             gc.enable()
@@ -398,16 +398,16 @@ def _current_frames() -> dict[int, FrameType]:
 
 def describe(threads: Iterable[threading.Thread]) -> Iterable[str]:
     """`name: function (file:line)` for each thread that is inside a handler."""
-    frames = _current_frames()
-    for thread in threads:
-        frame = frames.get(thread.ident or 0)
-        handler = None if frame is None else _handler_frame(frame)
-        if handler is not None:
-            yield f"{thread.name}: {_native_call(handler) or _place(handler)}"
+    threads = list(threads)
+    for thread, stack in zip(threads, _stacks(threads), strict=True):
+        at = _handler_at(stack)
+        if at is not None:
+            frame, line = stack[at]
+            yield f"{thread.name}: {_native_call(frame) or _place(frame, line)}"
 
 
-def _place(frame: FrameType) -> str:
-    return f"{frame.f_code.co_qualname} ({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})"
+def _place(frame: FrameType, line: int) -> str:
+    return f"{frame.f_code.co_qualname} ({os.path.basename(frame.f_code.co_filename)}:{line})"
 
 
 def _native_call(frame: FrameType) -> str | None:
@@ -420,18 +420,17 @@ def _native_call(frame: FrameType) -> str | None:
     return f"{name} (native)" if isinstance(name, str) else None
 
 
-def _handler_frame(innermost: FrameType) -> FrameType | None:
-    """The outermost frame of the user's: that of the handler or of the submitted call. None: the worker is in none."""
-    frame: FrameType | None = innermost
-    users = outermost = None
-    while frame is not None and frame.f_code not in _LOOP:
+def _handler_at(stack: Stack) -> int | None:
+    """Where the outermost frame of the user's is: that of the handler or of the submitted call. None: the worker is in none."""
+    users = None
+    for at, (frame, _line) in enumerate(stack):
+        if frame.f_code in _LOOP:
+            if at == 0 or stack[at - 1][0].f_code in _BETWEEN:
+                return None
+            return at - 1 if users is None else users
         if os.path.dirname(frame.f_code.co_filename) != _HERE:
-            users = frame
-        outermost = frame
-        frame = frame.f_back
-    if frame is None or outermost is None or outermost.f_code in _BETWEEN:
-        return None
-    return users or outermost
+            users = at
+    return None
 
 
 # What the loop itself calls.

@@ -25,6 +25,7 @@ mod process;
 mod seats;
 mod send_file;
 mod simulated;
+mod stacks;
 mod telling;
 mod transfers;
 mod worker;
@@ -55,6 +56,8 @@ mod _core {
     use crate::process::forked;
     #[pymodule_export]
     use crate::simulated::{Correspondent, Network, Peer, Signal};
+    #[pymodule_export]
+    use crate::stacks::stacks;
     #[pymodule_export]
     use crate::telling::{next_told, teller_missing, teller_wanted};
     #[pymodule_export]
