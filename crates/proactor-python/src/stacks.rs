@@ -2,10 +2,13 @@
 
 use pyo3::prelude::*;
 
+/// Frames and their lines.
+type Stack<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>;
+
 /// The frames of these threads, the innermost first, each with the line it is at; None for a thread that runs no Python. With an interpreter lock no
 /// thread runs meanwhile: CPython 3.11 crashes where frames are left while somebody goes from one to the next, as Python code does that gives way between two.
 #[pyfunction]
-pub fn stacks<'py>(py: Python<'py>, threads: Vec<u64>) -> PyResult<Vec<Option<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>>>> {
+pub fn stacks<'py>(py: Python<'py>, threads: Vec<u64>) -> PyResult<Vec<Option<Stack<'py>>>> {
     let innermost = py.import("sys")?.call_method0("_current_frames")?;
     let mut found = Vec::with_capacity(threads.len());
     for thread in threads {
@@ -14,7 +17,7 @@ pub fn stacks<'py>(py: Python<'py>, threads: Vec<u64>) -> PyResult<Vec<Option<Ve
             found.push(None);
             continue;
         }
-        let mut stack = Vec::new();
+        let mut stack = Stack::new();
         while !frame.is_none() {
             let outer = frame.getattr("f_back")?;
             stack.push((frame.clone(), frame.getattr("f_lineno")?));
