@@ -152,6 +152,12 @@ pub(super) fn blocks(request: &Request, port: &Descriptor, engine: u64) -> bool 
     matches!(request.action, Action::Sync { .. }) || !file.nature.arrives_at(file.descriptor(), port, engine)
 }
 
+/// For a transfer at that offset, which signals `event`.
+fn placed(offset: u64, event: RawHandle) -> OVERLAPPED {
+    let place = OVERLAPPED_0_0 { Offset: offset as u32, OffsetHigh: (offset >> 32) as u32 };
+    OVERLAPPED { Internal: 0, InternalHigh: 0, Anonymous: OVERLAPPED_0 { Anonymous: place }, hEvent: event }
+}
+
 /// Passes what is left of a request to the kernel, with an OVERLAPPED that says where it lies and is filled in here. `Ok` where it was taken: the OVERLAPPED and the request's
 /// memory are the kernel's until it is complete; or Win32's number.
 ///
@@ -162,10 +168,8 @@ pub(super) unsafe fn begin(request: &Request, overlapped: *mut OVERLAPPED, event
     if i64::try_from(offset).is_err() {
         return Err(EINVAL as u32);
     }
-    let place = OVERLAPPED_0_0 { Offset: offset as u32, OffsetHigh: (offset >> 32) as u32 };
-    let fresh = OVERLAPPED { Internal: 0, InternalHigh: 0, Anonymous: OVERLAPPED_0 { Anonymous: place }, hEvent: event };
     // SAFETY: the caller's promise.
-    unsafe { overlapped.write(fresh) };
+    unsafe { overlapped.write(placed(offset, event)) };
     let file = request.file.descriptor();
     // SAFETY: the request owns its memory, which is writable (a read) or readable (a write) for `length` bytes, at most 1 GiB; the caller keeps it.
     let taken = unsafe {
@@ -203,6 +207,19 @@ pub(super) unsafe fn result(file: RawHandle, overlapped: *const OVERLAPPED, wait
     (number != ERROR_IO_INCOMPLETE && status != STATUS_PENDING).then_some(Err(number))
 }
 
+/// Waits until it is complete.
+///
+/// # Safety
+/// As of `result`.
+unsafe fn completed(file: RawHandle, overlapped: *const OVERLAPPED) -> Result<usize, u32> {
+    loop {
+        // SAFETY: the caller's promise.
+        if let Some(result) = unsafe { result(file, overlapped, true) } {
+            return result;
+        }
+    }
+}
+
 /// As `Request::advance` takes it.
 pub(super) fn answer(action: Action, result: Result<usize, u32>) -> i64 {
     match result {
@@ -223,16 +240,12 @@ pub(super) fn transfer(request: &Request) -> i64 {
     };
     let mut overlapped = OVERLAPPED::default();
     let overlapped = &raw mut overlapped;
-    // SAFETY: it stays until the loop below has seen that the request is complete; the request is the caller's meanwhile.
+    // SAFETY: it stays until `completed` has seen that the request is complete; the request is the caller's meanwhile.
     let begun = unsafe { begin(request, overlapped, event) };
     let result = match begun {
         Err(number) => Err(number),
-        Ok(()) => loop {
-            // SAFETY: as above.
-            if let Some(result) = unsafe { result(request.file.descriptor(), overlapped, true) } {
-                break result;
-            }
-        },
+        // SAFETY: as above.
+        Ok(()) => unsafe { completed(request.file.descriptor(), overlapped) },
     };
     answer(request.action, result)
 }
@@ -240,22 +253,16 @@ pub(super) fn transfer(request: &Request) -> i64 {
 /// Reads once at an offset, and waits for it.
 pub(super) fn read_at(descriptor: RawDescriptor, memory: &mut [u8], offset: u64) -> io::Result<usize> {
     let failure = |number: u32| io::Error::from_raw_os_error(number as i32);
-    let place = OVERLAPPED_0_0 { Offset: offset as u32, OffsetHigh: (offset >> 32) as u32 };
-    let event = event_of_thread().map_err(failure)?;
-    let mut overlapped = OVERLAPPED { Internal: 0, InternalHigh: 0, Anonymous: OVERLAPPED_0 { Anonymous: place }, hEvent: event };
+    let mut overlapped = placed(offset, event_of_thread().map_err(failure)?);
     let overlapped = &raw mut overlapped;
     let length = u32::try_from(memory.len()).unwrap_or(u32::MAX);
-    // SAFETY: both stay until the loop below has seen that the read is complete, and the memory is writable for its length.
+    // SAFETY: both stay until `completed` has seen that the read is complete, and the memory is writable for its length.
     let taken = unsafe { ReadFile(descriptor, memory.as_mut_ptr(), length, ptr::null_mut(), overlapped) };
     // SAFETY: no pointers are passed.
     let number = if taken == 0 { unsafe { GetLastError() } } else { ERROR_IO_PENDING };
     let result = match number {
-        ERROR_IO_PENDING => loop {
-            // SAFETY: the OVERLAPPED is this read's, and the file the same.
-            if let Some(result) = unsafe { result(descriptor, overlapped, true) } {
-                break result;
-            }
-        },
+        // SAFETY: the OVERLAPPED is this read's, and the file the same.
+        ERROR_IO_PENDING => unsafe { completed(descriptor, overlapped) },
         number => Err(number),
     };
     match answer(Action::Read, result) {
