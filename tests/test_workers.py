@@ -7,8 +7,11 @@ import traceback
 
 import pytest
 
+import proactor
 from peers import TIMEOUT, eventually, read_exactly
 from proactor.workers import describe
+
+METHOD = type(str.join)
 
 
 def test_handlers_run_on_python_threads_with_names_that_tools_see(serve, connect) -> None:
@@ -150,3 +153,13 @@ def test_a_handler_may_start_and_join_threads_of_its_own(serve, connect) -> None
     client = connect(serve(handler))
     client.sendall(b"x")
     assert read_exactly(client, 5) == bytes(range(5))
+
+
+@pytest.mark.parametrize("public", [proactor.Connection, proactor.File, proactor.CompletionPort])
+def test_the_interpreter_finds_a_public_class_own_native_methods(public):
+    methods = [name for name, value in vars(public.__base__).items() if type(value) is METHOD and not name.startswith("__")]
+    assert methods
+    for name in methods:
+        own = vars(public)[name]
+        assert type(own) is not METHOD or (own.__objclass__ is public and own.__qualname__ == f"{public.__qualname__}.{name}")
+        assert own.__doc__ or name.startswith("_")

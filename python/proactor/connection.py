@@ -36,6 +36,7 @@ class ConnectionStatistics:
     open: bool
 
 
+@_core.own_methods
 class Connection(_core.Connection):
     """One peer. Every method is safe from any thread, except `receive`, which is for the connection's own handler.
 

@@ -116,6 +116,7 @@ class FileRequest(_core.Transfer, NativeFuture):  # type: ignore[override]
         return waited
 
 
+@_core.own_methods
 class File(_core.File):
     """An open file. `proactor.open` makes it; a context manager, which closes it. Safe from any thread.
 

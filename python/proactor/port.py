@@ -58,6 +58,7 @@ class PortStatistics:
     """Operations that are pending on them."""
 
 
+@_core.own_methods
 class CompletionPort(_core.CompletionPort):
     """A queue of completions and a limit on how many threads work on them at once. (Win32's CreateIoCompletionPort.)
 

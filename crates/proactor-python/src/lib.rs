@@ -18,6 +18,7 @@ mod file_memory;
 mod files;
 mod group;
 mod layer;
+mod methods;
 mod operations;
 mod platform;
 mod port;
@@ -48,6 +49,8 @@ mod _core {
     use crate::file_engine::{files_finish, files_forked};
     #[pymodule_export]
     use crate::files::{File, HeldFile};
+    #[pymodule_export]
+    use crate::methods::own_methods;
     #[pymodule_export]
     use crate::operations::Operation;
     #[pymodule_export]
