@@ -8,6 +8,8 @@ RUN := $(VENV)/bin/python -m
 # Shuttle tries this many schedules a model; loom explores all of them with at most so many preemptions.
 SHUTTLE_ITERATIONS ?= 2000
 LOOM_MAX_PREEMPTIONS ?= 3
+# So many go through one port on the simulated engine.
+PROACTOR_COMPLETIONS ?= 10000000
 
 # What the compiled extension is made of.
 SOURCES := pyproject.toml $(wildcard Cargo.lock) $(shell find Cargo.toml crates -name '*.rs' -o -name Cargo.toml)
@@ -33,7 +35,7 @@ serve: $(PACKAGE) ## starts the console server on 127.0.0.1:60001; more options:
 test: lint test-rust test-models test-python ## runs everything that a change must pass
 
 test-rust: $(PACKAGE)
-	cargo test -p proactor-core
+	PROACTOR_COMPLETIONS=$(PROACTOR_COMPLETIONS) cargo test -p proactor-core
 
 test-models: $(PACKAGE)
 	LOOM_MAX_PREEMPTIONS=$(LOOM_MAX_PREEMPTIONS) cargo test -p proactor-core --features loom --test 'loom_*'
