@@ -73,6 +73,11 @@ impl Listener {
         drop(held);
     }
 
+    pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
+        let state = self.0.lock();
+        if state.socket.is_some() { Ok(state.address) } else { Err(io::Error::from_raw_os_error(EBADF)) }
+    }
+
     pub(super) fn pause(&self) {
         self.0.lock().cancel();
     }

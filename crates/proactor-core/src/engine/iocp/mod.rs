@@ -28,10 +28,13 @@ use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletion
 use windows_sys::Win32::System::Threading::INFINITE;
 
 use super::sleep::Sleep;
-use super::{AcceptWindow, Address, Closing, Engine, Feature, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
+use super::{
+    AcceptWindow, Address, Closing, Engine, Feature, FileSubmission, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock,
+};
 use crate::buffer::{BufferSource, LargeBuffer, Outgoing, RECEIVE_SIZE};
 use crate::completion::{Completion, Outcome, Token};
 use crate::numbers::EBADF;
+use crate::source::Source;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -49,7 +52,7 @@ use datagrams::Datagrams;
 use listener::Listener;
 use operation::{Operations, What};
 use socket::Type;
-use stream::Stream;
+use stream::{Stream, Transmitting};
 use waiting::Watched;
 
 pub struct Iocp {
@@ -57,6 +60,7 @@ pub struct Iocp {
     port: Mutex<Option<Arc<OwnedHandle>>>,
     afd: Afd,
     operations: Operations,
+    transmitting: Transmitting,
     sleep: Sleep,
     buffers: Arc<dyn BufferSource>,
     /// Guards the handles that have something to tell without a packet.
@@ -96,6 +100,7 @@ impl Iocp {
             afd: Afd::open(&port, OURS)?,
             port: Mutex::new(Some(Arc::new(port))),
             operations: Operations::default(),
+            transmitting: Transmitting::default(),
             sleep: Sleep::default(),
             buffers,
             resumed: Mutex::new(Vec::new()),
@@ -218,8 +223,14 @@ impl Iocp {
                 }
             }
             What::Send(_) => {
-                let (outcome, list) =
-                    handle.state::<Stream>().sent(handle, &self.operations, number, entry.dwNumberOfBytesTransferred as usize);
+                let (outcome, list) = handle.state::<Stream>().sent(handle, self, number, entry.dwNumberOfBytesTransferred as usize);
+                completions.extend(outcome.map(|outcome| Completion { token, outcome }));
+                if list {
+                    readable.push_back(handle.clone());
+                }
+            }
+            What::Transmit(_) => {
+                let (outcome, list) = handle.state::<Stream>().transmitted(self, number, entry.dwNumberOfBytesTransferred.into());
                 completions.extend(outcome.map(|outcome| Completion { token, outcome }));
                 if list {
                     readable.push_back(handle.clone());
@@ -367,6 +378,13 @@ impl Engine for Iocp {
         submission
     }
 
+    fn send_file(&self, handle: &Handle, source: &dyn Source, offset: u64, length: u64) -> FileSubmission {
+        match handle.kind() {
+            Kind::Tcp => handle.state::<Stream>().send_file(handle, self, source, offset, length),
+            _ => FileSubmission::Failed { error: io::ErrorKind::Unsupported.into(), sent: 0 },
+        }
+    }
+
     fn send_to(&self, handle: &Handle, data: Outgoing, address: Option<&Address>) -> Submission {
         handle.state::<Datagrams>().send(handle, self, &data, address)
     }
@@ -378,7 +396,7 @@ impl Engine for Iocp {
     fn cancel_send(&self, handle: &Handle) -> Option<usize> {
         match handle.kind() {
             Kind::Datagram => handle.state::<Datagrams>().give_up(),
-            _ => handle.state::<Stream>().give_up(),
+            _ => handle.state::<Stream>().give_up(self),
         }
     }
 
@@ -407,8 +425,10 @@ impl Engine for Iocp {
 
     fn local_address(&self, handle: &Handle) -> io::Result<Address> {
         let address = match handle.kind() {
+            Kind::Listener => handle.state::<Listener>().local_address(),
             Kind::Datagram => handle.state::<Datagrams>().local_address(),
-            _ => handle.state::<Stream>().local_address(),
+            Kind::Watched => Err(io::Error::new(io::ErrorKind::Unsupported, "what is waited for has no address")),
+            Kind::Tcp | Kind::Unix => handle.state::<Stream>().local_address(),
         };
         address.map(Address::Internet)
     }

@@ -10,6 +10,9 @@
 //!   went out on the successor.) Only a reset, which needs the close, does not wait for a receive of no bytes, nor for the driver's answer.
 
 mod connecting;
+mod files;
+
+pub(super) use files::Transmitting;
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -51,6 +54,8 @@ struct State {
     error: i32,
     flight: Option<Flight>,
     unsent: Option<Box<Unsent>>,
+    /// The piece of a file that is being sent.
+    transfer: Option<Box<files::Transfer>>,
     /// Of the last pending send that is over: how many bytes were taken.
     taken: usize,
     /// The question that is pending whether the connection was reset.
@@ -233,7 +238,7 @@ impl Stream {
         if state.is_unlinked() {
             return (failed(ENOTCONN, 0, data.len()), false);
         }
-        if state.unsent.is_some() {
+        if state.unsent.is_some() || state.transfer.is_some() {
             return (failed(EALREADY, 0, data.len()), false);
         }
         if data.is_empty() {
@@ -260,7 +265,7 @@ impl Stream {
     }
 
     /// The packet of a copy that was sent. The outcome, if the send is over; and whether the handle is to be listed, to tell an error.
-    pub(super) fn sent(&self, handle: &Handle, operations: &Operations, number: i32, bytes: usize) -> (Option<Outcome>, bool) {
+    pub(super) fn sent(&self, handle: &Handle, iocp: &Iocp, number: i32, bytes: usize) -> (Option<Outcome>, bool) {
         let mut state = self.0.lock();
         let Some(flight) = state.flight.take() else { return (None, false) };
         if state.socket.is_none() {
@@ -273,7 +278,7 @@ impl Stream {
             if number != 0 {
                 state.keep(number);
             }
-            return (None, state.list()); // given up, and nothing has followed
+            return Self::begin_waiting_transfer(&mut state, handle, iocp); // given up, and no send has followed
         };
         if !flight.given_up {
             rest.sent += flight.length;
@@ -281,7 +286,7 @@ impl Stream {
         let progress = match number {
             0 if bytes == flight.length => {
                 let Unsent { data, sent } = &mut *rest;
-                state.transmit(handle, operations, data, sent)
+                state.transmit(handle, &iocp.operations, data, sent)
             }
             0 => Err(EIO), // a stream's overlapped send is whole
             number => Err(number),
@@ -304,7 +309,12 @@ impl Stream {
     }
 
     pub(super) fn progress(&self) -> usize {
-        self.0.lock().unsent.as_ref().map_or(0, |unsent| unsent.sent)
+        let state = self.0.lock();
+        match (&state.unsent, &state.transfer) {
+            (Some(unsent), _) => unsent.sent,
+            (None, Some(transfer)) => transfer.taken(&state) as usize,
+            (None, None) => 0,
+        }
     }
 
     pub(super) fn taken(&self) -> usize {
@@ -312,8 +322,11 @@ impl Stream {
     }
 
     /// What was taken of a pending send, the copy included that the kernel has.
-    pub(super) fn give_up(&self) -> Option<usize> {
+    pub(super) fn give_up(&self, iocp: &Iocp) -> Option<usize> {
         let mut state = self.0.lock();
+        if state.transfer.is_some() {
+            return state.cancel_transfer(iocp).then_some(0);
+        }
         let unsent = state.unsent.take()?;
         let mut sent = unsent.sent;
         if let Some(flight) = &mut state.flight
@@ -347,6 +360,9 @@ impl Stream {
     pub(super) fn close(&self, how: Closing, iocp: &Iocp) {
         let mut state = self.0.lock();
         let unsent = state.unsent.take();
+        if state.transfer.is_some() {
+            state.cancel_transfer(iocp);
+        }
         let Some(mut socket) = state.socket.take() else { return };
         match how {
             Closing::Abort => socket::reset_at_close(&socket),
@@ -362,7 +378,7 @@ impl Stream {
         if let Some(question) = state.watch {
             iocp.operations.cancel_question(&iocp.afd, question);
         }
-        let closed = if how == Closing::Abort && state.flight.is_none() && !state.is_connecting() {
+        let closed = if how == Closing::Abort && state.flight.is_none() && state.transfer.is_none() && !state.is_connecting() {
             Some(socket)
         } else {
             state.closing = Some(socket);
@@ -438,7 +454,11 @@ impl State {
     /// The socket to close, once nothing is pending on it.
     #[must_use = "to be dropped after the lock is released"]
     fn close_when_idle(&mut self) -> Option<TcpStream> {
-        if self.probing || self.flight.is_some() || self.watch.is_some() || self.is_connecting() { None } else { self.closing.take() }
+        if self.probing || self.flight.is_some() || self.transfer.is_some() || self.watch.is_some() || self.is_connecting() {
+            None
+        } else {
+            self.closing.take()
+        }
     }
 
     fn fail(&mut self) -> Outcome {
