@@ -19,6 +19,8 @@ mod iocp_files;
 #[cfg(windows)]
 mod iocp_memory;
 #[cfg(windows)]
+mod iocp_pipes;
+#[cfg(windows)]
 mod iocp_waits;
 mod peers;
 mod simulated;

@@ -37,6 +37,10 @@ pub(super) enum What {
     Send(Box<[u8]>),
     Transmit(Piece),
     Accept(Box<Accept>),
+    /// A wait for a pipe's client, of the listener's accepts of this generation.
+    Instance {
+        generation: u64,
+    },
     Connect(Box<Attempt>),
     Datagram(Box<Letter>),
     /// What is asked of the driver about a socket.

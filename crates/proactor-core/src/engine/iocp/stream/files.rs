@@ -59,7 +59,7 @@ impl Stream {
         let mut state = self.0.lock();
         let failed = |number| FileSubmission::Failed { error: io::Error::from_raw_os_error(number), sent: 0 };
         let unsupported = || FileSubmission::Failed { error: io::ErrorKind::Unsupported.into(), sent: 0 };
-        if state.socket.is_none() {
+        if state.line.is_none() {
             return failed(EPIPE);
         }
         if state.is_unlinked() {
@@ -105,7 +105,7 @@ impl Stream {
         let mut state = self.0.lock();
         let Some(transfer) = state.transfer.take() else { return (None, false) };
         iocp.transmitting.leave();
-        if state.socket.is_none() {
+        if state.line.is_none() {
             let closed = state.close_when_idle();
             drop(state);
             drop(closed);
@@ -135,7 +135,7 @@ impl Stream {
 
 impl State {
     fn begin_transfer(&mut self, handle: &Handle, operations: &Operations, piece: Piece) -> Result<(), i32> {
-        let Some(socket) = &self.socket else { return Err(EBADF) };
+        let Some(socket) = tcp(&self.line) else { return Err(EBADF) };
         let mut transfer = Transfer { length: piece.length.into(), operation: None, waiting: None, before: None, cancelled: false };
         if self.flight.is_some() {
             transfer.waiting = Some(piece);
@@ -177,7 +177,7 @@ impl State {
     pub(super) fn cancel_transfer(&mut self, iocp: &Iocp) -> bool {
         let Some(transfer) = &mut self.transfer else { return false };
         transfer.cancelled = true;
-        if let (Some(operation), Some(socket)) = (transfer.operation, &self.socket) {
+        if let (Some(operation), Some(socket)) = (transfer.operation, tcp(&self.line)) {
             iocp.operations.cancel(operation, socket);
             return false;
         }
@@ -190,7 +190,7 @@ impl State {
 impl Transfer {
     /// What the peer has of it by now, as far as TCP tells.
     pub(super) fn taken(&self, state: &State) -> u64 {
-        let now = state.socket.as_ref().and_then(socket::bytes_out);
+        let now = tcp(&state.line).and_then(socket::bytes_out);
         self.before.zip(now).map_or(0, |(before, now)| now.saturating_sub(before).min(self.length))
     }
 }
