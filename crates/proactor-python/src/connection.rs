@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proactor_core::connection::{Connection as CoreConnection, Life, Next};
+use proactor_core::engine::Address;
 use proactor_core::error::Failure;
 use proactor_core::port::{Port as CorePort, SendError};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTimeoutError, PyTypeError};
@@ -261,6 +262,9 @@ impl Connection {
     ///     ConnectionEnded: the connection is closed.
     fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
         self.check()?;
+        if matches!(self.core.peer, Address::Pipe(_)) {
+            return Err(errors::unsupported(py, "shutdown_write: a named pipe has no half-close; close() ends both directions".to_owned()));
+        }
         py.detach(|| self.port.shutdown_write(&self.core)).map_err(|failure| self.ended(py, failure.as_ref()))
     }
 

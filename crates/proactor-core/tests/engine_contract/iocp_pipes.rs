@@ -327,6 +327,43 @@ fn both_ends_may_be_the_engines() {
 }
 
 #[test]
+fn both_ends_may_send_much_at_the_same_time() {
+    run(|mut bench| {
+        let (_listener, place) = bench.listen();
+        let Place::Pipe(name) = &place else { unreachable!() };
+        let end = open(name, PATIENCE).expect("connects").into_raw_handle() as i64;
+        let client = bench.engine().adopt(end, Kind::Pipe).expect("adopts the client's end");
+        bench.until("it is accepted", |bench| !bench.accepted.is_empty());
+        let (server, _) = bench.accepted.remove(0);
+        let ends = [client, server].map(|handle| {
+            let token = bench.token();
+            bench.engine().associate(&handle, token).expect("associates it");
+            bench.engine().receive(&handle);
+            (handle, token)
+        });
+        let bytes = pattern(100_000);
+        let mut sent = [0, 0];
+        for (handle, _) in &ends {
+            assert!(!matches!(bench.engine().send(handle, outgoing(&bytes)), Submission::Failed { .. }));
+        }
+        bench.until("both have all", |bench| {
+            for (index, (handle, token)) in ends.iter().enumerate() {
+                let told = bench.record(*token).sent.len();
+                // Whatever is done at once has no completion: one at a time, and a small one, so that some are and some are not.
+                if sent[index] < 60
+                    && matches!(bench.engine().send(handle, outgoing(&bytes[..50_000])), Submission::Done { .. } | Submission::Pending)
+                {
+                    sent[index] += 1;
+                }
+                assert!(told <= 61);
+            }
+            let whole = 100_000 + 60 * 50_000;
+            ends.iter().all(|(_, token)| bench.record(*token).data.len() == whole)
+        });
+    });
+}
+
+#[test]
 fn a_pipe_that_somebody_has_is_not_made_again_and_one_that_nobody_has_is_not_found() {
     run(|mut bench| {
         let name = new_name();

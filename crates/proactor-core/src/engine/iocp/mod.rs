@@ -229,7 +229,8 @@ impl Iocp {
                 }
             }
             What::Send(_) => {
-                let (outcome, list) = handle.state::<Stream>().sent(handle, self, number, entry.dwNumberOfBytesTransferred as usize);
+                let (address, bytes) = (entry.lpOverlapped.addr(), entry.dwNumberOfBytesTransferred as usize);
+                let (outcome, list) = handle.state::<Stream>().sent(handle, self, address, number, bytes);
                 completions.extend(outcome.map(|outcome| Completion { token, outcome }));
                 if list {
                     readable.push_back(handle.clone());

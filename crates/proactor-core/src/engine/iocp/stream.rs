@@ -54,7 +54,7 @@ struct State {
     /// What ended the connection, once somebody was told; else 0. The system tells it only once.
     error: i32,
     flight: Option<Flight>,
-    /// Copies that the kernel took at once, whose packets come all the same, before those of later ones.
+    /// Copies that the kernel took at once, whose packets come all the same.
     taken_at_once: usize,
     unsent: Option<Box<Unsent>>,
     /// The piece of a file that is being sent.
@@ -81,6 +81,8 @@ struct Attempts {
 
 /// The copy that the kernel sends from.
 struct Flight {
+    /// The operation's address, by which its packet is known from those of copies that were taken at once.
+    operation: usize,
     length: usize,
     /// It is what is left of a send that was given up.
     given_up: bool,
@@ -273,10 +275,10 @@ impl Stream {
     }
 
     /// The packet of a copy that was sent. The outcome, if the send is over; and whether the handle is to be listed, to tell an error.
-    pub(super) fn sent(&self, handle: &Handle, iocp: &Iocp, number: i32, bytes: usize) -> (Option<Outcome>, bool) {
+    pub(super) fn sent(&self, handle: &Handle, iocp: &Iocp, operation: usize, number: i32, bytes: usize) -> (Option<Outcome>, bool) {
         let mut state = self.0.lock();
-        if state.taken_at_once > 0 {
-            state.taken_at_once -= 1;
+        if !matches!(state.flight, Some(Flight { operation: flying, .. }) if flying == operation) {
+            state.taken_at_once = state.taken_at_once.saturating_sub(1);
             let closed = if state.line.is_none() { state.close_when_idle() } else { None };
             drop(state);
             drop(closed);
@@ -558,14 +560,14 @@ impl State {
                         at_once = result == 0 && raw.is_pipe();
                         result
                     });
-                    begun.map_err(|error| line.number_of(error.raw_os_error().unwrap_or(WSAENOBUFS)))?;
+                    let operation = begun.map_err(|error| line.number_of(error.raw_os_error().unwrap_or(WSAENOBUFS)))?;
                     data.advance(length);
                     if at_once {
                         *sent += length;
                         self.taken_at_once += 1;
                         continue;
                     }
-                    self.flight = Some(Flight { length, given_up: false });
+                    self.flight = Some(Flight { operation, length, given_up: false });
                     return Ok(Progress::InFlight);
                 }
                 Err(number) => return Err(number),
