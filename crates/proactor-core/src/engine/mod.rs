@@ -149,7 +149,7 @@ pub enum Closing {
 }
 
 /// Names a thread whose CPU time can be read from another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadClock(pub u64);
 
 /// What a thread does at this moment, as far as the platform tells.

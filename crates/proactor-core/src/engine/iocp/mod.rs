@@ -29,8 +29,7 @@ use windows_sys::Win32::System::Threading::{CreateEventW, INFINITE};
 
 use super::sleep::Sleep;
 use super::{
-    AcceptWindow, Activity, Address, Closing, Engine, Feature, FileSubmission, Handle, Interest, Kind, SocketOptions, Submission,
-    ThreadClock,
+    AcceptWindow, Address, Closing, Engine, Feature, FileSubmission, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock,
 };
 use crate::buffer::{BufferSource, LargeBuffer, Outgoing, RECEIVE_SIZE};
 use crate::completion::{Completion, Outcome, Token};
@@ -51,7 +50,6 @@ mod stream;
 mod waiting;
 
 use afd::{Afd, Question};
-use clock::Stillness;
 use datagrams::Datagrams;
 use line::Line;
 use listener::{Came, Door, Listener, Pipes, Socket};
@@ -67,7 +65,6 @@ pub struct Iocp {
     afd: Afd,
     operations: Operations,
     transmitting: Transmitting,
-    stillness: Stillness,
     sleep: Sleep,
     buffers: Arc<dyn BufferSource>,
     /// Guards the handles that have something to tell without a packet.
@@ -110,7 +107,6 @@ impl Iocp {
             port: Mutex::new(Some(Arc::new(port))),
             operations: Operations::default(),
             transmitting: Transmitting::default(),
-            stillness: Stillness::default(),
             sleep: Sleep::default(),
             buffers,
             resumed: Mutex::new(Vec::new()),
@@ -553,10 +549,6 @@ impl Engine for Iocp {
 
     fn thread_clock(&self) -> ThreadClock {
         clock::own()
-    }
-
-    fn activity(&self, clock: ThreadClock) -> Activity {
-        self.stillness.activity(clock)
     }
 
     fn cpu_time(&self, clock: ThreadClock) -> Option<u64> {
