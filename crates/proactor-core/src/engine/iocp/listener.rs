@@ -300,6 +300,9 @@ impl Iocp {
             state.cancel();
             completions.push(Completion { token, outcome: Outcome::AcceptFailed { error, pause: true } });
         }
+        if state.wanted != Wanted::Nothing && !state.held.is_empty() {
+            self.resume(handle); // they were quicker than the wait for them: the next poll tells them
+        }
     }
 }
 
