@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proactor_core::connection::{Connection as CoreConnection, Life, Next};
+use proactor_core::engine::Address;
 use proactor_core::error::Failure;
 use proactor_core::port::{Port as CorePort, SendError};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTimeoutError, PyTypeError};
@@ -101,7 +102,8 @@ impl Connection {
     }
 
     /// The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none, as `os.fsdecode`
-    /// makes it of bytes that the peer chose; an abstract name begins with "@". Known after the end, too.
+    /// makes it of bytes that the peer chose; an abstract name begins with "@"; for a pipe `"pipe:name"`, and "pipe:" for
+    /// its client. Known after the end, too.
     #[getter]
     fn peername<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         addresses::shown(py, &self.core.peer)
@@ -260,6 +262,9 @@ impl Connection {
     ///     ConnectionEnded: the connection is closed.
     fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
         self.check()?;
+        if matches!(self.core.peer, Address::Pipe(_)) {
+            return Err(errors::unsupported(py, "shutdown_write: a named pipe has no half-close; close() ends both directions".to_owned()));
+        }
         py.detach(|| self.port.shutdown_write(&self.core)).map_err(|failure| self.ended(py, failure.as_ref()))
     }
 
