@@ -44,7 +44,8 @@ class Workers:
         slow_seconds: float | None = None,
     ) -> None:
         """`run(future, function)` and `run_with(future, (function, arguments, keywords))` run submitted calls, `broken` is called when the
-        initializer has raised, `never_begun` with the calls that are left at the end. What takes longer than `slow_seconds` is logged."""
+        initializer has raised, in the thread where it did, `never_begun` with the calls that are left at the end. What takes longer than
+        `slow_seconds` is logged."""
         self.port = port
         self.prefix = prefix
         self._initializer = initializer
@@ -120,11 +121,11 @@ class Workers:
         """In the handler of what the initializer raised."""
         _log(logging.CRITICAL, "%s: the initializer raised; the pool takes no more work", name, exc_info=sys.exception())
         self.port.accept_calls(False)
-        self._broken()
         with self._lock:
             self._initializer_failed = True
             self.usable = False
         self.port.start_failed()
+        self._broken()
 
     def left(self) -> None:
         """The calling worker thread is about to exit."""
@@ -150,7 +151,7 @@ class Workers:
         wait = wait and self.may_wait()
         with self.interruptible(), self._lock:
             self._closing = True
-            inside = threading.current_thread() in self._threads
+            inside = self.are_current()
         deadline = None if timeout is None else time.monotonic() + timeout
         if drain or inside:
             self.port.finish()
@@ -209,6 +210,10 @@ class Workers:
     def is_closing(self) -> bool:
         """They take no new work."""
         return self._closing
+
+    def are_current(self) -> bool:
+        """Whether the calling thread is one of them."""
+        return threading.current_thread() in self._threads
 
     def check_process(self) -> None:
         """Raises:

@@ -14,7 +14,7 @@
 | 7      | MISSING_ATTRIBUTE | `serve`: the module has nothing of that name                                      |
 | 8      | NOT_A_HANDLER     | `serve`: it is neither a function of (connection, data) nor a Handler             |
 | 9      | IMPORT_FAILED     | `serve`: the module, or something it imports, raised                              |
-| 10     | CANNOT_START      | `serve`: anything else that kept it from starting                                 |
+| 10     | CANNOT_START      | `serve`: anything else that kept it, or its workers, from starting                |
 | 128+n  |                   | signal n ended it (130: Ctrl-C); `serve`, `dispatch`: a second, the first gives 0 |
 """
 

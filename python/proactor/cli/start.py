@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
 import proactor
@@ -81,6 +82,8 @@ def show_address(address: Any) -> str:
 def failure(error: Exception, address: Any) -> CommandError:
     """What stood in the way of listening on `address`, why, and what to do about it."""
     what = f"cannot listen on {show_address(address)}"
+    if isinstance(error, BrokenExecutor):
+        return broken(error)
     if isinstance(error, RuntimeError | MemoryError):
         reason = str(error) or "out of memory"
         return CommandError(f"{what}: {reason}; raise the limits (ulimit -u, ulimit -v), or free some memory", ExitCode.CANNOT_START)
@@ -116,6 +119,11 @@ def failure(error: Exception, address: Any) -> CommandError:
             family = "IPv6" if not is_unix and _is_ipv6(address[0]) else "this kind of address"
             return CommandError(f"{what}: {text}; {family} does not work here, choose another --host", ExitCode.BAD_ADDRESS)
     return CommandError(f"{what}: {text}", ExitCode.CANNOT_START)
+
+
+def broken(error: BrokenExecutor) -> CommandError:
+    """Workers could not start, so the server does not or no longer listen."""
+    return CommandError(f"the server has ended: {error}; the log has what it raised", ExitCode.CANNOT_START)
 
 
 def _resolves(host: str) -> bool:
