@@ -119,7 +119,10 @@ class Workers:
 
     def initializer_failed(self, name: str) -> None:
         """In the handler of what the initializer raised."""
-        _log(logging.CRITICAL, "%s: the initializer raised; the pool takes no more work", name, exc_info=sys.exception())
+        # With the standard library's logger, and beginning with its words: who takes the pool for one of its executors looks for them.
+        executors = logging.getLogger("concurrent.futures")
+        text = "Exception in initializer: %s has ended, and its pool takes no more work"
+        _log(logging.CRITICAL, text, name, exc_info=sys.exception(), to=executors)
         self.port.accept_calls(False)
         with self._lock:
             self._initializer_failed = True
@@ -288,13 +291,13 @@ _HERE = os.path.dirname(__file__)
 _LOOP = (_work.__code__, _apply.__code__)
 
 
-def _log(level: int, text: str, *arguments: object, exc_info: BaseException | None = None) -> None:
+def _log(level: int, text: str, *arguments: object, exc_info: BaseException | None = None, to: logging.Logger = log) -> None:
     """A user's logging handler may raise too, whatever it likes; that must not cost the thread.
 
     Ctrl-C in the main thread is none of that.
     """
     try:
-        log.log(level, text, *arguments, exc_info=exc_info)
+        to.log(level, text, *arguments, exc_info=exc_info)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
