@@ -252,8 +252,9 @@ class ThreadPool(Executor):
 
         Raises:
             TimeoutError: from the iterator.
-            ValueError, TypeError: chunksize or buffersize is not an integer of at least 1.
+            ValueError, TypeError: chunksize or buffersize is not an integer of at least 1, or timeout no number of seconds.
         """
+        timeout = check.seconds_left("timeout", timeout)
         chunksize = whole_number("chunksize", chunksize)
         if buffersize is not None:
             buffersize = whole_number("buffersize", buffersize, none="no limit")
