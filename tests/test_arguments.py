@@ -1,6 +1,8 @@
 """Wrong arguments: the error names the parameter and says what to write; nothing has happened by then."""
 
 import math
+import re
+import socket
 from queue import SimpleQueue
 
 import pytest
@@ -204,19 +206,185 @@ def test_the_numbers_of_a_map(make_pool, name, value) -> None:
         make_pool().map(str, [1], **{name: value})
 
 
-def test_how_long_to_wait_is_no_bool(serve, connect) -> None:
-    with pytest.raises(TypeError, match="a number of seconds, 0 or more; not True"):
-        proactor.Event().wait(True)
+@pytest.mark.parametrize("value", ["x", b"1", True, [], math.nan, -1, object()], ids=repr)
+def test_how_long_to_wait(serve, connect, make_port, value) -> None:
+    rule = r"^timeout must be a number of seconds, 0 or more, or None for no limit; not "
+    with pytest.raises((TypeError, ValueError), match=rule):
+        proactor.Event().wait(value)
+    with pytest.raises((TypeError, ValueError), match=rule):
+        make_port().get(value)
     raised: SimpleQueue[BaseException] = SimpleQueue()
 
     def handler(connection, data):
         try:
-            connection.receive(True)
+            connection.receive(timeout=value)
         except BaseException as error:
             raised.put(error)
 
     connect(serve(handler)).sendall(b"x")
-    assert "a number of seconds, 0 or more; not True" in str(raised.get(timeout=TIMEOUT))
+    with pytest.raises((TypeError, ValueError), match=rule):
+        raise raised.get(timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("value", [math.inf, HUGE, 1e19, 1e300, 10**400], ids=["inf", "2**70", "1e19", "1e300", "10**400"])
+def test_waiting_beyond_all_times_is_waiting_without_limit(make_pool, make_port, make_file, serve, connect, value) -> None:
+    event = proactor.Event()
+    pool, port, file = make_pool(), make_port(), make_file()
+    pool.submit(event.set)
+    assert event.wait(value)
+    assert pool.submit(int).result(value) == 0
+    assert list(pool.map(str, [1], timeout=value)) == ["1"]
+    assert file.read_at(0, 1).result(value) == b"x"
+    port.post()
+    assert port.get(value) is not None
+
+    def handler(connection, data):
+        connection.send(connection.receive(timeout=value))
+
+    client = connect(serve(handler, framing=proactor.Lines()))
+    client.sendall(b"1\n2\n")
+    assert client.recv(1) == b"2"
+
+
+@pytest.mark.parametrize("value", ["x", b"1", True, [], math.nan, object()], ids=repr)
+def test_how_long_to_wait_for_a_future(make_pool, make_file, value) -> None:
+    """They are the standard library's: of one that has ended no time is asked, and a negative time is none."""
+    pool, file = make_pool(concurrency=1), make_file()
+    held = proactor.Event()
+    waiting = pool.submit(held.wait, TIMEOUT)
+    rule = r"^timeout must be a number of seconds, or None for no limit; not "
+
+    def wait_in_a_call() -> None:
+        with pytest.raises((TypeError, ValueError), match=rule):
+            waiting.result(value)
+
+    futures = [waiting.result, waiting.exception, file.read_at(0, 10).result, file.read_at(0, 10).exception]
+    try:
+        for wait in [*futures, lambda value: pool.map(str, [1], timeout=value)]:
+            with pytest.raises((TypeError, ValueError), match=rule):
+                wait(value)
+        pool.submit(wait_in_a_call).result(TIMEOUT)
+        with pytest.raises(TimeoutError):
+            waiting.result(-1)
+        with pytest.raises(TimeoutError):
+            waiting.result(-math.inf)
+    finally:
+        held.set()
+
+
+WHOLE = "must be a whole number of bytes"
+NAMED = [
+    # What is called, and what the error says: the argument or the function, and what it got or is to get.
+    ("connection.send(5)", "send takes a bytes-like object .*, not int"),
+    ("connection.send('x')", "send takes bytes, not str: encode"),
+    ("connection.try_send(None)", "send takes a bytes-like object .*, not NoneType"),
+    ("connection.send_file(5)", "send_file takes a path or an open file, .*, not 5"),
+    ("connection.send_file(name, 'x')", f"^offset {WHOLE}.*not 'x'"),
+    ("connection.send_file(name, 0, True)", f"^length {WHOLE}.*not True"),
+    ("connection.send_file(name, timeout='x')", "^timeout must be a number of seconds.*not 'x'"),
+    ("connection.fail(5)", "fail takes an exception.* not 5"),
+    ("server.broadcast(5)", "send takes a bytes-like object .*, not int"),
+    ("server.broadcast(b'x', slow=5)", '^slow must be "skip" or "close", not 5'),
+    ("server.broadcast(b'x', exclude=5)", "^exclude takes connections.*not 5"),
+    ("server.shutdown('x')", "^timeout must be a number of seconds.*not 'x'"),
+    ("pool.shutdown(timeout='x')", "^timeout must be a number of seconds.*not 'x'"),
+    ("pool.call_after(1, 5)", "^fn must be a callable, not int"),
+    ("pool.call_every(1, None)", "^fn must be a callable, not NoneType"),
+    ("pool.call_when(5.5, print)", "^float cannot be waited for"),
+    ("pool.call_when(event, 5)", "^fn must be a callable, not int"),
+    ("pool.associate(5, print)", "^int: a bare descriptor has no owner"),
+    ("pool.associate(unused, 5)", "^fn must be a callable that takes a completion, not int"),
+    ("port.associate(5, None)", "^int: a bare descriptor has no owner"),
+    ("proactor.CompletionPort('x')", "^concurrency must be a whole number, .*not 'x'"),
+    ("proactor.CompletionPort(engine=5)", "^engine must be the name of one, .*not 5"),
+    ("proactor.ThreadPool(engine=5)", "^engine must be the name of one, .*not 5"),
+    ("stream.receive('x')", f"^limit {WHOLE}, not 'x'"),
+    ("stream.receive(True)", f"^limit {WHOLE}, not True"),
+    ("stream.receive_into(5)", "receive_into takes a writable bytes-like object, .*, not int"),
+    ("stream.send(5)", "send takes a bytes-like object .*, not int"),
+    ("datagrams.receive_from('x')", f"^limit {WHOLE}, not 'x'"),
+    ("datagrams.send_to('x', ('127.0.0.1', 9))", "send takes bytes, not str: encode"),
+    ("datagrams.send_to(b'x', 5)", "^5 is no address"),
+    ("handle.read('x', 0)", f"^size {WHOLE}, 0 or more; not 'x'"),
+    ("handle.read(1, True)", f"^offset {WHOLE}, 0 or more; not True"),
+    ("handle.read_into(5, 0)", "read_into fills a writable buffer .*, not int"),
+    ("handle.write('x', 0)", "write takes a bytes-like object, not str: encode"),
+    ("handle.sync(1)", "^data_only must be True or False, not 1"),
+    ("file.sync('x')", "^data_only must be True or False, not 'x'"),
+    ("file.sync(data_only=None)", "^data_only must be True or False, not None"),
+    ("file.read_at('x', 1)", f"^offset {WHOLE}, 0 or more; not 'x'"),
+    ("file.read_at(0, 'x')", f"^size {WHOLE}, 0 or more; not 'x'"),
+    ("file.readinto_at(0, 5)", "readinto_at fills a writable buffer .*, not int"),
+    ("file.write_at(0, 'x')", "write_at takes a bytes-like object, not str: encode"),
+    ("proactor.open(5.5)", "^path must be a path .*, not 5.5"),
+    ("proactor.open(5)", "^path must be a path .*, not 5"),
+    ("proactor.open(name, 5)", "^mode must be a string .*, not 5"),
+    ("proactor.open(name, depth='x')", "^depth must be a whole number of requests, .*not 'x'"),
+    ("proactor.open(name, block_size=True)", f"^block_size {WHOLE}, .*not True"),
+    ("proactor.open(name, direct='x')", "^direct must be True or False, not 'x'"),
+    ("proactor.copy(None, name)", "^source must be a path .*, not None"),
+    ("proactor.copy(name, 5)", "^target must be a path .*, not 5"),
+    ("proactor.copy(name, name + '2', depth='x')", "^depth must be a whole number of requests, .*not 'x'"),
+    ("proactor.copy(name, name + '2', progress=5)", "^progress must be a function of two numbers.*not 5"),
+    ("proactor.serve(5, ('127.0.0.1', 0))", "^5 cannot be called: a handler is"),
+    ("proactor.serve(echo, 5)", "^an address is a string, .*, not int"),
+    ("proactor.serve(echo, ('127.0.0.1', 0), framing=5)", "^framing must be .*, not 5"),
+    ("proactor.connect(5, echo)", "^an address is a string, .*, not int"),
+    ("proactor.Lines().encode(5)", "^a message is bytes, not int"),
+]
+
+
+@pytest.fixture
+def make_file(tmp_path):
+    """`make_file()` answers an open file of 100 bytes."""
+    files = []
+
+    def make() -> proactor.File:
+        path = tmp_path / "file"
+        path.write_bytes(b"x" * 100)
+        files.append(proactor.open(path, "r+b"))
+        return files[-1]
+
+    yield make
+    for file in files:
+        file.close()
+
+
+def test_what_is_of_the_wrong_type_is_named(serve, make_pool, make_port, make_file, tmp_path) -> None:
+    """All public functions; the words of each are those of the function or the argument, never those of a conversion."""
+    pool, port, file, server = make_pool(), make_port(), make_file(), serve()
+    handler = Recorder()
+    connection = proactor.connect(server.address, handler, pool=pool)
+    ours, theirs = socket.socketpair()
+    unused = socket.socket()
+    associated = make_file()
+    with ours, theirs, unused:
+        names = {
+            "proactor": proactor,
+            "echo": echo,
+            "pool": pool,
+            "port": port,
+            "file": file,
+            "server": server,
+            "connection": connection,
+            "event": proactor.Event(),
+            "unused": unused,
+            "name": str(tmp_path / "file"),
+            "stream": pool.associate(ours, print),
+            "datagrams": pool.associate(socket.socket(type=socket.SOCK_DGRAM), print),
+            "handle": pool.associate(associated, print),
+        }
+        wrong = []
+        for call, text in NAMED:
+            try:
+                eval(call, names)
+                wrong.append(f"{call} was taken")
+            except (TypeError, ValueError) as error:
+                if not re.search(text, str(error)):
+                    wrong.append(f"{call}: {error}")
+        assert wrong == []
+    connection.close()
+    handler.wait_closed()
 
 
 @pytest.mark.parametrize(

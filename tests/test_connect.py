@@ -357,9 +357,9 @@ def test_a_connected_socket_stays_the_callers_where_connect_fails(serve) -> None
 def exhausted(make_pool, monkeypatch):
     """A pool on which nothing can be attached or listened on any more, though it looks as if it could."""
     pool = make_pool()
-    started = pool.start()
+    started = pool._start()
     pool._workers.close()
-    monkeypatch.setattr(pool, "start", lambda: started)
+    monkeypatch.setattr(pool, "_start", lambda: started)
     return pool
 
 
@@ -380,14 +380,14 @@ def test_a_connected_socket_stays_the_callers_where_it_cannot_be_attached(serve,
 def test_a_connected_socket_stays_the_callers_where_the_pool_is_shut_down_meanwhile(serve, make_pool, monkeypatch) -> None:
     handler, held, pool = Recorder(), threading.Event(), make_pool()
     pool.submit(held.wait, TIMEOUT)  # so that the pool's engine still takes what it is given
-    start = pool.start
+    start = pool._start
 
     def started_and_shut_down():
         started = start()
         pool.shutdown(wait=False)
         return started
 
-    monkeypatch.setattr(pool, "start", started_and_shut_down)
+    monkeypatch.setattr(pool, "_start", started_and_shut_down)
     with socket.create_connection(serve().address) as connected:
         with pytest.raises(RuntimeError, match="shut down"):
             proactor.connect(connected, handler, pool=pool)
@@ -430,18 +430,18 @@ class OpensAfterwards:
 
 def test_a_descriptor_that_cannot_be_attached_is_closed_once(serve, exhausted, monkeypatch) -> None:
     server = serve()
-    port, workers = exhausted.start()
+    port, workers = exhausted._start()
     port = OpensAfterwards(port, "attach")
-    monkeypatch.setattr(exhausted, "start", lambda: (port, workers))
+    monkeypatch.setattr(exhausted, "_start", lambda: (port, workers))
     with pytest.raises(OSError, match="descriptor"):
         proactor.connect(server.address, echo, pool=exhausted)
     port.check()
 
 
 def test_a_descriptor_that_cannot_be_listened_on_is_closed_once(exhausted, monkeypatch) -> None:
-    port, workers = exhausted.start()
+    port, workers = exhausted._start()
     port = OpensAfterwards(port, "listen")
-    monkeypatch.setattr(exhausted, "start", lambda: (port, workers))
+    monkeypatch.setattr(exhausted, "_start", lambda: (port, workers))
     with pytest.raises(OSError, match="descriptor"):
         proactor.serve(echo, ("127.0.0.1", 0), pool=exhausted)
     port.check()
@@ -455,7 +455,7 @@ from proactor.handlers import handler_methods
 from proactor.limits import limits
 
 pool = proactor.ThreadPool()
-port, _ = pool.start()
+port, _ = pool._start()
 group = limits(None, None, None, 1000, 1000, True, True).group(port, handler_methods(lambda connection, data: None))
 if os.fork() == 0:
     for call in (port.attach, port.listen):

@@ -186,6 +186,10 @@ def test_an_initializer_that_raises_breaks_the_pool_and_hangs_nobody(caplog) -> 
         pool.submit(int)
     pool.shutdown()
     assert "no database" in caplog.text
+    assert [(record.name, record.levelname) for record in caplog.records] == [("concurrent.futures", "CRITICAL")], (
+        "as the standard library's"
+    )
+    assert caplog.records[0].getMessage().startswith("Exception in initializer:")
 
 
 def test_an_initializer_that_raises_later_breaks_the_pool_too(caplog) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from typing import Any
 
-__all__ = ["duration", "flag", "seconds", "whole_number"]
+__all__ = ["duration", "flag", "path", "seconds", "seconds_left", "whole_number"]
 
 _LARGEST = 2**63 - 1  # what the core's numbers hold
 _LONGEST = 1e9  # seconds, some thirty years: what is longer is no limit
@@ -50,6 +51,13 @@ def seconds(name: str, value: Any, *, zero: bool = False, none: str = "no limit"
     return number if number <= _LONGEST else None
 
 
+def seconds_left(name: str, value: Any, *, none: str = "no limit") -> float | None:
+    """As `seconds`, where it may be 0 or negative: there is no time left, as the standard library's futures take it."""
+    if value is None:
+        return None
+    return _number(f"{name} must be a number of seconds, or None for {none}", value, zero=True, negative=True)
+
+
 def duration(name: str, value: Any, *, zero: bool = False) -> float:
     """A length of time in seconds that ends. `zero`: it may be 0.
 
@@ -64,7 +72,7 @@ def duration(name: str, value: Any, *, zero: bool = False) -> float:
     return number
 
 
-def _number(rule: str, value: Any, zero: bool) -> float:
+def _number(rule: str, value: Any, zero: bool, negative: bool = False) -> float:
     try:
         if isinstance(value, bool | str | bytes | bytearray):
             raise TypeError
@@ -73,9 +81,21 @@ def _number(rule: str, value: Any, zero: bool) -> float:
         raise TypeError(f"{rule}; not {value!r}") from None
     except OverflowError:  # an int beyond all floats
         number = math.inf if value > 0 else -math.inf
-    if math.isnan(number) or number < 0 or (number == 0 and not zero):
+    if math.isnan(number) or (number < 0 and not negative) or (number == 0 and not zero):
         raise ValueError(f"{rule}; not {value!r}")
     return number
+
+
+def path(name: str, value: Any) -> Any:
+    """A path as os.open takes it.
+
+    Raises:
+        TypeError: it is none; a descriptor is none either.
+    """
+    try:
+        return os.fspath(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a path (str, bytes or os.PathLike), not {value!r}") from None
 
 
 def flag(name: str, value: Any) -> bool:

@@ -58,7 +58,7 @@ def connect(
             shared = _SharedPool.join()
             pool = shared.pool
             methods["closed"] = partial(_closed, shared, methods["closed"])
-        port, _workers = pool.start()
+        port, _workers = pool._start()
         group = checked.group(port, methods)
 
         def attach() -> Connection:
@@ -68,7 +68,7 @@ def connect(
             return attached
 
         # A shutdown of the caller's pool that came in between would abort the copy, and the caller's socket with it. The shared one lasts.
-        connection = pool.join_in(attach) if shared is None else attach()
+        connection = pool._join_in(attach) if shared is None else attach()
         if connected is address:
             socket.close(connected.detach())
     except BaseException:

@@ -6,6 +6,7 @@ import builtins
 import errno
 import os
 import stat
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -115,8 +116,14 @@ class Connection(_core.Connection):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def _end_with_pool(self) -> None:
+    def _begin_to_end(self) -> None:
+        pass
+
+    def _end_with_pool(self, _timeout: float | None) -> None:
         self.abort()
+
+    def _end_broken(self, error: BrokenExecutor) -> None:
+        self.fail(error)
 
 
 class Handler:

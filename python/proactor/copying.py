@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proactor import _core, files
+from proactor.arguments import path as path_of
 from proactor.arguments import whole_number
 
 __all__ = ["CopyReport", "copy"]
@@ -79,6 +80,7 @@ def copy(
     whole_number("block_size", block_size, unit="bytes")
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be a function of two numbers, as in progress=lambda copied, total: ..., not {progress!r}")
+    source, target = path_of("source", source), path_of("target", target)
     began = time.monotonic()
     with files.open(source, "rb", depth=depth, block_size=block_size) as reader:
         status = os.fstat(reader.fileno())

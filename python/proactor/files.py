@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from proactor import _core, platform
 from proactor.arguments import flag, whole_number
+from proactor.arguments import path as path_of
 from proactor.futures import NativeFuture, log, publish
 
 __all__ = ["File", "FileRequest", "FileStatistics", "open"]
@@ -301,10 +302,11 @@ def open(  # noqa: A001
     """
     whole_number("depth", depth, unit="requests", maximum=65536)
     whole_number("block_size", block_size, unit="bytes", maximum=_LARGEST_BLOCK)
+    path = path_of("path", path)
     flags = _flags(mode)
     # On Windows the core opens the file once more, and so past the cache.
     if flag("direct", direct) and not platform.DIRECT and sys.platform != "win32":
-        raise OSError(errno.EINVAL, f"{platform.name()} has no O_DIRECT: leave direct=True out", os.fspath(path))
+        raise OSError(errno.EINVAL, f"{platform.name()} has no O_DIRECT: leave direct=True out", path)
     return open_as(path, flags, 0o666, depth=depth, block_size=block_size, direct=direct)
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 from proactor import _core
+from proactor.arguments import seconds_left
 
 __all__ = ["NativeFuture", "SubmittedCall"]
 
@@ -137,6 +138,8 @@ class SubmittedCall(_core.Call, NativeFuture):  # type: ignore[override]
 
     def _wait(self, timeout: float | None) -> None:
         try:
+            if timeout is not None:
+                timeout = seconds_left("timeout", timeout)
             worker = _core.current_worker()
             if worker is None:
                 self._sleep(timeout)

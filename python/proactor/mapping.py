@@ -25,8 +25,6 @@ def map_on(
     buffersize: int | None,
 ) -> Iterator[T]:
     """As `ThreadPool.map` says. The first calls are submitted here, not when the first result is asked for."""
-    if timeout is not None and not hasattr(timeout, "__float__"):
-        raise TypeError(f"timeout must be a number of seconds, or None for no limit; not {timeout!r}")
     deadline = None if timeout is None else time.monotonic() + timeout
     items = zip(*iterables, strict=False)
     calls: Iterator[Future[Any]]

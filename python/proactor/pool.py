@@ -31,6 +31,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _MOST_THREADS = 2**31 - 1
+# How long a worker that shuts its own pool down waits for the servers on it: they may need this very worker.
+_DRAIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,11 @@ class PoolShutdownReport:
 class Member(Protocol):
     """Something that lives on the pool and ends with it."""
 
-    def _end_with_pool(self) -> None: ...
+    def _begin_to_end(self) -> None: ...
+
+    def _end_with_pool(self, _timeout: float | None, /) -> None: ...
+
+    def _end_broken(self, error: BrokenExecutor) -> None: ...
 
 
 M = TypeVar("M", bound=Member)
@@ -196,11 +202,12 @@ class ThreadPool(Executor):
             initargs,
             run=run,
             run_with=run_with,
-            broken=broken.set,
+            broken=partial(_broke, broken, weakref.ref(self)),
             never_begun=partial(_never_begun, broken),
             slow_seconds=slow_handler_seconds,
         )
-        # Guards _members and _shut. Reentrant: a signal handler may shut down, whatever the main thread was doing.
+        # Guards _members and _shut, and that no member joins once the initializer has failed. Reentrant: a signal handler may shut down,
+        # whatever the main thread was doing.
         self._lock = threading.RLock()
         self._members: weakref.WeakSet[Any] = weakref.WeakSet()
         self._shut = False
@@ -245,8 +252,9 @@ class ThreadPool(Executor):
 
         Raises:
             TimeoutError: from the iterator.
-            ValueError, TypeError: chunksize or buffersize is not an integer of at least 1.
+            ValueError, TypeError: chunksize or buffersize is not an integer of at least 1, or timeout no number of seconds.
         """
+        timeout = check.seconds_left("timeout", timeout)
         chunksize = whole_number("chunksize", chunksize)
         if buffersize is not None:
             buffersize = whole_number("buffersize", buffersize, none="no limit")
@@ -305,13 +313,17 @@ class ThreadPool(Executor):
     def shutdown(  # type: ignore[override]  # whoever takes it for a ThreadPoolExecutor ignores the report
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
     ) -> PoolShutdownReport:
-        """Closes the servers on the pool, does what is queued (or cancels it), and ends the workers. Idempotent; safe inside a handler.
+        """Shuts down the servers on the pool, does what is queued (or cancels it), and ends the workers. Idempotent; safe inside a handler.
 
-        What timers and waits wait for is cancelled; functions whose time or signal has come are queued, and count as such.
+        The servers' `shutdown` says what it lets finish and what it reports; connections that `connect` made on the pool are aborted. What
+        timers and waits wait for is cancelled; functions whose time or signal has come are queued, and count as such.
+
+        In a handler or call of the pool's own it gives the servers at most 10 seconds, since they may need this worker too; and it does not
+        wait where the pool is being shut down already, by somebody who waits for this handler.
 
         Arguments:
-            wait: for the workers to end; else the report is of this moment. A signal handler that has interrupted a start or shutdown of
-                the same pool cannot wait for it.
+            wait: for the servers and the workers to end; else what a server cannot send at once is dropped, and the report is of this
+                moment. A signal handler that has interrupted a start or shutdown of the same pool cannot wait for it.
             cancel_futures: what has not begun is cancelled, but for the one that an idle worker is on its way to.
             timeout: seconds to wait at most. What has not begun by then is cancelled, and what has not returned is in the report.
 
@@ -323,12 +335,14 @@ class ThreadPool(Executor):
         timeout = check.seconds("timeout", timeout, zero=True)
         if self._workers.forked:
             return PoolShutdownReport(True, 0, 0, ())  # there is nothing of it in this process
-        wait = wait and self._workers.may_wait()
+        with self._lock:
+            first, self._shut = not self._shut, True
+        wait = wait and self._workers.may_wait() and (first or not self._workers.are_current())
         before = self._port.call_numbers()[3]
         running: tuple[str, ...] = ()
         if cancel_futures:
             self._cancel_queued()
-        stuck = self.end(drain=True, wait=wait, timeout=timeout)
+        stuck = self._end(drain=True, wait=wait, timeout=timeout, members=wait or first)
         if stuck or not wait:
             running = self._workers.stacks()
         _, done, failed, cancelled, _ = self._port.call_numbers()
@@ -336,8 +350,6 @@ class ThreadPool(Executor):
         return PoolShutdownReport(completed, done + failed, cancelled, running)
 
     def _cancel_queued(self) -> None:
-        with self._lock:
-            self._shut = True
         self._port.finish()  # so that no call comes after these
         calls = self._port.queued_calls()
         # Where nothing runs a worker is about to take the first: it has as good as begun, as the standard library's would have.
@@ -345,38 +357,41 @@ class ThreadPool(Executor):
         for call in calls[1:] if idle else calls:
             call.cancel()
 
-    def end(self, *, drain: bool, wait: bool = True, timeout: float | None = None) -> tuple[str, ...]:
-        """As `shutdown`, at most for `timeout` seconds; answers which handlers did not return."""
+    def _end(self, *, drain: bool, wait: bool = True, timeout: float | None = None, members: bool = True) -> tuple[str, ...]:
+        """As `shutdown`, at most for `timeout` seconds; answers which handlers did not return. `members`: they end too."""
         if self._workers.forked:
             return ()  # there is nothing of it in this process
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             self._shut = True
-            members = list(self._members)
-        for member in members:
-            member._end_with_pool()
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        return self._workers.close(drain=drain, wait=wait, timeout=left)
+            ending = list(self._members) if members else []
+        for member in ending:
+            member._begin_to_end()
+        for_members = deadline if wait else 0.0
+        if self._workers.are_current():
+            for_members = min(time.monotonic() + _DRAIN_SECONDS, float("inf") if for_members is None else for_members)
+        for member in ending:
+            member._end_with_pool(_left(for_members))
+        return self._workers.close(drain=drain, wait=wait, timeout=_left(deadline))
 
     def statistics(self) -> PoolStatistics:
         """A snapshot."""
         numbers = (*self._port.numbers(), *self._port.call_numbers(), *self._port.pending())
         return PoolStatistics(self._port.engine, self.concurrency, self.max_workers, *numbers)
 
-    def start(self) -> tuple[_core.Port, Workers]:
+    def _start(self) -> tuple[_core.Port, Workers]:
         """What a server or connection needs that comes to live on the pool.
 
         Raises:
             RuntimeError: the pool is shut down.
+            BrokenExecutor: the initializer raised.
         """
         self._workers.check_process()
-        with self._lock:
-            if self._shut:
-                raise RuntimeError("the pool is shut down: make a new one")
+        self._check_takes_members()
         self._workers.ensure_started()
         return self._port, self._workers
 
-    def join_in(self, make: Callable[[], M]) -> M:
+    def _join_in(self, make: Callable[[], M]) -> M:
         """What `make` answers, a server or connection, lives on the pool, and ends with it.
 
         A shutdown comes before `make` is called or after it has returned: it runs under the pool's lock, so it must be short and call
@@ -384,13 +399,20 @@ class ThreadPool(Executor):
 
         Raises:
             RuntimeError: the pool is shut down; then nothing was made.
+            BrokenExecutor: the initializer raised; then nothing was made.
         """
         with self._lock:
-            if self._shut:
-                raise RuntimeError("the pool is shut down: make a new one")
+            self._check_takes_members()
             member = make()
             self._members.add(member)
             return member
+
+    def _check_takes_members(self) -> None:
+        with self._lock:
+            if self._shut:
+                raise RuntimeError("the pool is shut down: make a new one")
+            if self._has_broken.is_set():
+                raise _broken_executor()
 
     # ---- timers and waits ----
 
@@ -525,6 +547,20 @@ class ThreadPool(Executor):
         return f"<ThreadPool {workers.prefix!r} concurrency={self.concurrency} max_workers={self.max_workers}>"
 
 
+def _broke(broken: threading.Event, pool: weakref.ref[ThreadPool]) -> None:
+    """The initializer raised: no work comes any more, and what lives on the pool cannot go on either."""
+    broken.set()
+    owner = pool()
+    if owner is None:
+        return
+    with owner._lock:  # who has seen a whole pool under it is a member by now
+        members = list(owner._members)
+    for member in members:
+        member._begin_to_end()
+    for member in members:
+        member._end_broken(_broken_executor())
+
+
 def _never_begun(broken: threading.Event, calls: list[tuple[Any, Any]]) -> None:
     for call, arguments in calls:
         if call is publish:
@@ -539,6 +575,10 @@ def _never_begun(broken: threading.Event, calls: list[tuple[Any, Any]]) -> None:
 
 def _broken_executor() -> BrokenExecutor:
     return BrokenThreadPool("the initializer raised in a worker thread: the pool takes no work")
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 @contextmanager

@@ -94,8 +94,6 @@ class CompletionPort(_core.CompletionPort):
             concurrency = available_processors()
         else:
             concurrency = whole_number("concurrency", concurrency, maximum=_MOST_THREADS, none="as many as there are processors")
-        if engine is not None and not isinstance(engine, str | _core.Network):
-            raise TypeError(f'engine must be the name of one, as "epoll", or None for the platform\'s best; not {engine!r}')
         is_locked: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
         port = super().__new__(cls, concurrency=concurrency, interpreter_lock=is_locked(), engine=engine)
         port._concurrency = concurrency

@@ -11,6 +11,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -147,26 +148,9 @@ class Server:
     ) -> None:
         self._closed = _core.Event()  # not threading's, with locks that a signal handler may have interrupted
         self._ended = True  # until it listens: nothing to warn of
-        listening = bind(address, backlog=backlog, reuse_port=reuse_port)
         # The file of our Unix socket, and which file that was.
         self._unix_file: tuple[str, tuple[int, int]] | None = None
         self._owns_pool = pool is None
-        try:
-            name: Any = listening.getsockname()
-            self.address: Any = f"unix:{os.fsdecode(name)}" if listening.family == platform.UNIX else name
-            if isinstance(address, str) and address.startswith("unix:") and not address.startswith("unix:\0"):
-                path = os.path.abspath(address.removeprefix("unix:"))
-                self._unix_file = path, _identity(path)
-            shown = show_path(self.address) if isinstance(self.address, str) else f"{name[0]}:{name[1]}"
-            self.pool = ThreadPool() if pool is None else pool
-            self._port, self._workers = self.pool.start()
-            self._group = limits.group(self._port, methods, weakref.ref(self))
-            self._listener = self._port.listen(listening.detach(), shown, self._group)
-        except BaseException:
-            listening.close()
-            if self._owns_pool and hasattr(self, "pool"):
-                self.pool.shutdown()
-            raise
         # Guards _report, _waiting, _serving, _exiting and who shuts down. Reentrant: a signal handler may shut down, whatever the main
         # thread was doing. Taken within `interruptible`: one that has interrupted who holds it waits for nobody else's shutdown.
         self._lock = threading.RLock()
@@ -179,11 +163,31 @@ class Server:
         # The thread that shuts it down.
         self._ended_by: int | None = None
         self._report: ShutdownReport | None = None
-        self._ended = False
+        # Why it has ended, where nobody asked it to.
+        self._failure: BrokenExecutor | None = None
+        listening = bind(address, backlog=backlog, reuse_port=reuse_port)
         try:
-            self.pool.join_in(lambda: self)
-        except RuntimeError:
-            self.close()  # the pool was shut down meanwhile
+            name: Any = listening.getsockname()
+            self.address: Any = f"unix:{os.fsdecode(name)}" if listening.family == platform.UNIX else name
+            if isinstance(address, str) and address.startswith("unix:") and not address.startswith("unix:\0"):
+                path = os.path.abspath(address.removeprefix("unix:"))
+                self._unix_file = path, _identity(path)
+            shown = show_path(self.address) if isinstance(self.address, str) else f"{name[0]}:{name[1]}"
+            self.pool = ThreadPool() if pool is None else pool
+            self._port, self._workers = self.pool._start()
+            self._group = limits.group(self._port, methods, weakref.ref(self))
+
+            def listen() -> Server:
+                self._listener = self._port.listen(listening.detach(), shown, self._group)
+                self._ended = False
+                return self
+
+            self.pool._join_in(listen)
+        except BaseException:
+            listening.close()
+            self._remove_unix_file()
+            if self._owns_pool and hasattr(self, "pool"):
+                self.pool.shutdown()
             raise
         _open_servers.add(self)
 
@@ -271,7 +275,7 @@ class Server:
         if not gone and not running:
             running = self._workers.running()
         if self._owns_pool:
-            running = self.pool.end(drain=drain, timeout=_left(deadline, at_least=0.1)) or running
+            running = self.pool._end(drain=drain, timeout=_left(deadline, at_least=0.1)) or running
         report = self._make_report(completed=completed and gone and not running, running=running)
         self._ended = True
         with self._workers.interruptible(), self._lock:
@@ -289,6 +293,10 @@ class Server:
 
         In the main thread signal handlers run meanwhile, and Ctrl-C raises KeyboardInterrupt. In an ordinary (non-daemon) thread it
         keeps the program alive after its main thread has ended, as with socketserver; Ctrl-C then shuts the server down.
+
+        Raises:
+            BrokenExecutor: the server has shut down because the initializer of its pool raised.
+            RuntimeError: this is the child of a fork.
         """
         self._workers.check_process()
         thread = threading.current_thread()
@@ -305,6 +313,8 @@ class Server:
         finally:
             with self._workers.interruptible(), self._lock:
                 self._serving.remove(thread)
+        if self._failure is not None:
+            raise self._failure
 
     def _wait_in_main_thread(self) -> None:
         """Until it is closed."""
@@ -329,8 +339,17 @@ class Server:
         """A snapshot."""
         return ServerStatistics(self._port.engine, *self._port.group_numbers(self._group))
 
-    def _end_with_pool(self) -> None:
-        self.close()
+    def _begin_to_end(self) -> None:
+        self._stop_listening()
+        self._port.drain(self._group)
+
+    def _end_with_pool(self, timeout: float | None) -> None:
+        self.shutdown(timeout)
+
+    def _end_broken(self, error: BrokenExecutor) -> None:
+        self._failure = error
+        log.error("%r shuts down: %s", self, error)
+        self._shut_down_and_say()
 
     def _is_served(self) -> bool:
         """Whether a thread that the interpreter's end waits for is in `serve_forever`."""
@@ -362,6 +381,9 @@ class Server:
     def _stop_listening(self) -> None:
         self._port.close_listener(self._listener)
         self._group.retire()
+        self._remove_unix_file()
+
+    def _remove_unix_file(self) -> None:
         if self._unix_file is not None:
             (path, identity), self._unix_file = self._unix_file, None
             try:

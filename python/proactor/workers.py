@@ -44,7 +44,8 @@ class Workers:
         slow_seconds: float | None = None,
     ) -> None:
         """`run(future, function)` and `run_with(future, (function, arguments, keywords))` run submitted calls, `broken` is called when the
-        initializer has raised, `never_begun` with the calls that are left at the end. What takes longer than `slow_seconds` is logged."""
+        initializer has raised, in the thread where it did, `never_begun` with the calls that are left at the end. What takes longer than
+        `slow_seconds` is logged."""
         self.port = port
         self.prefix = prefix
         self._initializer = initializer
@@ -118,13 +119,16 @@ class Workers:
 
     def initializer_failed(self, name: str) -> None:
         """In the handler of what the initializer raised."""
-        _log(logging.CRITICAL, "%s: the initializer raised; the pool takes no more work", name, exc_info=sys.exception())
+        # With the standard library's logger, and beginning with its words: who takes the pool for one of its executors looks for them.
+        executors = logging.getLogger("concurrent.futures")
+        text = "Exception in initializer: %s has ended, and its pool takes no more work"
+        _log(logging.CRITICAL, text, name, exc_info=sys.exception(), to=executors)
         self.port.accept_calls(False)
-        self._broken()
         with self._lock:
             self._initializer_failed = True
             self.usable = False
         self.port.start_failed()
+        self._broken()
 
     def left(self) -> None:
         """The calling worker thread is about to exit."""
@@ -150,7 +154,7 @@ class Workers:
         wait = wait and self.may_wait()
         with self.interruptible(), self._lock:
             self._closing = True
-            inside = threading.current_thread() in self._threads
+            inside = self.are_current()
         deadline = None if timeout is None else time.monotonic() + timeout
         if drain or inside:
             self.port.finish()
@@ -209,6 +213,10 @@ class Workers:
     def is_closing(self) -> bool:
         """They take no new work."""
         return self._closing
+
+    def are_current(self) -> bool:
+        """Whether the calling thread is one of them."""
+        return threading.current_thread() in self._threads
 
     def check_process(self) -> None:
         """Raises:
@@ -283,13 +291,13 @@ _HERE = os.path.dirname(__file__)
 _LOOP = (_work.__code__, _apply.__code__)
 
 
-def _log(level: int, text: str, *arguments: object, exc_info: BaseException | None = None) -> None:
+def _log(level: int, text: str, *arguments: object, exc_info: BaseException | None = None, to: logging.Logger = log) -> None:
     """A user's logging handler may raise too, whatever it likes; that must not cost the thread.
 
     Ctrl-C in the main thread is none of that.
     """
     try:
-        log.log(level, text, *arguments, exc_info=exc_info)
+        to.log(level, text, *arguments, exc_info=exc_info)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise

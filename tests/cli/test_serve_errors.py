@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -279,3 +280,35 @@ def test_version_is_the_packages(run):
     result = run("--version")
     assert result.returncode == 0
     assert result.stdout.decode() == f"proactor {proactor.__version__}\n"
+
+
+def test_workers_that_cannot_start_end_it_with_one_line(run, application):
+    source = """
+        import functools
+        import proactor
+
+        def initialize():
+            raise OSError("no database")
+
+        proactor.ThreadPool = functools.partial(proactor.ThreadPool, initializer=initialize)
+
+        def echo(connection, data):
+            connection.send(data)
+    """
+    result = run("serve", "app:echo", "--port", "0", **application(textwrap.dedent(source)))
+    assert result.returncode == ExitCode.CANNOT_START
+    last = result.stderr.decode().splitlines()[-1]
+    assert last == (
+        "proactor: the server has ended: the initializer raised in a worker thread: the pool takes no work; the log has what it raised"
+    )
+    assert b"OSError: no database" in result.stderr
+
+
+@pytest.mark.parametrize("call", ["server.shutdown()", "server.close()", "server.pool.shutdown()"])
+def test_a_handler_that_ends_its_server_ends_the_command(serve, application, call):
+    server = serve("app:end", **application(f"def end(connection, data):\n    connection.server.{call[7:]}\n"))
+    client = server.connect()
+    client.sendall(b"x")
+    assert server.wait() == 0
+    assert server.report().startswith("served 1 client, ")
+    server.log.wait_for(r"shutting down \(the server has ended\)")

@@ -19,7 +19,6 @@ MISSES = {
     "ThreadPoolExecutorTest.test_idle_thread_reuse": "counts threads: beside the one that works there is a spare to take over",
     "ThreadPoolShutdownTest.test_thread_names_assigned": "the private format of a thread's name; ours is prefix-1, prefix-2, ...",
     "ThreadPoolShutdownTest.test_thread_names_default": "the same, and the name of the standard library's class",
-    "ThreadPoolFailingInitializerTest.test_initializer": "the name of the logger: ours is proactor, for all that a pool has to say",
 }
 # They count threads right after submit, where the standard library makes them, and then wait for ever for calls that they did not release.
 HANG = {

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::errors;
-use crate::layer::{Call, Layer, Seconds, duration, nanoseconds};
+use crate::layer::{Call, Layer, nanoseconds, timeout_of};
 use crate::process::Origin;
 use crate::worker::wait;
 
@@ -266,8 +266,8 @@ impl Event {
     ///     ValueError: `timeout` is negative or not a number.
     ///     RuntimeError: the event belongs to the parent process.
     #[pyo3(signature = (timeout=None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<Seconds>) -> PyResult<bool> {
-        let timeout = duration(timeout.map(|seconds| seconds.0))?;
+    fn wait(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let timeout = timeout_of(py, timeout)?;
         if self.is_set()? {
             return Ok(true);
         }

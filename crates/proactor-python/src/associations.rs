@@ -18,7 +18,7 @@ use crate::buffers::{Pool, Writable, gather, to_bytes};
 use crate::completion::Completion;
 use crate::errors;
 use crate::file_handles::{self, OpenFile, Place};
-use crate::layer::Layer;
+use crate::layer::{DataOnly, Layer};
 use crate::operations::{Became, Operation};
 
 /// What `associate` answers: a socket or file whose operations are submitted one by one, each with one completion. Safe from any thread; never blocks.
@@ -503,9 +503,9 @@ impl Handle {
     ///     ValueError: the handle is a socket's.
     ///     OSError: the handle is closed (EBADF).
     ///     RuntimeError: it belongs to the parent process.
-    #[pyo3(signature = (data_only=false))]
-    fn sync(this: &Bound<'_, Self>, data_only: bool) -> PyResult<Py<Operation>> {
-        this.get().check_file("sync")?.sync(this, data_only)
+    #[pyo3(signature = (data_only=DataOnly(false)), text_signature = "($self, data_only=False)")]
+    fn sync(this: &Bound<'_, Self>, data_only: DataOnly) -> PyResult<Py<Operation>> {
+        this.get().check_file("sync")?.sync(this, data_only.0)
     }
 
     /// Cancels every pending operation, see `Operation.cancel`; the handle stays open. Returns how many there were.

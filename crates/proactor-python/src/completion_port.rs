@@ -11,13 +11,12 @@ use proactor_core::port::{Item, Port as CorePort, Taken, Waited, Waiting};
 use proactor_core::scheduler::Limits;
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyFloat};
 
 use crate::associations::{self, Handle, Told};
 use crate::buffers::Pool;
 use crate::completion::Completion;
 use crate::errors;
-use crate::layer::{Call, Layer, SIGNALS_EVERY};
+use crate::layer::{Call, Layer, SIGNALS_EVERY, timeout_of};
 use crate::operations::Became;
 use crate::port::{drop_untold, join, open_engine, start};
 use crate::seats::{self, Place};
@@ -149,20 +148,6 @@ impl CompletionPort {
         py.detach(|| self.core.engine.release());
         self.pool.release_buried(py);
     }
-}
-
-/// As `proactor.arguments.seconds` has it, without leaving native code for what is usual.
-fn timeout_of(py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
-    let Some(timeout) = timeout else { return Ok(None) };
-    if let Ok(float) = timeout.cast_exact::<PyFloat>()
-        && let Ok(duration) = Duration::try_from_secs_f64(float.extract()?)
-    {
-        return Ok(Some(duration));
-    }
-    let options = [("zero", true)].into_py_dict(py)?;
-    let seconds: Option<f64> =
-        py.import("proactor.arguments")?.getattr("seconds")?.call(("timeout", timeout), Some(&options))?.extract()?;
-    Ok(seconds.map(Duration::from_secs_f64))
 }
 
 #[pymethods]

@@ -15,7 +15,7 @@ use pyo3::types::PyBytes;
 use crate::addresses;
 use crate::buffers::{Data, to_bytes};
 use crate::errors;
-use crate::layer::{Layer, SIGNALS_EVERY, Seconds, duration};
+use crate::layer::{Layer, SIGNALS_EVERY, timeout_of};
 use crate::send_file::send_file;
 use crate::worker::{Blocking, current_of};
 
@@ -225,9 +225,9 @@ impl Connection {
     ///     ConnectionResetError, ...: what ended the connection.
     ///     MessageTooLong, MessageTruncated: what came next is no message; the connection closes with it after the handler.
     #[pyo3(signature = (timeout=None))]
-    fn receive<'py>(&self, py: Python<'py>, timeout: Option<Seconds>) -> PyResult<Bound<'py, PyBytes>> {
+    fn receive<'py>(&self, py: Python<'py>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyBytes>> {
         self.check()?;
-        let timeout = duration(timeout.map(|seconds| seconds.0))?;
+        let timeout = timeout_of(py, timeout)?;
         if current_of(&self.port).is_none_or(|current| current.connection != self.core.id) {
             return Err(PyRuntimeError::new_err(
                 "receive reads on for the connection whose handler is running; elsewhere data come to the received handler",

@@ -11,6 +11,7 @@ use pyo3::types::{PyBool, PyBytes, PyTuple};
 
 use crate::file_engine::{World, forced, world};
 use crate::file_memory::{Held, Lent, SECTOR, release_buried};
+use crate::layer::DataOnly;
 use crate::platform::{self, Number, Opening};
 use crate::transfers::{Kind, Shared, make};
 use crate::{errors, worker};
@@ -395,13 +396,13 @@ impl File {
     /// Raises:
     ///     OSError: the device failed.
     ///     ValueError: the file is closed.
-    #[pyo3(signature = (data_only=false))]
-    fn sync(&self, py: Python<'_>, data_only: bool) -> PyResult<()> {
+    #[pyo3(signature = (data_only=DataOnly(false)), text_signature = "($self, data_only=False)")]
+    fn sync(&self, py: Python<'_>, data_only: DataOnly) -> PyResult<()> {
         let file = self.opened()?;
         worker::wait(py, None, |a_while| self.open.wait_idle(a_while))?;
         let synced = py.detach(|| {
             let _blocking = worker::Blocking::enter();
-            file.sync(data_only)
+            file.sync(data_only.0)
         });
         synced.map_err(|number| errors::of_file(py, number, "syncing", &self.name))
     }

@@ -7,7 +7,7 @@ use proactor_core::connection::Event;
 use proactor_core::group::{Release, Upper};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyTuple, PyType};
+use pyo3::types::{IntoPyDict, PyBool, PyFloat, PyTuple, PyType};
 
 use crate::call::Submitted;
 use crate::operations::Operation;
@@ -105,16 +105,50 @@ pub fn duration(timeout: Option<f64>) -> PyResult<Option<Duration>> {
     timeout.map(|value| seconds(value, "timeout")).transpose()
 }
 
-/// A user's time-out in seconds. As everywhere in the API, True and False are no numbers.
-pub struct Seconds(pub f64);
+/// A user's time-out as `proactor.arguments.seconds` has it, without leaving native code for what is usual.
+pub fn timeout_of(py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
+    let Some(timeout) = timeout else { return Ok(None) };
+    if let Ok(float) = timeout.cast_exact::<PyFloat>()
+        && let seconds = float.value()
+        && (0.0..1e9).contains(&seconds)
+    {
+        return Ok(Some(Duration::from_secs_f64(seconds)));
+    }
+    let options = [("zero", true)].into_py_dict(py)?;
+    let seconds: Option<f64> =
+        py.import("proactor.arguments")?.getattr("seconds")?.call(("timeout", timeout), Some(&options))?.extract()?;
+    Ok(seconds.map(Duration::from_secs_f64))
+}
 
-impl<'py> FromPyObject<'_, 'py> for Seconds {
+/// The time-out of a future, which may be negative: there is no time left. None is no limit, as is what no clock can tell.
+pub struct Left(pub Option<Duration>);
+
+impl<'py> FromPyObject<'_, 'py> for Left {
+    type Error = PyErr;
+
+    fn extract(timeout: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if timeout.is_none() {
+            return Ok(Left(None));
+        }
+        let py = timeout.py();
+        let seconds: f64 = match timeout.cast_exact::<PyFloat>() {
+            Ok(float) if !float.value().is_nan() => float.value(),
+            _ => py.import("proactor.arguments")?.getattr("seconds_left")?.call1(("timeout", &*timeout))?.extract()?,
+        };
+        Ok(Left(Duration::try_from_secs_f64(seconds.max(0.0)).ok()))
+    }
+}
+
+/// True or False; for the argument of that name, the only one there is.
+pub struct DataOnly(pub bool);
+
+impl<'py> FromPyObject<'_, 'py> for DataOnly {
     type Error = PyErr;
 
     fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        match value.is_instance_of::<PyBool>() {
-            true => Err(PyTypeError::new_err(format!("a number of seconds, 0 or more; not {}", *value))),
-            false => value.extract().map(Seconds),
+        match value.cast::<PyBool>() {
+            Ok(flag) => Ok(DataOnly(flag.is_true())),
+            Err(_) => Err(PyTypeError::new_err(format!("data_only must be True or False, not {}", value.repr()?))),
         }
     }
 }

@@ -13,7 +13,7 @@ use proactor_core::group::{Group as CoreGroup, Settings, Traffic, Wants};
 use proactor_core::notices::Notice;
 use proactor_core::port::{Item, Listener as CoreListener, Port as CorePort, Slow};
 use proactor_core::scheduler::Limits;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
@@ -69,11 +69,16 @@ pub fn open_engine(engine: Option<&Bound<'_, PyAny>>, pool: &Arc<Pool>) -> PyRes
     match engine {
         Some(engine) if engine.is_instance_of::<Network>() => Ok(engine.cast::<Network>()?.get().engine()),
         other => {
-            let name: Option<String> = other.map(|name| name.extract()).transpose()?;
+            let name: Option<String> = other.map(|name| name.extract().or_else(|_| Err(no_engine(name)?))).transpose()?;
             engine::open(name.as_deref(), Arc::new(Source(pool.clone())))
                 .map_err(|error| errors::beginning("opening a completion port", &error))
         }
     }
+}
+
+fn no_engine(given: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    let what = "the name of one, as \"epoll\", or None for the platform's best";
+    Ok(PyTypeError::new_err(format!("engine must be {what}; not {}", given.repr()?)))
 }
 
 /// Starts a port's monitor.

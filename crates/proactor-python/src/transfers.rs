@@ -22,6 +22,7 @@ use crate::call::CancelledError;
 use crate::file_engine::world;
 use crate::file_memory::{Held, release_buried};
 use crate::files::Open;
+use crate::layer::Left;
 use crate::{errors, telling, worker};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,7 +260,7 @@ impl Transfer {
         false
     }
 
-    fn wait(this: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<()> {
+    fn wait(this: &Bound<'_, Self>, Left(timeout): Left) -> PyResult<()> {
         let (py, own) = (this.py(), this.get());
         own.check()?;
         if own.shared.lock().phase.is_end() {
@@ -280,9 +281,7 @@ impl Transfer {
         } else {
             own.shared.rouse();
         }
-        // Negative: no time at all. Beyond what a clock can tell: no limit.
-        let duration = timeout.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)));
-        let timeout = duration.and_then(Result::ok).filter(|duration| Instant::now().checked_add(*duration).is_some());
+        let timeout = timeout.filter(|duration| Instant::now().checked_add(*duration).is_some());
         let tells = telling::tells();
         worker::wait(py, timeout, |a_while| own.shared.wait_ended(a_while, tells))?;
         if tells && own.shared.lock().phase == Phase::Stored {
@@ -352,8 +351,8 @@ impl Transfer {
     ///     OSError: it failed; the text says what was done at which offset, and `filename` is the file's.
     ///     CancelledError: it was cancelled.
     ///     TimeoutError: it is not complete after `timeout` seconds.
-    #[pyo3(signature = (timeout=None))]
-    fn result(this: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (timeout=Left(None)), text_signature = "($self, timeout=None)")]
+    fn result(this: &Bound<'_, Self>, timeout: Left) -> PyResult<Py<PyAny>> {
         Self::wait(this, timeout)?;
         let (py, own) = (this.py(), this.get());
         match own.answer(py)? {
@@ -364,8 +363,8 @@ impl Transfer {
     }
 
     /// The error of the request, None if there is none; else as `result`.
-    #[pyo3(signature = (timeout=None))]
-    fn exception(this: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
+    #[pyo3(signature = (timeout=Left(None)), text_signature = "($self, timeout=None)")]
+    fn exception(this: &Bound<'_, Self>, timeout: Left) -> PyResult<Option<Py<PyAny>>> {
         Self::wait(this, timeout)?;
         let own = this.get();
         match own.answer(this.py())? {

@@ -14,13 +14,12 @@
 | 7      | MISSING_ATTRIBUTE | `serve`: the module has nothing of that name                                      |
 | 8      | NOT_A_HANDLER     | `serve`: it is neither a function of (connection, data) nor a Handler             |
 | 9      | IMPORT_FAILED     | `serve`: the module, or something it imports, raised                              |
-| 10     | CANNOT_START      | `serve`: anything else that kept it from starting                                 |
+| 10     | CANNOT_START      | `serve`: anything else that kept it, or its workers, from starting                |
 | 128+n  |                   | signal n ended it (130: Ctrl-C); `serve`, `dispatch`: a second, the first gives 0 |
 """
 
 import argparse
 import contextlib
-import os
 import signal
 import sys
 from typing import Any
@@ -31,12 +30,13 @@ from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
 from proactor.cli.options import Help
 from proactor.cli.output import OutputLost, write_result
 from proactor.cli.signals import end_process
+from proactor.cli.standard_streams import fill_standard_descriptors
 from proactor.cli.text import printable
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line (default: this process') and answers its exit status. Main thread only."""
-    _fill_standard_descriptors()
+    fill_standard_descriptors()
     parser = _parser()
     try:
         options = parser.parse_args(argv)
@@ -122,15 +122,3 @@ def _complain(message: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"proactor: {printable(message)}\n")
             sys.stderr.flush()
-
-
-def _fill_standard_descriptors() -> None:
-    """A closed standard descriptor's number would go to the next socket, and what is printed would go to a client.
-
-    Standard output stays one that cannot be written to: data that is lost there must be an error.
-    """
-    for descriptor, mode in ((0, os.O_RDWR), (1, os.O_RDONLY), (2, os.O_RDWR)):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, mode)

@@ -19,6 +19,7 @@ from proactor.cli.interruption import ending_at_once
 from proactor.cli.options import Help, Options
 from proactor.cli.output import write_result
 from proactor.cli.progress import ProgressBar, can_show_progress
+from proactor.cli.standard_streams import refuse_closed
 from proactor.cli.text import counted
 
 
@@ -69,6 +70,8 @@ def run(options: argparse.Namespace) -> int:
 
 def check_paths(source: str, target: str) -> None:
     """What is better said in the words of a command line. A file that changes from now on gets the library's words."""
+    refuse_closed(source, f"cannot read {source}")
+    refuse_closed(target, f"cannot write to {target}")
     try:
         status = os.stat(target)
         same = os.path.samestat(status, os.stat(source))

@@ -26,6 +26,7 @@ from proactor.cli.options import Help, Options, text
 from proactor.cli.output import write_result
 from proactor.cli.progress import ProgressBar, can_show_progress
 from proactor.cli.sizes import size
+from proactor.cli.standard_streams import refuse_closed
 from proactor.cli.text import counted
 from proactor.platform import BINARY
 
@@ -61,6 +62,7 @@ def add_parser(commands: Any, epilog: str) -> None:
 def run(options: argparse.Namespace) -> int:
     """Reads, writes, reports; the exit status is 0 if every byte arrived."""
     check_report_options(options)
+    refuse_closed(options.path, f"cannot read {options.path}")
     output = Output(options.output)
     started = time.monotonic()
     with ending_at_once(lambda: output.interrupted(options.path)) as interruption:
@@ -150,6 +152,7 @@ class Output:
         if self.path is None:
             self._refuse_source(source, 1)
             return 1
+        refuse_closed(self.path, f"cannot write to {self.path}")
         with telling_errors(f"cannot write to {self.path}"):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOCTTY", 0) | BINARY, 0o666)
             try:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
 import proactor
@@ -15,7 +16,7 @@ from proactor.cli.log import LEVELS, LogWriter, logging_to_standard_error
 from proactor.cli.options import Help, Options, one_of, seconds, text, whole_number
 from proactor.cli.output import OutputLost, write_result
 from proactor.cli.signals import StopRequests, end_process
-from proactor.cli.start import THREADS_LIMIT, address_of, make_pool, show_address, start_server, starting
+from proactor.cli.start import THREADS_LIMIT, address_of, broken, make_pool, show_address, start_server, starting
 from proactor.cli.target import load_handler
 from proactor.cli.text import counted
 
@@ -106,11 +107,15 @@ def run(options: argparse.Namespace) -> int:
                 server = _start(handler, address, options, pool)
                 logger.info("listening on %s", show_address(server.address))
                 with starting(address), _closed_if_it_fails(server):
+                    end = EndOfServer(server, stop)
                     console.start(server)
             except BaseException:
                 pool.shutdown(wait=False)
                 raise
-            return _serve(server, pool, handler, console, drain, stop, writer, options)
+            status = _serve(server, pool, handler, console, drain, stop, writer, options)
+            if end.failure is not None:
+                raise broken(end.failure)
+            return status
 
 
 def _check_combination(options: argparse.Namespace) -> None:
@@ -173,6 +178,21 @@ def _closed_if_it_fails(server: proactor.Server) -> Iterator[None]:
     except BaseException:
         server.close()
         raise
+
+
+class EndOfServer:
+    """Asks for the shutdown when the server has ended by itself: its handler may have shut it down, or its workers cannot start."""
+
+    def __init__(self, server: proactor.Server, stop: StopRequests) -> None:
+        self.failure: BrokenExecutor | None = None
+        threading.Thread(target=self._wait, args=(server, stop), name="end", daemon=True).start()
+
+    def _wait(self, server: proactor.Server, stop: StopRequests) -> None:
+        try:
+            server.serve_forever()
+        except BrokenExecutor as error:
+            self.failure = error
+        stop.put("the server has ended")
 
 
 class Drain:

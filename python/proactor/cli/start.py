@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
 import proactor
@@ -82,6 +83,8 @@ def show_address(address: Any) -> str:
 def failure(error: Exception, address: Any) -> CommandError:
     """What stood in the way of listening on `address`, why, and what to do about it."""
     what = f"cannot listen on {show_address(address)}"
+    if isinstance(error, BrokenExecutor):
+        return broken(error)
     if isinstance(error, RuntimeError | MemoryError):
         reason = str(error) or "out of memory"
         return CommandError(f"{what}: {reason}; raise the limits (ulimit -u, ulimit -v), or free some memory", ExitCode.CANNOT_START)
@@ -128,6 +131,11 @@ def _pipe_failure(error: OSError, what: str) -> CommandError:
     if error.errno in (errno.EAFNOSUPPORT, errno.EINVAL):
         return CommandError(f"{what}: {reason}", ExitCode.BAD_ADDRESS)
     return CommandError(f"{what}: {reason}", ExitCode.CANNOT_START)
+
+
+def broken(error: BrokenExecutor) -> CommandError:
+    """Workers could not start, so the server does not or no longer listen."""
+    return CommandError(f"the server has ended: {error}; the log has what it raised", ExitCode.CANNOT_START)
 
 
 def _resolves(host: str) -> bool:
