@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What pytest has made of the suite by now stays until its end: the collection after every test looks only at what is newer, in a twentieth of the time."""
+    """What pytest has made of the suite by now stays until its end: the collection after every test looks only at what is newer."""
     gc.collect()
     gc.freeze()
 
