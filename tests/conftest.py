@@ -22,6 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     skip_what_needs_linux(items)
 
 
+def pytest_collection_finish() -> None:
+    """What pytest has made of the suite by now stays until its end: the collection after every test looks only at what is newer."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if NEEDS_LINUX in str(report.longrepr)]
     if skipped:

@@ -71,6 +71,11 @@ class Lines:
         with self._changed:
             return [line for line in self._lines if re.search(pattern, line)]
 
+    def ended(self, within: float) -> bool:
+        """Whether the stream ends in so many seconds; at once when it does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._ended, within)
+
     def wait_for(self, pattern: str, *, count: int = 1, timeout: float = TIMEOUT) -> list[str]:
         """The lines that match, as soon as there are `count` of them."""
         deadline = time.monotonic() + timeout
@@ -137,15 +142,15 @@ class Serve:
         return sock
 
     def connect_when_up(self) -> socket.socket:
-        """For a server that says nothing: tries until somebody listens."""
+        """For a server that says nothing: tries until somebody listens, or the server ends, which is noticed at once."""
         deadline = time.monotonic() + TIMEOUT
         while True:
             try:
                 return self.connect()
             except ConnectionRefusedError:
                 assert time.monotonic() < deadline
-                assert self.process.poll() is None
-                time.sleep(0.02)
+            # What comes of it is the end of its output; that it listens, it says to nobody.
+            assert not self.output.ended(within=0.02), f"it has ended: {self.output.all()}"
 
     def clients(self, number: int) -> list[socket.socket]:
         """Connected clients, each known to the server."""
