@@ -50,7 +50,8 @@ def test_an_address_that_begins_with_pipe_names_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "text"), [("pipe:", "has no name"), (r"pipe:\\.\pipe\name", "no backslash"), ("pipe:a\0b", "no NUL"), ("pipe:" + 248 * "x", "247")]
+    ("wrong", "text"),
+    [("pipe:", "has no name"), (r"pipe:\\.\pipe\name", "no backslash"), ("pipe:a\0b", "no NUL"), ("pipe:" + 248 * "x", "247")],
 )
 def test_a_name_that_is_none_is_refused_with_what_is_wrong(wrong: str, text: str) -> None:
     with pytest.raises(ValueError, match=text):
