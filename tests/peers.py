@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,6 +62,39 @@ def spin(seconds: float) -> None:
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         pass
+
+
+def compress(seconds: float) -> None:
+    """As `spin`, most of it without the interpreter."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        zlib.compress(INCOMPRESSIBLE)
+
+
+INCOMPRESSIBLE = random.Random(1).randbytes(1 << 16)
+"""A millisecond's or two's work."""
+
+
+class Computing:
+    """Who computes from when to when, and who was let in beside them. Without a lock, as `Runners`."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+        self._let_in: list[float] = []
+
+    def let_in(self) -> None:
+        """A handler begins."""
+        self._let_in.append(time.monotonic())
+
+    def compute(self, how: Callable[[float], None], seconds: float) -> None:
+        start = time.monotonic()
+        how(seconds)
+        self._spans.append((start, time.monotonic()))
+
+    def beside(self, concurrency: int, since: float) -> list[int]:
+        """Beside how many each was let in that should have waited: so many had computed for `since` seconds."""
+        counts = [sum(start + since <= at < end for start, end in self._spans) for at in self._let_in]
+        return [count for count in counts if count >= concurrency]
 
 
 class Recorder(proactor.Handler):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 import proactor
-from peers import TIMEOUT, Runners, eventually, spin
+from peers import TIMEOUT, Computing, Runners, compress, eventually, spin
 
 MakePort = Callable[..., proactor.CompletionPort]
 
@@ -66,6 +66,37 @@ def test_computing_threads_never_exceed_the_cap(make_port: MakePort, start, conc
     # A runner seen in a lock of the allocator or in a page fault may count as blocked; that is rare.
     above = sum(1 for count in runners.seen if count > concurrency)
     assert above <= len(runners.seen) * 0.03, runners.seen
+
+
+CHOSEN_BEFORE = 0.02
+"""Who is chosen for a completion has it so long afterwards at the most: it needs a processor and the interpreter."""
+
+
+@pytest.mark.linux("there the monitor sees who waits and who has come back (/proc)")
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("how", [spin, compress])
+@pytest.mark.parametrize("sleeps", ["each", "every other"])
+def test_who_came_back_from_a_block_and_computes_keeps_others_out(make_port: MakePort, start, concurrency, how, sleeps) -> None:
+    """It may finish what it has beside those that were let in for it, and the cap holds for whoever comes next."""
+    port = make_port(concurrency)
+    computing = Computing()
+
+    def handle(completion: proactor.Completion) -> None:
+        computing.let_in()
+        if sleeps == "each":
+            time.sleep(0.0003)
+        elif completion.value % 2:
+            return time.sleep(0.03)
+        computing.compute(how, 0.03)
+
+    Threads(port, start, handle, 8)
+    for number in range(40):
+        port.post(value=number)
+    eventually(lambda: port.statistics().completed == 40, "all is done")
+    port.close()
+    beside = computing.beside(concurrency, CHOSEN_BEFORE)
+    # A runner seen in a lock of the allocator or in a page fault may count as blocked; that is rare.
+    assert len(beside) <= 2, beside
 
 
 def test_a_computing_thread_keeps_no_other_from_working_below_the_cap(make_port: MakePort, start) -> None:

@@ -86,6 +86,16 @@ def test_one_of_two_kinds_of_handlers_sleeps(dispatch):
     assert sorted(work["number"] for work in record["completions"] if work["blocked"]) == [4, 7, 10]
 
 
+@pytest.mark.linux("there the monitor sees who waits and who has come back (/proc)")
+def test_the_cap_holds_where_some_sleep_and_others_compute(dispatch):
+    """A sleeper's long block earns no slot for one more that computes."""
+    record = dispatch("--workers", "8", "--concurrency", "1", "--count", "30", "--burst", "30", "--handler-ms", "50", "--mix", "0.5")
+    assert_consistent(record)
+    facts = record["facts"]
+    assert facts["above_cap_unexplained_seconds"] < 0.05 * facts["seconds"], record["summary"]
+    assert facts["compensations"] > 0
+
+
 def test_options_change_the_preset_and_so_does_the_environment(dispatch):
     record = dispatch("busy", "--count", "3", "--handler-ms", "1", env={"PROACTOR_WORKERS": "2", "PROACTOR_COUNT": "99"})
     scene = record["scene"]

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from proactor.cli.dispatch_facts import facts_of, running_steps, takings
+from proactor.cli.dispatch_facts import Step, facts_of, running_steps, takings
 from proactor.cli.dispatch_live import facts_in_brief, handled
 from proactor.cli.dispatch_picture import picture
 from proactor.cli.dispatch_record import Recording, Sample, Snapshot, Work
@@ -152,7 +152,7 @@ def test_more_than_the_cap_at_once_is_a_violation():
     works = [work(n, n, since=0.0, posted=1.0, taken=1.0, ended=1.5) for n in (1, 2)]
     (line,) = [line for line in summary(record(*works, port_running=2)) if "cap" in line]
     assert line == (
-        "The cap of 1 was VIOLATED: up to 2 ran at once, 500.0 ms of it without one that had come back from a blocking call"
+        "The cap of 1 was VIOLATED: up to 2 ran at once, 500.0 ms of it because another was let in beside 1 that ran"
         " (the port itself counted 2 at most, in 10 looks)."
     )
 
@@ -184,20 +184,53 @@ def test_whoever_comes_back_from_a_block_may_be_one_too_many():
     assert facts.above_cap_seconds == pytest.approx(0.1)
     assert facts.above_cap_unexplained_seconds == 0
     lines = summary(record(*works, compensations=1))
-    assert lines[2].startswith(
-        "Never more than 1 ran at once, but for workers that came back from a blocking call, which run on: up to 2, 100.0 ms"
+    assert lines[2] == (
+        "Never more than 1 were let in at once: the cap held (the port itself counted 0 at most, in 10 looks). 1 handler that came back"
+        " from a blocking call computed beside those let in meanwhile, as on Windows, for 100.0 ms; up to 2 ran at once."
     )
     assert lines[3] == (
         "Up to 2 workers were in handlers at once where 1 may run: who blocks does not count, and another is released (1 compensation)."
     )
 
 
-def test_a_port_that_lets_more_in_where_blocks_are_short_is_said():
-    works = [work(n, n, since=0.0, posted=1.0, taken=1.0, ended=1.5, blocked=[(1.4, 1.5)]) for n in (1, 2)]
-    line = summary(record(*works, port_running=2))[2]
-    assert line.startswith(
-        "The cap of 1 was EXCEEDED: up to 2 ran at once, 400.0 ms of it without one that had come back from a blocking call. "
+def came_back_and_let_in(at):
+    """Worker 1 comes back from a block at 2.0 and computes until 4.0; worker 2 is given its second completion `at`."""
+    return [
+        work(1, 1, since=0.0, posted=1.0, taken=1.0, ended=4.0, blocked=[(1.0, 2.0)]),
+        work(2, 2, since=0.0, posted=1.0, taken=1.1, ended=at - 0.001),
+        work(3, 2, since=at - 0.001, posted=1.0, taken=at, ended=at + 1),
+    ]
+
+
+def test_who_is_let_in_beside_one_that_has_been_back_for_a_while_is_a_violation():
+    """Though another one had come back from a block: the port could see that, and was not to let anybody in for it."""
+    works = came_back_and_let_in(2.5)
+    facts = facts_of(record(*works))
+    assert facts.above_cap_unexplained_seconds == pytest.approx(1.0)
+    assert facts.above_cap_seconds == pytest.approx(1.499)
+    line = summary(record(*works, compensations=1))[2]
+    assert line.startswith("The cap of 1 was VIOLATED: up to 2 ran at once, 1000.0 ms of it because another was let in beside 1 that ran")
+    assert line.endswith(
+        " Besides, 1 handler that came back from a blocking call computed beside those let in meanwhile, as on Windows, for 499.0 ms."
     )
+
+
+def test_who_is_let_in_as_another_one_comes_back_is_none():
+    """It was chosen before, and had to get a processor and the interpreter."""
+    facts = facts_of(record(*came_back_and_let_in(2.015)))
+    assert (facts.above_cap_unexplained_seconds, facts.came_back) == (0, 1)
+    assert facts.above_cap_seconds == pytest.approx(1.014)
+
+
+def test_a_handler_that_blocks_for_no_time_has_come_back_all_the_same():
+    works = [work(1, 1, since=0.0, posted=1.0, taken=1.0, ended=2.0, blocked=[(1.5, 1.5)])]
+    assert [(step.running, len(step.back)) for step in running_steps(works, 2.0)] == [(1, 0), (1, 1)]
+
+
+def test_a_port_that_lets_more_in_where_blocks_are_short_is_said():
+    works = [work(n, n, since=0.0, posted=1.0, taken=1.0, ended=1.5, blocked=[(1.497, 1.5)]) for n in (1, 2)]
+    line = summary(record(*works, port_running=2))[2]
+    assert line.startswith("The cap of 1 was EXCEEDED: up to 2 ran at once, 497.0 ms of it because another was let in beside 1 that ran. ")
     assert line.endswith("counted 2 at most (in 10 looks): where handlers block too briefly to be seen one by one, it lets more in.")
 
 
@@ -253,13 +286,16 @@ def test_the_numbers_over_time_are_those_of_the_record():
         work(1, 1, since=0.0, posted=1.0, taken=1.0, ended=4.0, blocked=[(2.0, 3.0)]),
         work(2, 2, since=0.0, posted=1.0, taken=2.5, ended=None),
     ]
-    assert list(running_steps(works, 5.0)) == [
-        (1.0, 2.0, 1, 1, False),
-        (2.0, 2.5, 0, 1, False),
-        (2.5, 3.0, 1, 2, False),
-        (3.0, 4.0, 2, 2, True),
-        (4.0, 5.0, 1, 1, False),
+    nobody, one, two = frozenset[int](), frozenset({1}), frozenset({2})
+    steps = list(running_steps(works, 5.0))
+    assert steps == [
+        Step(1.0, 2.0, not_back=one, back=nobody, inside=1),
+        Step(2.0, 2.5, not_back=nobody, back=nobody, inside=1),
+        Step(2.5, 3.0, not_back=two, back=nobody, inside=2),
+        Step(3.0, 4.0, not_back=two, back=one, inside=2),
+        Step(4.0, 5.0, not_back=two, back=nobody, inside=1),
     ]
+    assert [step.running for step in steps] == [1, 0, 1, 2, 1]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 1 / 3, 0.5, 0.9, 1.0])

@@ -165,6 +165,33 @@ fn the_slots_are_right_after_a_relief_that_meets_the_return() {
     });
 }
 
+/// The tick that would count a relieved worker again meets the end of its item.
+/// Caught: a worker that is counted again after it has finished.
+#[test]
+fn the_slots_are_right_after_a_relieved_worker_was_seen_again() {
+    explore_less(|| {
+        let pool = Pool::new(limits(1, 2));
+        let handler = |pool: &Pool, _me, item| {
+            if item == 1 {
+                begin_and_wait(pool);
+            }
+        };
+        let workers = [pool.start_with(handler), pool.start_with(handler)];
+        pool.post(1);
+        pool.wait_until(|story| story.begun);
+        let mut monitor = Monitor::new(&pool);
+        monitor.tick();
+        monitor.tick();
+        pool.tell(|story| story.going = true);
+        monitor.cpu = TICK;
+        monitor.tick();
+        pool.scheduler.check();
+        pool.post(2);
+        pool.wait_for(&[1, 2]);
+        pool.end(workers);
+    });
+}
+
 // ---- block and unblock ----
 
 /// The first item's handler blocks until the second one, which needs its slot, was handled; then it comes back while others run.
@@ -554,18 +581,23 @@ impl Engine {
 struct Monitor<'a> {
     pool: &'a Pool,
     now: u64,
+    /// What each worker's thread has used.
+    cpu: u64,
     samples: Vec<Sample>,
 }
 
 impl<'a> Monitor<'a> {
     fn new(pool: &'a Pool) -> Self {
-        Monitor { pool, now: TICK, samples: Vec::new() }
+        Monitor { pool, now: TICK, cpu: 0, samples: Vec::new() }
     }
 
     fn tick(&mut self) {
         self.now += TICK;
         let scheduler = &self.pool.scheduler;
         scheduler.observe(&mut self.samples);
+        for sample in &mut self.samples {
+            sample.cpu = self.cpu;
+        }
         let verdict = scheduler.judge(&self.samples, self.now);
         if let Some(parker) = verdict.wake {
             parker.unpark();

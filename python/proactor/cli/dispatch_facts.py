@@ -3,6 +3,7 @@
 Nothing here is taken from the plan of a run: the same function judges a recording that was made up with every rule broken.
 """
 
+import bisect
 import dataclasses
 from collections.abc import Iterable, Iterator
 
@@ -50,9 +51,16 @@ class Facts:
     above_cap_seconds: float
     """For how long more ran than the cap allows."""
     above_cap_unexplained_seconds: float
-    """Of that, how long without one among them that had come back from a blocking call."""
+    """Of that, how long it was the port's doing: more than the cap ran that had not blocked, or one that it let in beside those that ran.
+
+    The rest of the time is that of handlers that came back from a blocking call, and run on beside whoever was let in for them.
+    """
+    came_back: int
+    """How many handlers came back from a blocking call and ran in the rest of that time."""
     most_in_handlers: int
     blocked_seconds: float
+    blocks: int
+    """How many blocking calls that were."""
     processor_seconds: float
     together_seconds: float
     """For how long two or more ran."""
@@ -67,7 +75,10 @@ def facts_of(snapshot: Snapshot) -> Facts:
         counts[work.worker] = counts.get(work.worker, 0) + 1
     steps = list(running_steps(works, snapshot.at))
     taken = list(takings(snapshot))
-    above = [(end - start, excused) for start, end, running, _, excused in steps if running > snapshot.concurrency]
+    above = [step for step in steps if step.running > snapshot.concurrency]
+    beyond = let_in_beyond(works, snapshot.concurrency, snapshot.at)
+    unexplained = [step for step in above if len(step.not_back) > snapshot.concurrency or step.not_back & beyond]
+    explained = [step for step in above if len(step.not_back) <= snapshot.concurrency and not step.not_back & beyond]
     began = min((work.taken if work.posted is None else work.posted for work in works), default=0.0)
     ended = max((end_of(work, snapshot.at) for work in works), default=0.0)
     return Facts(
@@ -79,13 +90,15 @@ def facts_of(snapshot: Snapshot) -> Facts:
         by_worker=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         choices=sum(bool(taking.others) for taking in taken),
         out_of_turn=tuple(one for taking in taken if (one := taking.out_of_turn) is not None),
-        most_running=max((running for _, _, running, _, _ in steps), default=0),
-        above_cap_seconds=sum(length for length, _ in above),
-        above_cap_unexplained_seconds=sum(length for length, excused in above if not excused),
-        most_in_handlers=max((inside for _, _, _, inside, _ in steps), default=0),
+        most_running=max((step.running for step in steps), default=0),
+        above_cap_seconds=sum(step.seconds for step in above),
+        above_cap_unexplained_seconds=sum(step.seconds for step in unexplained),
+        came_back=len(frozenset[int]().union(*(step.back for step in explained))),
+        most_in_handlers=max((step.inside for step in steps), default=0),
         blocked_seconds=sum((snapshot.at if end is None else end) - start for work in works for start, end in work.blocked),
+        blocks=sum(len(work.blocked) for work in works),
         processor_seconds=sum(work.processor_seconds for work in works),
-        together_seconds=sum(end - start for start, end, running, _, _ in steps if running > 1),
+        together_seconds=sum(step.seconds for step in steps if step.running > 1),
         compensations=snapshot.samples[-1].compensations if snapshot.samples else 0,
     )
 
@@ -94,30 +107,72 @@ def end_of(work: Work, now: float) -> float:
     return now if work.ended is None else work.ended
 
 
-def running_steps(works: Iterable[Work], now: float) -> Iterator[tuple[float, float, int, int, bool]]:
-    """The numbers over time, without empty steps: `(from, to, running, in handlers, whether one of them has come back from a block)`."""
-    changes: list[tuple[float, int, int, int]] = []
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """Between two changes: which handlers run, by their completions' numbers."""
+
+    start: float
+    end: float
+    not_back: frozenset[int]
+    """Run, and have not blocked yet."""
+    back: frozenset[int]
+    """Have come back from a blocking call, and run."""
+    inside: int
+    """How many are in handlers, running or blocked."""
+
+    @property
+    def running(self) -> int:
+        return len(self.not_back) + len(self.back)
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+def spans(work: Work, now: float) -> Iterator[tuple[float, float]]:
+    """From when to when its handler ran; the first time it had not blocked yet, and each other time it had come back."""
+    start: float | None = work.taken
+    for begin, stop in work.blocked:
+        if start is not None:
+            yield start, begin
+        start = stop
+    if start is not None:
+        yield start, end_of(work, now)
+
+
+def running_steps(works: Iterable[Work], now: float) -> Iterator[Step]:
+    """What ran over time, without empty steps."""
+    # When, by how much the handlers become more, those that run too, and of which completion, and whether it has blocked.
+    changes: list[tuple[float, int, int, int, bool]] = []
     for work in works:
-        end = end_of(work, now)
-        changes += [(work.taken, 1, 1, 0), (end, -1, -1, 0)]
-        returned = False
-        for start, stop in work.blocked:
-            changes.append((start, -1, 0, -1 if returned else 0))
-            if stop is not None:
-                changes.append((stop, 1, 0, 1))
-                returned = True
-            else:
-                changes.append((end, 1, 0, 0))
-                returned = False
-        if returned:
-            changes.append((end, 0, 0, -1))
-    changes.sort()  # What ends at an instant comes before what begins.
-    running = inside = returned_ones = 0
-    for index, (at, runs, enters, returns) in enumerate(changes):
-        running, inside, returned_ones = running + runs, inside + enters, returned_ones + returns
+        changes += [(work.taken, 1, 0, work.number, False), (end_of(work, now), -1, 0, work.number, False)]
+        for index, (start, end) in enumerate(spans(work, now)):
+            if start < end:
+                changes += [(start, 0, 1, work.number, index > 0), (end, 0, -1, work.number, index > 0)]
+    changes.sort()
+    not_back: set[int] = set()
+    back: set[int] = set()
+    inside = 0
+    for index, (at, enters, runs, number, has_blocked) in enumerate(changes):
+        inside += enters
+        those = back if has_blocked else not_back
+        if runs > 0:
+            those.add(number)
+        elif runs < 0:
+            those.remove(number)
         until = changes[index + 1][0] if index + 1 < len(changes) else at
         if until > at:
-            yield at, until, running, inside, returned_ones > 0
+            yield Step(at, until, frozenset(not_back), frozenset(back), inside)
+
+
+def let_in_beyond(works: Iterable[Work], concurrency: int, now: float) -> frozenset[int]:
+    """Which completions a worker was given although as many others as may run had been running for a while: the port could see that."""
+    works = list(works)
+    long = [(start + RELEASE_SECONDS, end) for work in works for start, end in spans(work, now) if end > start + RELEASE_SECONDS]
+    seen, over = sorted(start for start, _ in long), sorted(end for _, end in long)
+    return frozenset(
+        work.number for work in works if bisect.bisect_right(seen, work.taken) - bisect.bisect_right(over, work.taken) >= concurrency
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

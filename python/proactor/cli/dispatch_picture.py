@@ -161,16 +161,16 @@ class _Picture:
     def _chart(self) -> Iterator[str]:
         """How many ran and how many were in handlers, the most of each pixel: a moment too many shows, a moment between two does not."""
         cap = self.snapshot.concurrency
-        most = max([cap, *(inside for _, _, _, inside, _ in self.steps)])
+        most = max([cap, *(step.inside for step in self.steps)])
         self.y += 8
         yield _text(LEFT, self.y + 10, "how many at once", "muted")
         top = self.y + 18
         bottom = top + most * STEP
         running, inside = [0] * (PLOT + 1), [0] * (PLOT + 1)
-        for start, stop, ran, were_inside, _ in self.steps:
-            for pixel in range(int(self._x(start) - LEFT), min(int(self._x(stop) - LEFT), PLOT) + 1):
-                running[pixel] = max(running[pixel], ran)
-                inside[pixel] = max(inside[pixel], were_inside)
+        for step in self.steps:
+            for pixel in range(int(self._x(step.start) - LEFT), min(int(self._x(step.end) - LEFT), PLOT) + 1):
+                running[pixel] = max(running[pixel], step.running)
+                inside[pixel] = max(inside[pixel], step.inside)
         yield f'<path class="running" d="M{LEFT} {bottom} {_outline(running, bottom)} V{bottom} Z"/>'
         yield f'<path class="inside" d="M{LEFT} {bottom} {_outline(inside, bottom)}"/>'
         y = bottom - cap * STEP

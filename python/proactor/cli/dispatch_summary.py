@@ -21,6 +21,9 @@ SHARES_LIMIT = 8
 TOGETHER_SHARE = 0.05
 """For less of the time than this it does not matter what two that ran at once were doing."""
 
+SHORT_BLOCK_SECONDS = 0.005
+"""Blocks that are shorter than this on the average may earn extra runners: the scheduler's README."""
+
 LEADERS_SHARE = 0.1
 """Of posted completions so many may go past somebody because of the leader; were it more, that would be the rule."""
 
@@ -111,24 +114,27 @@ def _cap(facts: Facts, snapshot: Snapshot) -> str:
     if most <= cap:
         how = "the cap held" if most == cap else f"the cap of {cap} was not reached"
         return f"Never more than {most} ran at once: {how}{seen}."
+    explained = facts.above_cap_seconds - facts.above_cap_unexplained_seconds
+    back = (
+        f"{counted(facts.came_back, 'handler')} that came back from a blocking call computed beside those let in meanwhile,"
+        f" as on Windows, for {_milliseconds(explained)}"
+    )
     unexplained = facts.above_cap_unexplained_seconds
     if unexplained == 0:
-        return (
-            f"Never more than {cap} ran at once, but for workers that came back from a blocking call, which run on:"
-            f" up to {most}, {_milliseconds(facts.above_cap_seconds)} in all{seen}."
-        )
-    beyond = f"up to {most} ran at once, {_milliseconds(unexplained)} of it without one that had come back from a blocking call"
-    if facts.blocked_seconds and said > cap:
+        return f"Never more than {cap} were let in at once: the cap held{seen}. {back[:1].upper()}{back[1:]}; up to {most} ran at once."
+    beyond = f"up to {most} ran at once, {_milliseconds(unexplained)} of it because another was let in beside {cap} that ran"
+    besides = f" Besides, {back}." if facts.came_back else ""
+    if facts.blocks and facts.blocked_seconds < SHORT_BLOCK_SECONDS * facts.blocks and said > cap:
         return (
             f"The cap of {cap} was EXCEEDED: {beyond}. The port itself counted {said} at most (in {looks}):"
-            " where handlers block too briefly to be seen one by one, it lets more in."
+            f" where handlers block too briefly to be seen one by one, it lets more in.{besides}"
         )
-    if facts.compensations and not facts.blocked_seconds:
+    if facts.compensations and not facts.blocks:
         return (
             f"The cap of {cap} was EXCEEDED: {beyond}{seen}. No handler made a blocking call: one that got no processor was"
             " taken for blocked, because the machine is busy; end other processes, or give this one precedence (nice)."
         )
-    return f"The cap of {cap} was VIOLATED: {beyond}{seen}."
+    return f"The cap of {cap} was VIOLATED: {beyond}{seen}.{besides}"
 
 
 def _blocked(facts: Facts, snapshot: Snapshot) -> str:

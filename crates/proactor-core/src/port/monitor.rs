@@ -11,7 +11,7 @@ impl<U: Upper> Port<U> {
         let mut looks = if look { LOOKS_A_TICK } else { 0 };
         for sample in samples.iter_mut() {
             sample.cpu = self.engine.cpu_time(sample.clock).unwrap_or(sample.cpu_before);
-            if looks > 0 && sample.is_suspect(now) {
+            if looks > 0 && sample.wants_look(now) {
                 sample.activity = self.activity(sample.clock);
                 looks -= 1;
             }

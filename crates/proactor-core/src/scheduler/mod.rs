@@ -7,7 +7,7 @@
 //!    ▲        ├──▶ Leading ──led──▶ Idle    │  ▲
 //!    │        └──▶ Parked ──wake──▶ Woken   │  │ unblock
 //!    │                               │      ├──┴─▶ Blocked    (the worker says so: slot free)
-//!    └───────────── decide ◀─────────┘      └────▶ Relieved   (the monitor saw it: slot free until the item is finished)
+//!    └───────────── decide ◀─────────┘      └──◀▶ Relieved   (the monitor saw it: slot free until the item is finished, or it is seen to run again)
 //! ```
 //! Only `Attaching` and `Running` hold a slot. Threads that are their callers' may also be `Away`: `callers.rs`.
 
@@ -178,6 +178,8 @@ struct Worker {
     phase: Phase,
     /// Moves whenever an item is begun or finished: the progress marker.
     sequence: u64,
+    /// When the monitor relieved it of its item's slot, the last time; 0: never.
+    relieved_at: u64,
     /// What it runs is the start of another worker.
     starts: bool,
     /// Moves with every decision.
@@ -231,6 +233,7 @@ impl<I> Scheduler<I> {
         let worker = Worker {
             phase: if self.limits.are_callers() { Phase::Away } else { Phase::New },
             sequence: 0,
+            relieved_at: 0,
             starts: false,
             decisions: 0,
             idled: 0,
@@ -307,7 +310,10 @@ impl<I> Scheduler<I> {
         state.attaching -= 1;
         state.worker(me).phase = Phase::Running;
         state.want_spare(self.limits);
-        if state.closing != Closing::Now
+        // To get the interpreter takes a while. Somebody may have come back from a block meanwhile, and runs in what was free.
+        let room = state.running <= self.limits.concurrency + state.extra;
+        if room
+            && state.closing != Closing::Now
             && let Some(work) = state.take(self.limits)
         {
             let worker = state.worker(me);
@@ -505,8 +511,13 @@ impl<I> State<I> {
 
     /// Counts an item as finished; starting a worker is none.
     fn finished(&mut self, me: WorkerId) {
-        if !std::mem::take(&mut self.worker(me).starts) {
+        let worker = self.worker(me);
+        let relieved_at = std::mem::take(&mut worker.relieved_at);
+        if !std::mem::take(&mut worker.starts) {
             self.counts.finished += 1;
+        }
+        if relieved_at != 0 {
+            self.note_return(relieved_at);
         }
     }
 

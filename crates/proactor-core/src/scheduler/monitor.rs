@@ -18,6 +18,16 @@ const CONTENDED_FOR: u64 = 100_000_000;
 const COMPUTING_REMEMBERED: u64 = 10_000_000;
 /// Under contention, a worker must stand still for this long to count as blocked: ten times CPython's switch interval.
 const STILL_UNDER_CONTENTION: u64 = 50_000_000;
+/// An item that has used so much processor time computes: its worker loses little when it parks after it, and is not to be taken for one that blocks.
+const COMPUTES_FROM: u64 = 500_000;
+/// For so long after one was seen, no block earns an extra runner: the next item may compute too.
+const NO_EXTRA_FOR: u64 = 100_000_000;
+/// A worker that finishes so soon after it was relieved was in a short block. To park after it, and to be woken, costs more than it is worth.
+const SHORT_BLOCK: u64 = 5_000_000;
+/// So many of the relieved are looked at in a tick, in turn: whether they have come back.
+const RELIEVED_A_TICK: usize = 16;
+/// How often that is done while nobody holds a slot.
+const RELIEVED_TICK: u64 = 50_000_000;
 /// How often the extra runners are reduced, to find out whether they are still needed.
 const EXTRA_DECAY: u64 = 100_000_000;
 /// Ticks without anybody in a handler before the monitor sleeps.
@@ -37,6 +47,8 @@ pub struct Sample {
     pub worker: WorkerId,
     pub clock: ThreadClock,
     sequence: u64,
+    /// It has been relieved: the question is whether it has come back.
+    relieved: bool,
     /// CPU time used until `since`, both in nanoseconds; `since` is 0 if it was never looked at.
     pub cpu_before: u64,
     pub since: u64,
@@ -47,8 +59,13 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// It has not used all of its time since the last look: it may be blocked by now.
-    pub fn is_suspect(&self, now: u64) -> bool {
+    /// Its processor time does not tell what it does: a runner that has not used all of its time since the last look may be blocked by now, and a
+    /// relieved one that has used some may have come back.
+    pub fn wants_look(&self, now: u64) -> bool {
+        if self.relieved { self.cpu != self.cpu_before } else { self.is_suspect(now) }
+    }
+
+    fn is_suspect(&self, now: u64) -> bool {
         self.since != 0 && self.cpu.saturating_sub(self.cpu_before) * 4 < now.saturating_sub(self.since) * 3
     }
 }
@@ -75,6 +92,8 @@ pub(super) struct Seen {
     sequence: u64,
     idled: u64,
     cpu: u64,
+    /// CPU time that its thread had used when its item was first seen.
+    cpu_at_first: u64,
     at: u64,
     still_since: Option<u64>,
     /// Since when it has been seen attaching after which decision: the next decision's wait is another one.
@@ -99,6 +118,14 @@ pub(super) struct Watch {
     /// How often somebody had led by then.
     leads: u64,
     start_failed_at: Option<u64>,
+    /// Until when extra runners are not to be had, because an item computed.
+    no_extra_until: u64,
+    /// Items that were finished since the last tick, soon after their workers were relieved.
+    short_blocks: u64,
+    /// When the last tick was.
+    judged_at: u64,
+    /// Which of the relieved is looked at next.
+    next_relieved: usize,
 }
 
 impl<I> Scheduler<I> {
@@ -106,22 +133,31 @@ impl<I> Scheduler<I> {
     /// blocks have earned, since those who come back from a block go on by themselves.
     pub fn observe(&self, samples: &mut Vec<Sample>) -> bool {
         samples.clear();
-        let state = self.state.lock();
-        for (index, worker) in state.workers.iter().enumerate() {
-            if let Some(worker) = worker
-                && worker.phase == Phase::Running
-            {
-                samples.push(Sample {
-                    worker: WorkerId(index),
-                    clock: worker.clock,
-                    sequence: worker.sequence,
-                    cpu_before: worker.seen.cpu,
-                    since: worker.seen.at,
-                    cpu: 0,
-                    activity: Activity::Unknown,
-                });
-            }
-        }
+        let mut state = self.state.lock();
+        let sample = |index: usize, worker: &Worker| Sample {
+            worker: WorkerId(index),
+            clock: worker.clock,
+            sequence: worker.sequence,
+            relieved: worker.phase == Phase::Relieved,
+            cpu_before: worker.seen.cpu,
+            since: worker.seen.at,
+            cpu: 0,
+            activity: Activity::Unknown,
+        };
+        let all = |phase| {
+            let workers = state.workers.iter().enumerate();
+            workers.filter_map(move |(index, worker)| {
+                worker.as_ref().filter(|worker| worker.phase == phase).map(|worker| sample(index, worker))
+            })
+        };
+        samples.extend(all(Phase::Running));
+        let running = samples.len();
+        // Blocked handlers may be many. Each has its turn.
+        let next = state.watch.next_relieved;
+        samples.extend(all(Phase::Relieved).skip_while(|sample| sample.worker.0 < next).take(RELIEVED_A_TICK));
+        let left = RELIEVED_A_TICK - (samples.len() - running);
+        samples.extend(all(Phase::Relieved).take_while(|sample| sample.worker.0 < next).take(left));
+        state.watch.next_relieved = samples[running..].last().map_or(0, |sample| sample.worker.0 + 1);
         state.extra == 0 || state.running >= state.allowance
     }
 
@@ -133,6 +169,7 @@ impl<I> Scheduler<I> {
         if state.closing == Closing::Now || (state.closing == Closing::Drain && state.live == 0) {
             return Verdict { again: None, ..Verdict::default() };
         }
+        state.watch.judged_at = now;
         state.note_contention(now);
         let tally = state.examine(samples, now, limits);
         let items_pass = state.counts.finished != state.watch.finished;
@@ -163,6 +200,7 @@ impl<I> Scheduler<I> {
         state.watch.calm_ticks = if calm { state.watch.calm_ticks.saturating_add(1) } else { 0 };
         let in_handlers = state.running > 0 || state.woken > 0;
         state.watch.idle_ticks = if in_handlers || verdict.lead { 0 } else { state.watch.idle_ticks + 1 };
+        state.monitor_asleep = false;
         if state.watch.idle_ticks < IDLE_TICKS {
             let tick = match state.watch.calm_ticks {
                 0 if now < state.watch.fast_until => FAST_TICK,
@@ -173,6 +211,9 @@ impl<I> Scheduler<I> {
             state.extra = 0;
             state.allowance = limits.base();
             state.monitor_asleep = true;
+            // Who comes back does not say so.
+            let relieved = state.workers.iter().flatten().any(|worker| worker.phase == Phase::Relieved);
+            verdict.again = relieved.then_some(Duration::from_nanos(RELIEVED_TICK));
         }
         verdict
     }
@@ -203,6 +244,23 @@ impl<I> Scheduler<I> {
     }
 }
 
+impl Sample {
+    /// A relieved one runs again, or would if it had a processor or the interpreter.
+    fn is_back(&self, now: u64) -> bool {
+        match self.activity {
+            Activity::Running | Activity::Interpreter => true,
+            Activity::Waiting => false,
+            Activity::Lock(_) | Activity::Unknown => self.cpu.saturating_sub(self.cpu_before) * 2 >= now.saturating_sub(self.since),
+        }
+    }
+}
+
+impl Seen {
+    fn computes_long(&self) -> bool {
+        self.cpu.saturating_sub(self.cpu_at_first) >= COMPUTES_FROM
+    }
+}
+
 impl Worker {
     /// It waits so long for the interpreter that somebody must be computing in it.
     fn attaches_long(&self, now: u64) -> bool {
@@ -225,8 +283,8 @@ struct Tally {
     looked_at: usize,
     waiting: usize,
     locked: usize,
-    /// Runners that were relieved.
-    relieved: usize,
+    /// Those of them, and of the relieved that came back, whose item has used much processor time.
+    computing_long: usize,
 }
 
 impl Tally {
@@ -238,6 +296,12 @@ impl Tally {
 }
 
 impl<I> State<I> {
+    /// An item is finished whose worker was relieved at that time.
+    pub(super) fn note_return(&mut self, relieved_at: u64) {
+        // By the last tick's time: the scheduler has no clock of its own.
+        self.watch.short_blocks += u64::from(self.watch.judged_at - relieved_at < SHORT_BLOCK);
+    }
+
     fn note_contention(&mut self, now: u64) {
         for worker in self.workers.iter_mut().flatten() {
             if worker.phase != Phase::Attaching {
@@ -255,10 +319,11 @@ impl<I> State<I> {
         limits.interpreter_lock && now < self.watch.contended_until
     }
 
+    /// Relieves who is blocked, and counts whom it had relieved and who is back.
     fn examine(&mut self, samples: &[Sample], now: u64, limits: Limits) -> Tally {
         let mut tally = Tally::default();
         // A runner that computes may be computing in the interpreter.
-        let computing = samples.iter().any(|sample| sample.since != 0 && !sample.is_suspect(now));
+        let computing = samples.iter().any(|sample| !sample.relieved && sample.since != 0 && !sample.is_suspect(now));
         if computing && samples.len() > 1 {
             // It may be pushed off its processor on the next tick, and still hold the interpreter.
             self.watch.contended_until = self.watch.contended_until.max(now + COMPUTING_REMEMBERED);
@@ -271,9 +336,29 @@ impl<I> State<I> {
                 continue; // another thread has the number by now
             }
             let before = worker.seen;
+            if sample.relieved {
+                if worker.sequence == sample.sequence && worker.phase == Phase::Relieved && before.at < now {
+                    worker.seen = Seen { cpu: sample.cpu, at: now, ..before };
+                    if sample.is_back(now) {
+                        // It has no slot and runs all the same: whoever finishes next, it or another, ends the surplus.
+                        worker.phase = Phase::Running;
+                        self.running += 1;
+                        tally.computing_long += usize::from(worker.seen.computes_long());
+                    }
+                }
+                continue;
+            }
             let moved_meanwhile = worker.sequence != sample.sequence || worker.phase != Phase::Running;
-            worker.seen =
-                Seen { sequence: worker.sequence, idled: worker.idled, cpu: sample.cpu, at: now, still_since: None, attaching: None };
+            let cpu_at_first = if before.at != 0 && before.sequence == worker.sequence { before.cpu_at_first } else { sample.cpu };
+            worker.seen = Seen {
+                sequence: worker.sequence,
+                idled: worker.idled,
+                cpu: sample.cpu,
+                cpu_at_first,
+                at: now,
+                still_since: None,
+                attaching: None,
+            };
             // A clock that stood still since the last look (a simulated one) shows nothing.
             if before.at == 0 || before.at == now || moved_meanwhile {
                 tally.moving += usize::from(worker.phase == Phase::Running);
@@ -301,15 +386,16 @@ impl<I> State<I> {
             if !blocked {
                 tally.moving += usize::from(!stuck);
                 tally.computing += usize::from(stuck && sample.activity != Activity::Interpreter);
+                tally.computing_long += usize::from(worker.seen.computes_long());
                 continue;
             }
             let since = before.still_since.unwrap_or(before.at);
             worker.seen.still_since = Some(since);
             if sample.activity == Activity::Waiting || !contended || now - since >= STILL_UNDER_CONTENTION {
                 worker.phase = Phase::Relieved;
+                worker.relieved_at = now;
                 self.running -= 1;
                 self.counts.compensations += 1;
-                tally.relieved += 1;
                 self.watch.fast_until = now + FAST_FOR;
             }
         }
@@ -324,9 +410,16 @@ impl<I> State<I> {
         self.watch.finished = self.counts.finished;
         let most = if limits.are_callers() { self.live.max(1) } else { limits.max_workers };
         let work_waits = !self.ready.is_empty() || self.leader.is_none(); // where nobody polls there may be some
-        if work_waits && finished > 0 && tally.relieved as u64 * 2 >= finished {
-            // Most items block. Those who come back are to go on with the next one, rather than park and be woken again.
-            self.extra = (self.extra + tally.relieved).min(most);
+        let short_blocks = std::mem::take(&mut self.watch.short_blocks);
+        if tally.computing_long > 0 {
+            self.watch.no_extra_until = now + NO_EXTRA_FOR;
+        }
+        if now < self.watch.no_extra_until {
+            // An extra slot would not be a blocked one's for long: somebody would compute in it beside those who do.
+            self.extra = 0;
+        } else if work_waits && finished > 0 && short_blocks * 2 >= finished {
+            // Most items block, and shortly. Those who come back are to go on with the next one, rather than park and be woken again.
+            self.extra = (self.extra + short_blocks as usize).min(most);
             self.watch.extra_changed = now;
         } else if !self.ready.is_empty() && tally.busy > 0 {
             // What the handlers could use at all: one processor under an interpreter lock, else all of them.
@@ -337,7 +430,9 @@ impl<I> State<I> {
             let waits = tally.waits(contended);
             // Nobody was looked at because slots are left: that is no sign of computing, nor one that more are needed.
             let unseen = self.watch.tells && tally.looked_at == 0;
-            if mostly_waiting && room && waits {
+            // Where the blocked are seen, a long block is not to earn any: its worker can be relieved. The first comes of a short one.
+            let begun = !self.watch.tells || self.extra > 0;
+            if begun && !unseen && mostly_waiting && room && waits {
                 self.extra = (self.extra * 2).clamp(1, most);
                 self.watch.extra_changed = now;
             } else if self.extra > 0 && (!(waits || unseen) || tally.busy_cpu * 5 > tally.busy_wall * 4) {

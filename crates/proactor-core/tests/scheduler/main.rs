@@ -2,6 +2,7 @@
 
 #![cfg(not(any(feature = "loom", feature = "shuttle")))]
 
+mod blocks;
 mod callers;
 mod lives;
 mod monitor;
