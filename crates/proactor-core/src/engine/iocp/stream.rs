@@ -347,6 +347,7 @@ impl Stream {
     pub(super) fn close(&self, how: Closing, iocp: &Iocp) {
         let mut state = self.0.lock();
         let unsent = state.unsent.take();
+        state.taken = unsent.as_ref().map_or(state.taken, |unsent| unsent.sent);
         let Some(mut socket) = state.socket.take() else { return };
         match how {
             Closing::Abort => socket::reset_at_close(&socket),
