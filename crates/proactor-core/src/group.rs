@@ -93,6 +93,8 @@ struct Census {
     /// No connection will come any more.
     retired: bool,
     totals: Traffic,
+    /// Bytes counted as dropped that the kernel had just taken.
+    sent_after_all: u64,
 }
 
 /// Bytes and messages, of a connection or of many.
@@ -145,7 +147,10 @@ impl<U: Upper> Group<U> {
 
     /// The traffic of the connections that are closed.
     pub fn totals(&self) -> Traffic {
-        self.census.lock().totals
+        let census = self.census.lock();
+        let mut totals = census.totals;
+        totals.dropped = totals.dropped.saturating_sub(census.sent_after_all); // less, while whoever closed one is about to count it
+        totals
     }
 
     /// Counts one connection in, unless there are `max_connections` already.
@@ -168,9 +173,13 @@ impl<U: Upper> Group<U> {
         self.emptied.notify_all();
     }
 
-    /// The kernel had taken so many bytes more of a connection that has closed.
-    pub(crate) fn count_late(&self, sent: u64) {
-        self.census.lock().totals.sent += sent;
+    /// The kernel had taken so many bytes more of a connection that has closed. `dropped`: of those that are counted as dropped, or are just about to be.
+    pub(crate) fn count_late(&self, sent: u64, dropped: bool) {
+        let mut census = self.census.lock();
+        census.totals.sent += sent;
+        if dropped {
+            census.sent_after_all += sent;
+        }
     }
 
     /// `messages`: how many its handlers have seen since it closed.

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::engine::{FileSubmission, Submission};
+use crate::engine::FileSubmission;
 use crate::sync::atomic::AtomicU64;
 
 /// A file that is sent, as its sender and its connection know it.
@@ -130,6 +130,7 @@ impl<U: Upper> Connection<U> {
         debug_assert!(files.begun && !files.pending);
         files.pending = true;
         state.in_flight = bytes;
+        state.in_call = true;
         self.settle(&mut state);
         true
     }
@@ -139,6 +140,7 @@ impl<U: Upper> Connection<U> {
         let mut after = After::default();
         let mut state = self.state.lock();
         let state = &mut *state;
+        state.in_call = false;
         if state.life == Life::Closed {
             let (FileSubmission::Done { bytes } | FileSubmission::Pending { bytes } | FileSubmission::Failed { sent: bytes, .. }) =
                 submission;
@@ -160,14 +162,13 @@ impl<U: Upper> Connection<U> {
     }
 
     /// What came of a piece that was read here.
-    pub(crate) fn gave_block(&self, turn: &FileTurn, submission: Submission, engine: &dyn Engine) -> After<U> {
+    pub(crate) fn gave_block(&self, turn: &FileTurn, submission: Submission, handle: &Handle, engine: &dyn Engine) -> After<U> {
         let mut after = After::default();
         let mut state = self.state.lock();
         let state = &mut *state;
+        state.in_call = false;
         if state.life == Life::Closed {
-            if let Submission::Done { bytes } | Submission::Failed { sent: bytes, .. } = submission {
-                self.sent_too_late(state, turn, bytes as u64);
-            }
+            self.sent_too_late(state, turn, taken_by(&submission, handle, engine) as u64);
             return after;
         }
         match submission {
@@ -182,7 +183,7 @@ impl<U: Upper> Connection<U> {
     fn sent_too_late(&self, state: &mut State<U>, turn: &FileTurn, bytes: u64) {
         turn.sent.fetch_add(bytes, Ordering::Release);
         state.traffic.sent += bytes;
-        self.group.count_late(bytes);
+        self.group.count_late(bytes, false);
     }
 
     /// So many bytes of the file that has its turn were taken. `over`: nothing of it is with the engine any more.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::buffer::{Outgoing, Received, SharedBytes};
 use crate::completion::Token;
-use crate::engine::{Address, Engine, Handle};
+use crate::engine::{Address, Engine, Handle, Submission};
 use crate::error::Failure;
 use crate::framing::Framer;
 use crate::group::{Group, Settings, Traffic, Upper};
@@ -36,6 +36,7 @@ mod files;
 mod looking;
 mod messages;
 mod transitions;
+use transitions::taken_by;
 
 pub(crate) use after::{After, Rare};
 pub(crate) use files::FileStep;
@@ -99,6 +100,8 @@ struct State<U: Upper> {
     files: Option<Box<files::Files>>,
     /// Bytes that the engine owns.
     in_flight: usize,
+    /// Somebody is in the call that gives them to the engine, and counts what it took if the connection is closed by then.
+    in_call: bool,
     /// How much of a pending send was taken when the idle timer last came.
     taken_then: usize,
     sent_untold: usize,
@@ -184,6 +187,7 @@ impl<U: Upper> Connection<U> {
             outgoing: Outgoing::new(),
             files: None,
             in_flight: 0,
+            in_call: false,
             taken_then: 0,
             sent_untold: 0,
             accounted: 0,
@@ -460,12 +464,18 @@ impl<U: Upper> Connection<U> {
                 return after;
             }
             let handle = handle.clone();
+            state.in_call = true;
             drop(guard);
             let submission = engine.send(&handle, outgoing);
-            drop(handle);
             guard = self.state.lock();
+            guard.in_call = false;
             if guard.life == Life::Closed {
-                return after; // aborted meanwhile, and counted as dropped
+                // Aborted meanwhile, and counted as dropped.
+                let taken = taken_by(&submission, &handle, engine) as u64;
+                guard.traffic.sent += taken;
+                guard.traffic.dropped -= taken;
+                self.group.count_late(taken, true);
+                return after;
             }
             self.submitted(&mut guard, submission, engine, &mut after);
         }

@@ -1,7 +1,14 @@
 //! How a connection changes: each of these runs under its lock and adds to `After` what must follow.
 
 use super::*;
-use crate::engine::Submission;
+
+/// What the engine has taken in a call that returned when the connection was closed already, which has ended what was pending.
+pub(super) fn taken_by(submission: &Submission, handle: &Handle, engine: &dyn Engine) -> usize {
+    match submission {
+        Submission::Done { bytes } | Submission::Failed { sent: bytes, .. } => *bytes,
+        Submission::Pending => engine.taken(handle),
+    }
+}
 
 impl<U: Upper> Connection<U> {
     pub(super) fn is_full(&self, state: &State<U>, length: usize) -> bool {
@@ -207,9 +214,16 @@ impl<U: Upper> Connection<U> {
         state.life = Life::Closed;
         let mut lingers = false;
         if let Some(handle) = state.handle.take() {
-            // What the kernel has taken of a pending send was sent, though the whole of it never will be.
-            let taken = Self::of_what_is_sent(state, engine.progress(&handle));
-            self.count_taken(state, taken);
+            if !state.in_call {
+                // What the kernel has taken of a pending send was sent, though the whole of it never will be; or it is complete, and was just not told yet.
+                let taken = if state.in_flight > 0 {
+                    engine.cancel_send(&handle).unwrap_or_else(|| engine.taken(&handle))
+                } else {
+                    engine.progress(&handle)
+                };
+                let taken = Self::of_what_is_sent(state, taken);
+                self.count_taken(state, taken);
+            }
             // To close while the peer may still be sending would answer it with a reset, which can destroy what is on its way to it.
             lingers = how == crate::engine::Closing::Orderly && !state.ended && !state.hung_up && state.traffic.sent > 0;
             if !lingers {

@@ -220,7 +220,7 @@ pub trait Engine: Send + Sync {
     /// Gives up what the kernel has not taken of a pending send, which then does not complete: answers how many of its bytes were taken. None: there is none, its
     /// completion is under way, or comes soon because of this.
     fn cancel_send(&self, handle: &Handle) -> Option<usize>;
-    /// How many bytes were taken of the last send that was pending, once it is over: for whoever finds nothing to give up, and will not be there for the
+    /// How many bytes were taken of the last send that was pending, once it is over, also by a close: for whoever finds nothing to give up, and will not be there for the
     /// completion that is under way.
     fn taken(&self, handle: &Handle) -> usize;
     /// No more is sent: the peer sees the end of what was sent. Call it with no send pending.

@@ -105,7 +105,7 @@ impl<U: Upper> Port<U> {
                 outgoing.push_shared(Arc::new(block));
                 if sending.connection.give_piece(outgoing.len()) {
                     let submission = self.engine.send(handle, outgoing);
-                    let after = sending.connection.gave_block(&sending.turn, submission, &*self.engine);
+                    let after = sending.connection.gave_block(&sending.turn, submission, handle, &*self.engine);
                     self.follow(&sending.connection, after);
                 }
             }

@@ -203,6 +203,9 @@ impl Epoll {
         let unsent = {
             let mut unsent = stream.unsent.lock();
             stream.readiness.clear(CONNECTING);
+            if let Some(unsent) = &*unsent {
+                stream.taken.store(unsent.sent, Ordering::Relaxed);
+            }
             unsent.take()
         };
         let descriptor = descriptor_of(handle);

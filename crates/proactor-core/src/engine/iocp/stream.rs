@@ -377,6 +377,7 @@ impl Stream {
     pub(super) fn close(&self, how: Closing, iocp: &Iocp) {
         let mut state = self.0.lock();
         let unsent = state.unsent.take();
+        state.taken = unsent.as_ref().map_or(state.taken, |unsent| unsent.sent);
         if state.transfer.is_some() {
             state.cancel_transfer(iocp);
         }

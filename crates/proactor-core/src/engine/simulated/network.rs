@@ -480,6 +480,7 @@ impl State {
                     stream.aborted = how == Closing::Abort;
                     stream.incoming = VecDeque::new();
                 }
+                stream.taken = stream.unsent.as_ref().map_or(stream.taken, |unsent| unsent.sent);
                 stream.unsent.take()
             }
             Socket::Datagrams(socket) => {
