@@ -60,9 +60,9 @@ def test_a_name_that_is_none_is_refused_with_what_is_wrong(wrong: str, text: str
 
 @pytest.mark.skipif(ON_WINDOWS, reason="Windows has named pipes")
 def test_elsewhere_a_pipe_is_refused_with_what_to_use_instead(address: str) -> None:
-    with pytest.raises(OSError, match=f"cannot listen on {address}: .* has no named pipes .*: use unix:/path") as listening:
+    with pytest.raises(OSError, match=rf"cannot listen on {address}: .* has no named pipes .*: use unix:/path") as listening:
         proactor.serve(lambda connection, data: None, address)
-    with pytest.raises(OSError, match=f"cannot connect to {address}: .* has no named pipes") as connecting:
+    with pytest.raises(OSError, match=rf"cannot connect to {address}: .* has no named pipes") as connecting:
         proactor.connect(address, lambda connection, data: None)
     assert listening.value.errno == connecting.value.errno == errno.EAFNOSUPPORT
 
@@ -145,7 +145,7 @@ def test_a_connect_waits_its_time_for_a_free_instance(address: str) -> None:
     assert isinstance(name, PipeName)
     listening, first = pipes.listen(name), pipes.connect(name, 5)
     try:
-        with pytest.raises(TimeoutError, match="did not answer within 0.2 seconds"):
+        with pytest.raises(TimeoutError, match=r"did not answer within 0\.2 seconds"):
             proactor.connect(address, Client(), timeout=0.2)
     finally:
         first.close()

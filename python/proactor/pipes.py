@@ -1,4 +1,4 @@
-"""Named pipes, which Windows has: their ends as a server or a client takes them. Knows Win32's calls; knows nothing of servers and connections."""
+"""Named pipes, which Windows has: their ends as a server or a client takes them. Knows Win32's calls; knows nothing of servers."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from proactor.cli.start import ZONE_HINT, lacks_zone, refuse_simulated_engine
 from proactor.cli.terminal import can_prompt
 from proactor.cli.text import counted
 from proactor.listener import parse
+from proactor.pipes import PipeName
 from proactor.platform import unix_sockets
 
 FRAME_SECONDS = 0.1
@@ -186,6 +187,8 @@ def _connected(address: str) -> socket.socket:
         target = parse(address, "write HOST:PORT, [IPV6]:PORT or unix:/path")
     except ValueError as error:
         raise CommandError(f"--connect: {error}", ExitCode.USAGE) from error
+    if isinstance(target, PipeName):
+        raise CommandError("--connect: a named pipe cannot be waited for here; write HOST:PORT, [IPV6]:PORT or unix:/path", ExitCode.USAGE)
     try:
         if isinstance(target, str):
             peer = socket.socket(unix_sockets())

@@ -65,7 +65,7 @@ def lacks_zone(host: str) -> bool:
 
 
 def address_of(host: str, port: int) -> Any:
-    """What `proactor.serve` takes: a host and a port, or the path of a Unix socket or the name of a pipe as it stands. Brackets around IPv6 may stay."""
+    """What `proactor.serve` takes: a host and a port, or what names a Unix socket or a pipe as it stands. Brackets around IPv6 may stay."""
     if host.startswith((UNIX, PIPE)):
         return host
     if host.startswith("[") and host.endswith("]"):

@@ -9,7 +9,9 @@ use windows_sys::Win32::System::IO::OVERLAPPED;
 
 use super::pipe::{self, PipeEnd};
 use super::socket;
+use crate::buffer::Outgoing;
 use crate::engine::Address;
+use crate::numbers::EIO;
 
 pub(super) enum Line {
     Socket(TcpStream),
@@ -135,5 +137,27 @@ impl Raw {
     /// Whether what is begun and done at once is told as such.
     pub(super) fn is_pipe(self) -> bool {
         matches!(self, Raw::Pipe(_))
+    }
+}
+
+pub(super) const SLICES_A_SEND: usize = 16;
+
+/// A copy of the first bytes left, at most so many.
+pub(super) fn first_bytes(data: &Outgoing, limit: usize) -> Box<[u8]> {
+    let mut bytes = Vec::with_capacity(limit.min(data.len()));
+    let mut slices = [IoSlice::new(&[]); SLICES_A_SEND];
+    let count = data.slices(&mut slices);
+    for slice in &slices[..count] {
+        bytes.extend_from_slice(&slice[..slice.len().min(limit - bytes.len())]);
+    }
+    bytes.into()
+}
+
+/// An error number; 0 at the end.
+pub(super) fn read(line: &mut Line, memory: &mut [u8], event: &OwnedHandle) -> Result<usize, i32> {
+    match line.read(memory, event) {
+        Ok(0) => Err(0),
+        Ok(count) => Ok(count),
+        Err(error) => Err(error.raw_os_error().unwrap_or(EIO)),
     }
 }

@@ -25,7 +25,6 @@ use std::time::{Duration, Instant};
 use windows_sys::Win32::Foundation::{CloseHandle, GetLastError, HANDLE, INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
 use windows_sys::Win32::Networking::WinSock::{SOCKET, closesocket};
 use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletionStatusEx, OVERLAPPED_ENTRY, PostQueuedCompletionStatus};
-use windows_sys::Win32::System::Threading::{CreateEventW, INFINITE};
 
 use super::sleep::Sleep;
 use super::{
@@ -114,7 +113,7 @@ impl Iocp {
             polling: Mutex::new(Polling {
                 entries: vec![OVERLAPPED_ENTRY::default(); ENTRIES_A_POLL].into(),
                 readable: VecDeque::new(),
-                memory: ReceiveMemory { scratch: vec![0; RECEIVE_SIZE].into(), event: event()?, spare: None },
+                memory: ReceiveMemory { scratch: vec![0; RECEIVE_SIZE].into(), event: pipe::event()?, spare: None },
             }),
         })
     }
@@ -168,7 +167,7 @@ impl Iocp {
                 entries.as_mut_ptr(),
                 entries.len() as u32,
                 &mut count,
-                milliseconds(timeout),
+                clock::milliseconds(timeout),
                 0,
             )
         };
@@ -588,21 +587,6 @@ impl Drop for Iocp {
     fn drop(&mut self) {
         self.release();
     }
-}
-
-fn event() -> io::Result<OwnedHandle> {
-    // SAFETY: no pointers are passed but null ones. Raised by hand, not raised.
-    let event = unsafe { CreateEventW(ptr::null(), 1, 0, ptr::null()) };
-    if event.is_null() {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it is new, so it is nobody else's.
-    Ok(unsafe { OwnedHandle::from_raw_handle(event) })
-}
-
-/// Rounded up, so that nobody comes back before the time and asks again.
-fn milliseconds(timeout: Option<Duration>) -> u32 {
-    timeout.map_or(INFINITE, |timeout| timeout.as_nanos().div_ceil(1_000_000).min(u128::from(INFINITE - 1)) as u32)
 }
 
 const ENTRIES_A_POLL: usize = 256;

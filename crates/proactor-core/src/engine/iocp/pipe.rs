@@ -20,6 +20,7 @@ use windows_sys::Win32::System::Pipes::{
     ConnectNamedPipe, CreateNamedPipeW, DisconnectNamedPipe, GetNamedPipeInfo, PIPE_REJECT_REMOTE_CLIENTS, PIPE_SERVER_END, PIPE_TYPE_BYTE,
     PIPE_TYPE_MESSAGE, PIPE_UNLIMITED_INSTANCES, PeekNamedPipe,
 };
+use windows_sys::Win32::System::Threading::CreateEventW;
 
 use crate::numbers::{ECONNRESET, EINVAL, EPIPE};
 
@@ -223,6 +224,17 @@ pub(super) fn is_pipe(handle: HANDLE) -> bool {
     let mut flags = 0;
     // SAFETY: `flags` is writable; nothing else is asked for.
     unsafe { GetNamedPipeInfo(handle, &mut flags, ptr::null_mut(), ptr::null_mut(), ptr::null_mut()) != 0 }
+}
+
+/// For a thread to wait by, for one operation at a time.
+pub(super) fn event() -> io::Result<OwnedHandle> {
+    // SAFETY: no pointers are passed but null ones. Raised by hand, not raised.
+    let event = unsafe { CreateEventW(ptr::null(), 1, 0, ptr::null()) };
+    if event.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is new, so it is nobody else's.
+    Ok(unsafe { OwnedHandle::from_raw_handle(event) })
 }
 
 fn last() -> u32 {

@@ -16,11 +16,10 @@ pub(super) use files::Transmitting;
 
 use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::windows::io::OwnedHandle;
 
 use windows_sys::Win32::Networking::WinSock::{WSAENOBUFS, WSAEWOULDBLOCK};
 
-use super::line::Line;
+use super::line::{Line, SLICES_A_SEND, first_bytes, read};
 use super::operation::{Operations, What};
 use super::{Iocp, ReceiveMemory, afd, socket};
 use crate::buffer::{Copied, LARGE_RECEIVE, Outgoing, Received};
@@ -580,27 +579,6 @@ impl State {
 
 /// So much is given to the kernel at a time.
 const CHUNK: usize = 64 * 1024;
-const SLICES_A_SEND: usize = 16;
-
-/// A copy of the first bytes left, at most so many.
-fn first_bytes(data: &Outgoing, limit: usize) -> Box<[u8]> {
-    let mut bytes = Vec::with_capacity(limit.min(data.len()));
-    let mut slices = [IoSlice::new(&[]); SLICES_A_SEND];
-    let count = data.slices(&mut slices);
-    for slice in &slices[..count] {
-        bytes.extend_from_slice(&slice[..slice.len().min(limit - bytes.len())]);
-    }
-    bytes.into()
-}
-
-/// An error number; 0 at the end.
-fn read(line: &mut Line, memory: &mut [u8], event: &OwnedHandle) -> Result<usize, i32> {
-    match line.read(memory, event) {
-        Ok(0) => Err(0),
-        Ok(count) => Ok(count),
-        Err(error) => Err(error.raw_os_error().unwrap_or(EIO)),
-    }
-}
 
 /// Drops what has come, up to a limit: a peer that sends faster than this reads must not hold us here.
 fn discard(mut socket: &TcpStream) {
