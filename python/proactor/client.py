@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from proactor import platform
+from proactor import pipes, platform
 from proactor.arguments import seconds
 from proactor.connection import Connection, LengthPrefixed, Lines
 from proactor.handlers import HandlerLike, handler_methods
@@ -128,7 +128,7 @@ def _closed(shared: _SharedPool, closed: Callable[..., object] | None, connectio
         shared.leave()
 
 
-def _peer_text(connected: socket.socket, address: Address) -> str:
+def _peer_text(connected: socket.socket | pipes.End, address: Address) -> str:
     try:
         name = connected.getpeername()
     except OSError:

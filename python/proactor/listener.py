@@ -8,15 +8,16 @@ import socket
 import stat
 from typing import Any, TypeAlias
 
-from proactor import platform
+from proactor import pipes, platform
+from proactor.pipes import PipeName
 
 __all__ = ["Address", "Listening", "bind", "connect_to", "parse"]
 
 Address: TypeAlias = "str | tuple[str, int] | tuple[str, int, int, int] | socket.socket | Listening"
 
-Target: TypeAlias = "tuple[str, int] | tuple[str, int, int, int] | str"
+Target: TypeAlias = "tuple[str, int] | tuple[str, int, int, int] | str | PipeName"
 
-_HOW = 'write ("127.0.0.1", 60001), "127.0.0.1:60001", "[::1]:60001", ":60001" for every address, or "unix:/path"'
+_HOW = 'write ("127.0.0.1", 60001), "127.0.0.1:60001", "[::1]:60001", ":60001" for every address, "unix:/path", or "pipe:name" on Windows'
 
 
 class Listening:
@@ -42,7 +43,8 @@ class Listening:
 
 
 def parse(address: object, how: str = _HOW) -> Target:
-    """`(host, port)`, for IPv6 with flow and scope where they were given, or the path of a Unix socket. `how`: how the user may write one.
+    """`(host, port)`, for IPv6 with flow and scope where they were given, the path of a Unix socket, or the name of a
+    pipe. `how`: how the user may write one.
 
     Raises:
         ValueError: it is no address; the text says how to write one.
@@ -58,6 +60,8 @@ def parse(address: object, how: str = _HOW) -> Target:
             if len(os.fsencode(path)) > 107:
                 raise ValueError(f"the path of a Unix socket may have 107 bytes; {path!r} has {len(os.fsencode(path))}")
             return path
+        if address.startswith(pipes.PREFIX):
+            return PipeName.parse(address, how)
         host, separator, port = address.rpartition(":")
         if not separator or not port.isascii() or not port.isdigit():
             raise ValueError(f"{address!r} is no address: {how}")
@@ -89,7 +93,7 @@ def _port(port: int, address: object) -> int:
     return port
 
 
-def bind(address: Address, *, backlog: int, reuse_port: bool) -> socket.socket | Listening:
+def bind(address: Address, *, backlog: int, reuse_port: bool) -> socket.socket | Listening | pipes.End:
     """A listening socket at `address`. A bound socket is taken as it is, and is made to listen.
 
     Raises:
@@ -105,6 +109,11 @@ def bind(address: Address, *, backlog: int, reuse_port: bool) -> socket.socket |
     target = parse(address)
     if isinstance(target, str):
         return _bind_unix(target, backlog)
+    if isinstance(target, PipeName):
+        try:
+            return pipes.listen(target)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {_show_target(target)}: {error.strerror}") from None
     host, port, *_ = target
     family, resolved = _resolve(target)
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -168,8 +177,8 @@ def _is_bound(path: str) -> bool:
     return any(len(fields) == 8 and fields[5] == b"01" and fields[7] in names for fields in sockets)
 
 
-def connect_to(address: Address, timeout: float | None) -> socket.socket:
-    """A socket connected to `address`; a connected socket as it is, which stays the caller's until it is taken over.
+def connect_to(address: Address, timeout: float | None) -> socket.socket | pipes.End:
+    """A socket, or a pipe's end, connected to `address`; a connected socket as it is, which stays the caller's until it is taken over.
 
     Raises:
         OSError: what the kernel said, with the address in its text; TimeoutError after `timeout` seconds.
@@ -184,6 +193,8 @@ def connect_to(address: Address, timeout: float | None) -> socket.socket:
     try:
         if isinstance(target, str):
             return _connected(platform.unix_sockets(), target, timeout)
+        if isinstance(target, PipeName):
+            return pipes.connect(target, timeout)
         if len(target) == 2:
             return socket.create_connection(target, timeout)
         family, resolved = _resolve(target)
@@ -249,4 +260,6 @@ def show_path(path: str) -> str:
 
 
 def _show_target(target: Target) -> str:
+    if isinstance(target, PipeName):
+        return f"{pipes.PREFIX}{show_path(target.name)}"
     return f"unix:{show_path(target)}" if isinstance(target, str) else _show(*target[:2])

@@ -103,7 +103,7 @@ def serve(
     Arguments:
         handler: a plain function `(connection, data)`, or a `Handler` subclass or instance. It may block. Of a
             subclass one instance is made, for all clients: what belongs to one client goes to `connection.context`.
-        address: `("127.0.0.1", 60001)`, `"host:port"`, `"[::1]:60001"`, `"unix:/path"`, or a bound socket,
+        address: `("127.0.0.1", 60001)`, `"host:port"`, `"[::1]:60001"`, `"unix:/path"`, `"pipe:name"` (Windows), or a bound socket,
             which the server takes over. Port 0: any free one.
         pool: the workers; by default the server has a pool of its own.
         framing: `Lines(...)` or `LengthPrefixed(...)`: one whole message for each call, without its line end or its length. By default what
@@ -139,7 +139,7 @@ def serve(
 class Server:
     """A listener and its connections. Made by `serve`. Safe from any thread; as a context manager it shuts down at the end.
 
-    `address` is the bound address: `(host, port)`, for IPv6 with flow and scope, for a Unix socket `"unix:/path"`.
+    `address` is the bound address: `(host, port)`, for IPv6 with flow and scope, `"unix:/path"` or `"pipe:name"`.
     """
 
     def __init__(

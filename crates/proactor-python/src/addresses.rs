@@ -16,6 +16,8 @@ pub fn exact<'py>(py: Python<'py>, address: &Address) -> PyResult<Bound<'py, PyA
         Address::Internet(SocketAddr::V6(address)) => {
             (address.ip().to_string(), address.port(), address.flowinfo(), address.scope_id()).into_pyobject(py)?.into_any()
         }
+        // A client's end has no name.
+        Address::Pipe(name) => format!("pipe:{}", name.as_deref().unwrap_or_default()).into_pyobject(py)?.into_any(),
         // As `os.fsdecode`: a name may be any bytes.
         Address::Unix(path) => {
             let name = path.as_deref().map_or(OsStr::new(""), Path::as_os_str);

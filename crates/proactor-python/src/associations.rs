@@ -68,6 +68,7 @@ pub fn associate(port: &Arc<CorePort<Layer>>, pool: &Arc<Pool>, socket: &Bound<'
     let (kind, connected) = match kind {
         "tcp" => (Kind::Tcp, true),
         "unix" => (Kind::Unix, true),
+        "pipe" => (Kind::Pipe, true),
         "unconnected tcp" => (Kind::Tcp, false),
         "unconnected unix" => (Kind::Unix, false),
         "listener" => (Kind::Listener, false),
@@ -153,9 +154,11 @@ fn value_and_error<'py>(py: Python<'py>, handle: &Handle, came: Came) -> PyResul
         }
         Came::Accepted { handle: accepted, peer } => {
             let peer = addresses::exact(py, &peer)?;
+            let kind = accepted.kind();
             let descriptor = handle.port.engine.surrender(accepted);
-            let socket = match handle.port.engine.name() {
-                "simulated" => py.import("proactor.handles")?.getattr("ConnectedSocket")?.call1((descriptor,)),
+            let socket = match (handle.port.engine.name(), kind) {
+                (_, Kind::Pipe) => py.import("proactor.handles")?.getattr("ConnectedSocket")?.call1((descriptor, "pipe")),
+                ("simulated", _) => py.import("proactor.handles")?.getattr("ConnectedSocket")?.call1((descriptor,)),
                 _ => as_socket(py, descriptor),
             };
             let socket = socket.inspect_err(|_| handle.port.engine.discard(descriptor))?;
@@ -218,7 +221,7 @@ pub fn closed() -> PyErr {
     PyOSError::new_err((EBADF, "the handle is closed: associate another socket, or the file once more"))
 }
 
-const STREAMS: &[Kind] = &[Kind::Tcp, Kind::Unix];
+const STREAMS: &[Kind] = &[Kind::Tcp, Kind::Unix, Kind::Pipe];
 /// On every platform that Python runs on.
 const EBADF: i32 = 9;
 
@@ -373,7 +376,7 @@ impl Handle {
     ///     RuntimeError: it belongs to the parent process.
     #[pyo3(signature = (data, /))]
     fn send(this: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<Py<Operation>> {
-        let socket = this.get().check_can("send", &[Kind::Tcp, Kind::Unix, Kind::Datagram])?;
+        let socket = this.get().check_can("send", &[Kind::Tcp, Kind::Unix, Kind::Pipe, Kind::Datagram])?;
         let outgoing = gather(data, &this.get().pool)?;
         let request = if socket.kind == Kind::Datagram { Request::SendTo(outgoing, None) } else { Request::Send(outgoing) };
         Self::submit(this, socket, "send", request)

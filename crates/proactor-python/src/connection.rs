@@ -101,7 +101,8 @@ impl Connection {
     }
 
     /// The peer's address: `(host, port)`, for IPv6 `(host, port, flow, scope)`, for a Unix socket its path, "" if it has none, as `os.fsdecode`
-    /// makes it of bytes that the peer chose; an abstract name begins with "@". Known after the end, too.
+    /// makes it of bytes that the peer chose; an abstract name begins with "@"; for a pipe `"pipe:name"`, and "pipe:" for
+    /// its client. Known after the end, too.
     #[getter]
     fn peername<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         addresses::shown(py, &self.core.peer)

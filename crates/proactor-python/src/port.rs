@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use proactor_core::buffer::SharedBytes;
-use proactor_core::engine::{self, AcceptWindow, Address, Engine, Handle as EngineHandle, Kind, SocketOptions};
+use proactor_core::engine::{self, AcceptWindow, Address, Engine, Feature, Handle as EngineHandle, Kind, SocketOptions};
 use proactor_core::error::Failure;
 use proactor_core::framing::Framing;
 use proactor_core::group::{Group as CoreGroup, Settings, Traffic, Wants};
@@ -236,9 +236,11 @@ impl Port {
 
     /// Takes over the descriptor of a connected socket, and closes it where that fails.
     fn attach<'py>(&self, py: Python<'py>, descriptor: i64, peer: OsString, group: &Group) -> PyResult<Bound<'py, PyAny>> {
-        let (kind, peer) = match peer.to_str().and_then(|peer| peer.parse().ok()) {
-            Some(address) => (Kind::Tcp, Address::Internet(address)),
-            None => (Kind::Unix, Address::Unix((!peer.is_empty()).then(|| peer.into()))),
+        let pipes = self.core.engine.supports(Feature::NamedPipes);
+        let (kind, peer) = match peer.to_str().map(|peer| (peer.parse(), peer.strip_prefix("pipe:"))) {
+            Some((Ok(address), _)) => (Kind::Tcp, Address::Internet(address)),
+            Some((_, Some(name))) if pipes => (Kind::Pipe, Address::Pipe(Some(name.to_owned()))),
+            _ => (Kind::Unix, Address::Unix((!peer.is_empty()).then(|| peer.into()))),
         };
         let handle = self.adopt(descriptor, kind)?;
         let connection = py.detach(|| self.core.attach(handle, peer, &group.0)).map_err(|error| errors::from_io(&error))?;

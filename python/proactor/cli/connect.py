@@ -54,7 +54,7 @@ def add_parser(commands: Any, epilog: str) -> None:
         epilog=epilog,
         formatter_class=Help,
     )
-    parser.add_argument("address", metavar="HOST:PORT", help="also [IPV6]:PORT and unix:/path")
+    parser.add_argument("address", metavar="HOST:PORT", help="also [IPV6]:PORT, unix:/path and, on Windows, pipe:name")
     options = Options(parser)
     options.add("--connect-timeout", seconds(zero=False), 30.0, metavar="SECONDS", meaning="how long to wait for the connection")
     parser.set_defaults(run=run, options=options)
@@ -161,7 +161,7 @@ class Sender:
 def _connect(address: str, receiver: Receiver, timeout: float) -> proactor.Connection:
     refuse_simulated_engine()
     try:
-        target = parse(address, "write HOST:PORT, [IPV6]:PORT or unix:/path")
+        target = parse(address, "write HOST:PORT, [IPV6]:PORT, unix:/path or pipe:name")
     except ValueError as error:
         hint = f"; did you mean 127.0.0.1:{address}?" if address.isascii() and address.isdigit() else ""
         raise CommandError(f"{error}{hint}", ExitCode.USAGE) from error

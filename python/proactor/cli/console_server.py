@@ -157,7 +157,8 @@ def peer_name(connection: proactor.Connection) -> str:
         host, port = str(peer[0]), peer[1]
         return f"[{printable(host)}]:{port}" if ":" in host else f"{printable(host)}:{port}"
     path = peer.decode("utf-8", "backslashreplace") if isinstance(peer, bytes) else str(peer or "")
-    return f"unix:{printable(path)}#{connection.id}"
+    kind, _, name = path.partition(":") if path.startswith("pipe:") else ("unix", "", path)
+    return f"{kind}:{printable(name)}#{connection.id}"
 
 
 def name_of(connection: proactor.Connection) -> str:

@@ -12,6 +12,7 @@ import proactor
 from proactor.cli.exit_codes import CommandError, ExitCode
 
 UNIX = "unix:"
+PIPE = "pipe:"
 
 THREADS_LIMIT = 2**31 - 1
 """The most that a pool takes for its numbers of threads."""
@@ -63,8 +64,8 @@ def lacks_zone(host: str) -> bool:
 
 
 def address_of(host: str, port: int) -> Any:
-    """What `proactor.serve` takes: a host and a port, or the path of a Unix socket as it stands. Brackets around IPv6 may stay."""
-    if host.startswith(UNIX):
+    """What `proactor.serve` takes: a host and a port, or the path of a Unix socket or the name of a pipe as it stands. Brackets around IPv6 may stay."""
+    if host.startswith((UNIX, PIPE)):
         return host
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -86,6 +87,8 @@ def failure(error: Exception, address: Any) -> CommandError:
         return CommandError(f"{what}: {reason}; raise the limits (ulimit -u, ulimit -v), or free some memory", ExitCode.CANNOT_START)
     if not isinstance(error, OSError):
         return CommandError(f"{what}: {error}", ExitCode.BAD_ADDRESS)
+    if isinstance(address, str) and address.startswith(PIPE):
+        return _pipe_failure(error, what)
     is_unix = isinstance(address, str)
     if error.errno in (errno.EMFILE, errno.ENFILE):  # Before a name is looked up, which takes descriptors too.
         return CommandError(f"{what}: too many open files; raise the limit (ulimit -n)", ExitCode.CANNOT_START)
@@ -116,6 +119,15 @@ def failure(error: Exception, address: Any) -> CommandError:
             family = "IPv6" if not is_unix and _is_ipv6(address[0]) else "this kind of address"
             return CommandError(f"{what}: {text}; {family} does not work here, choose another --host", ExitCode.BAD_ADDRESS)
     return CommandError(f"{what}: {text}", ExitCode.CANNOT_START)
+
+
+def _pipe_failure(error: OSError, what: str) -> CommandError:
+    reason = str(error.strerror or error).removeprefix(f"{what}: ")
+    if error.errno == errno.EADDRINUSE:
+        return CommandError(f"{what}: {reason}; end the server that has it, or choose another name", ExitCode.ADDRESS_IN_USE)
+    if error.errno in (errno.EAFNOSUPPORT, errno.EINVAL):
+        return CommandError(f"{what}: {reason}", ExitCode.BAD_ADDRESS)
+    return CommandError(f"{what}: {reason}", ExitCode.CANNOT_START)
 
 
 def _resolves(host: str) -> bool:

@@ -62,7 +62,7 @@ impl Request {
     pub fn suits(&self, kind: Kind) -> bool {
         match self {
             Request::Receive { .. } | Request::ReceiveInto(_) | Request::Send(_) | Request::Shutdown => {
-                matches!(kind, Kind::Tcp | Kind::Unix)
+                matches!(kind, Kind::Tcp | Kind::Unix | Kind::Pipe)
             }
             Request::ReceiveFrom { .. } | Request::SendTo(..) => kind == Kind::Datagram,
             Request::Connect(_) => matches!(kind, Kind::Tcp | Kind::Unix | Kind::Datagram),

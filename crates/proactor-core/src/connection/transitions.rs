@@ -102,15 +102,20 @@ impl<U: Upper> Connection<U> {
     }
 
     pub(super) fn failed_to_write(&self, state: &mut State<U>, failure: Failure, sent: usize, engine: &dyn Engine, after: &mut After<U>) {
-        let written = sent.min(state.in_flight);
+        let written = Self::of_what_is_sent(state, sent);
         self.count_taken(state, written);
         self.finalize(state, Some(failure), engine, after);
+    }
+
+    /// No more than the engine has. Of a file that the kernel sends by itself nothing is in memory, and counted.
+    fn of_what_is_sent(state: &State<U>, bytes: usize) -> usize {
+        if state.files.as_ref().is_some_and(|files| files.is_sending()) { bytes } else { bytes.min(state.in_flight) }
     }
 
     /// The kernel has taken so many bytes of a send that it will not finish.
     fn count_taken(&self, state: &mut State<U>, bytes: usize) {
         state.traffic.sent += bytes as u64;
-        state.in_flight -= bytes;
+        state.in_flight = state.in_flight.saturating_sub(bytes);
         if let Some(files) = &state.files {
             files.took(bytes as u64);
         }
@@ -203,7 +208,7 @@ impl<U: Upper> Connection<U> {
         let mut lingers = false;
         if let Some(handle) = state.handle.take() {
             // What the kernel has taken of a pending send was sent, though the whole of it never will be.
-            let taken = engine.progress(&handle).min(state.in_flight);
+            let taken = Self::of_what_is_sent(state, engine.progress(&handle));
             self.count_taken(state, taken);
             // To close while the peer may still be sending would answer it with a reset, which can destroy what is on its way to it.
             lingers = how == crate::engine::Closing::Orderly && !state.ended && !state.hung_up && state.traffic.sent > 0;

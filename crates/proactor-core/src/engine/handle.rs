@@ -10,12 +10,14 @@ use crate::completion::Token;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A TCP or Unix listener.
+    /// A TCP or Unix listener, or a named pipe's.
     Listener,
     /// A TCP socket, connected or to be: `TCP_NODELAY` and keep-alive mean something.
     Tcp,
     /// A Unix stream socket, connected or to be.
     Unix,
+    /// An end of a named pipe (Windows), connected.
+    Pipe,
     /// A UDP or Unix datagram socket.
     Datagram,
     /// A copy of somebody else's descriptor, to wait for.

@@ -57,6 +57,8 @@ pub enum Feature {
     /// The kernel needs accepts to be pending (IOCP): the accept window means something.
     PendingAccepts,
     UnixSockets,
+    /// Listeners and streams may be named pipes.
+    NamedPipes,
     /// Timeouts below half a millisecond are kept.
     FineTimer,
 }
@@ -76,6 +78,8 @@ pub enum Address {
     Internet(SocketAddr),
     /// A Unix socket; None is an unnamed peer. An abstract name begins with a NUL.
     Unix(Option<PathBuf>),
+    /// A named pipe (Windows), without `\\.\pipe\`; None is a client, which has no name.
+    Pipe(Option<String>),
 }
 
 impl fmt::Display for Address {
@@ -91,6 +95,7 @@ impl fmt::Display for Address {
                 };
                 write!(formatter, "unix:{}", &quoted[1..quoted.len() - 1])
             }
+            Address::Pipe(name) => write!(formatter, "pipe:{}", name.as_deref().unwrap_or("(unnamed)").escape_debug()),
             Address::Unix(None) => write!(formatter, "unix:(unnamed)"),
         }
     }

@@ -7,7 +7,8 @@ use crate::source::Source;
 
 impl Source for File {
     fn descriptor(&self) -> Option<i64> {
-        (!self.direct).then(|| self.number()) // past the page cache only whole sectors are read
+        // Past the page cache only whole sectors are read; and the kernel must find its own place in the file.
+        (!self.direct && self.nature.has_no_position()).then(|| self.number())
     }
 
     fn read_at(&self, memory: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -19,6 +19,11 @@ impl Nature {
     pub(super) fn of(_descriptor: &Descriptor, direct: bool) -> Self {
         Nature { waits: AtomicBool::new(direct) }
     }
+
+    /// Calls at offsets neither use nor move it.
+    pub(super) fn has_no_position(&self) -> bool {
+        true
+    }
 }
 
 pub(super) fn raw(descriptor: &Descriptor) -> RawDescriptor {

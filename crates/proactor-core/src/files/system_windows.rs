@@ -49,6 +49,11 @@ impl Nature {
         Nature { overlapped, engine: OnceLock::new() }
     }
 
+    /// Where a handle is not overlapped, its transfers are one after the other, and each leaves the position that it shares with its owner's where it ended.
+    pub(super) fn has_no_position(&self) -> bool {
+        self.overlapped
+    }
+
     /// Whether its completions arrive on this engine's port.
     fn arrives_at(&self, file: RawHandle, port: &Descriptor, engine: u64) -> bool {
         let associate = || {

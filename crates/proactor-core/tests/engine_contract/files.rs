@@ -5,24 +5,35 @@ use std::io::{self, Read, Seek, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use proactor_core::engine::{Closing, FileSubmission, Handle};
-use proactor_core::files::File;
+use proactor_core::engine::{Closing, Engine, FileSubmission, Handle, Submission};
+use proactor_core::files::{File, RawDescriptor};
 use proactor_core::numbers::{ECONNRESET, EPIPE};
 use proactor_core::source::Source;
 
 use crate::worlds::{Bench, Connection, Peer, World, outgoing, pattern};
 
 /// A file of these bytes, and its owner's descriptor. It has no name any more.
-fn file_of(bytes: &[u8]) -> (Arc<File>, fs::File) {
+pub fn file_of(bytes: &[u8]) -> (Arc<File>, fs::File) {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let name = format!("proactor-contract-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let path = std::env::temp_dir().join(name);
     let mut owners = fs::File::options().read(true).write(true).create_new(true).open(&path).expect("makes a file");
+    // As the library has it: with a position of its own, or none.
+    let (file, _) = File::duplicate(descriptor(&owners)).expect("opens it once more");
     fs::remove_file(&path).expect("takes its name away");
     owners.write_all(bytes).expect("writes it");
     owners.rewind().expect("rewinds it");
-    let copy = owners.try_clone().expect("copies the descriptor");
-    (File::new(copy.into(), false), owners)
+    (file, owners)
+}
+
+#[cfg(unix)]
+fn descriptor(file: &fs::File) -> RawDescriptor {
+    std::os::fd::AsRawFd::as_raw_fd(file)
+}
+
+#[cfg(windows)]
+fn descriptor(file: &fs::File) -> RawDescriptor {
+    std::os::windows::io::AsRawHandle::as_raw_handle(file)
 }
 
 /// Sends a piece of a file whole, while the peer reads; answers how much was sent, and what has come.
@@ -91,6 +102,18 @@ pub fn a_file_that_ends_before_the_piece_is_sent_up_to_its_end<W: World>(mut ben
     assert!(matches!(bench.engine().send_file(&connection.handle, &*file, 100_000, 1), FileSubmission::Done { bytes: 0 }));
 }
 
+pub fn a_piece_may_lie_beyond_the_first_4_gib<W: World>(mut bench: Bench<W>) {
+    const OFFSET: u64 = (5 << 30) + 7;
+    let bytes = pattern(10_000);
+    let (file, mut owners) = file_of(b"begins");
+    owners.seek(io::SeekFrom::Start(OFFSET)).expect("leaves a hole");
+    owners.write_all(&bytes).expect("writes");
+    let mut connection = bench.connect();
+    let (sent, received) = send_whole(&mut bench, &mut connection, &*file, OFFSET, 20_000);
+    assert_eq!(sent, 10_000);
+    assert!(received == bytes, "the bytes differ");
+}
+
 pub fn a_file_that_finds_no_room_completes_once_there_is_some<W: World>(mut bench: Bench<W>) {
     let (file, _owners) = file_of(&pattern(8 << 20));
     let mut connection = bench.connect_narrow();
@@ -120,7 +143,7 @@ pub fn a_file_that_finds_no_room_completes_once_there_is_some<W: World>(mut benc
 }
 
 /// Sends a file until there is no room for it.
-fn fill<P>(engine: &dyn proactor_core::engine::Engine, handle: &Handle, file: &File, _peer: &P) {
+fn fill(engine: &dyn Engine, handle: &Handle, file: &File) {
     match engine.send_file(handle, file, 0, 8 << 20) {
         FileSubmission::Pending { bytes } => assert!(bytes < 8 << 20),
         other => panic!("more than there is room for: {other:?}"),
@@ -131,7 +154,7 @@ pub fn a_reset_ends_the_sending_of_a_file<W: World>(mut bench: Bench<W>) {
     let (file, _owners) = file_of(&pattern(8 << 20));
     for told_first in [true, false] {
         let Connection { handle, token, peer } = bench.connect_narrow();
-        fill(&*bench.engine(), &handle, &file, &peer);
+        fill(&*bench.engine(), &handle, &file);
         peer.reset();
         if told_first {
             bench.until("the sender is told", |bench| {
@@ -164,7 +187,7 @@ pub fn a_reset_ends_the_sending_of_a_file<W: World>(mut bench: Bench<W>) {
 pub fn a_closed_handle_sends_no_file_and_tells_of_none<W: World>(mut bench: Bench<W>) {
     let (file, _owners) = file_of(&pattern(8 << 20));
     let Connection { handle, token, mut peer } = bench.connect_narrow();
-    fill(&*bench.engine(), &handle, &file, &peer);
+    fill(&*bench.engine(), &handle, &file);
     bench.engine().close(&handle, Closing::Orderly);
     bench.free(token);
     peer.received();
@@ -194,7 +217,7 @@ pub fn a_file_that_the_kernel_cannot_send_is_refused_and_the_connection_goes_on<
         FileSubmission::Failed { error, sent: 0 } => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
         other => panic!("{other:?}"),
     }
-    assert!(!matches!(bench.engine().send(&connection.handle, outgoing(b"on")), proactor_core::engine::Submission::Failed { .. }));
+    assert!(!matches!(bench.engine().send(&connection.handle, outgoing(b"on")), Submission::Failed { .. }));
     let mut received = Vec::new();
     bench.until("the next send comes", |_| {
         received.extend(connection.peer.received());

@@ -15,7 +15,11 @@ mod iocp;
 #[cfg(windows)]
 mod iocp_connects;
 #[cfg(windows)]
+mod iocp_files;
+#[cfg(windows)]
 mod iocp_memory;
+#[cfg(windows)]
+mod iocp_pipes;
 #[cfg(windows)]
 mod iocp_waits;
 mod peers;
@@ -96,6 +100,7 @@ suite! {
     a_wait_for_what_is_ready_already_completes
     a_wait_outlives_its_owners_descriptor
     a_closed_wait_brings_nothing_although_its_object_becomes_ready
+    every_handle_can_be_asked_for_its_address
     each_of_five_hundred_waits_for_one_object_completes_once
     an_attempt_to_connect_completes_once_and_the_stream_works
     a_refused_attempt_says_so_and_may_be_repeated
@@ -109,6 +114,7 @@ suite! {
     a_closed_datagram_socket_brings_nothing_and_sends_nothing
     a_piece_of_a_file_is_sent_and_what_follows_comes_after_it
     a_file_that_ends_before_the_piece_is_sent_up_to_its_end
+    a_piece_may_lie_beyond_the_first_4_gib
     a_file_that_finds_no_room_completes_once_there_is_some
     a_reset_ends_the_sending_of_a_file
     a_closed_handle_sends_no_file_and_tells_of_none

@@ -10,7 +10,7 @@ use proactor_core::engine::{Address, Closing, Kind, Submission};
 use proactor_core::numbers::ECONNRESET;
 
 use crate::doubles::*;
-use crate::worlds::{Bench, Connection, PATIENCE, Peer, World, outgoing, pattern};
+use crate::worlds::{Bench, Connection, PATIENCE, Peer, Place, World, outgoing, pattern};
 
 pub fn a_burst_of_a_thousand_connects_is_accepted_whole<W: World>(mut bench: Bench<W>) {
     let (_listener, place) = bench.listen();
@@ -26,8 +26,10 @@ pub fn a_burst_of_a_thousand_connects_is_accepted_whole<W: World>(mut bench: Ben
             for completion in completions.drain(..) {
                 match completion.outcome {
                     proactor_core::completion::Outcome::Accepted { handle, peer } => {
-                        assert_eq!(handle.kind(), Kind::Tcp);
-                        assert!(matches!(peer, Address::Internet(address) if address.ip().is_loopback()));
+                        match peer {
+                            Address::Internet(address) => assert!(handle.kind() == Kind::Tcp && address.ip().is_loopback()),
+                            peer => assert_eq!((handle.kind(), peer), (Kind::Pipe, Address::Pipe(None))),
+                        }
                         accepted.push(handle);
                     }
                     other => panic!("{other:?}"),
@@ -529,4 +531,24 @@ fn read_to_end<W: World>(bench: &mut Bench<W>, connection: &mut Connection<W::Pe
     });
     bytes.extend(connection.peer.received());
     bytes
+}
+
+/// Whether there is one or not.
+pub fn every_handle_can_be_asked_for_its_address<W: World>(mut bench: Bench<W>) {
+    let (listener, place) = bench.listen();
+    let connection = bench.connect();
+    let (descriptor, _signal) = bench.world.object();
+    let watched = bench.engine().watch(descriptor).expect("watches it");
+    let token = bench.token();
+    bench.engine().associate(&watched, token).expect("associates it");
+    let engine = bench.engine();
+    assert!(engine.local_address(&watched).is_err());
+    let addresses = [engine.local_address(&listener), engine.local_address(&connection.handle)];
+    if let Place::Internet(address) = place {
+        let [listening, connected] = addresses.map(|address| address.expect("it has one"));
+        assert_eq!(listening, Address::Internet(address));
+        assert!(matches!(connected, Address::Internet(ours) if ours.ip() == address.ip()));
+    }
+    engine.close(&listener, Closing::Orderly);
+    assert!(engine.local_address(&listener).is_err(), "a closed one has none");
 }

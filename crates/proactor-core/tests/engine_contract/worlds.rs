@@ -41,6 +41,9 @@ pub trait World: Sync + Sized {
 pub enum Place {
     Internet(std::net::SocketAddr),
     Simulated(i64),
+    /// A named pipe.
+    #[cfg_attr(not(windows), allow(dead_code, reason = "there are none here"))]
+    Pipe(String),
 }
 
 /// The other end. Nothing here blocks.
@@ -324,7 +327,7 @@ impl World for SimulatedWorld {
     fn connect(&self, place: &Place) -> io::Result<simulated::Peer> {
         match place {
             Place::Simulated(listener) => self.network.connect(*listener, Address::Internet(([127, 0, 0, 1], 50_000).into())),
-            Place::Internet(_) => unreachable!(),
+            Place::Internet(_) | Place::Pipe(_) => unreachable!(),
         }
     }
 

@@ -275,7 +275,7 @@ impl Engine for Epoll {
 
     fn supports(&self, feature: Feature) -> bool {
         match feature {
-            Feature::PendingAccepts => false,
+            Feature::PendingAccepts | Feature::NamedPipes => false,
             Feature::UnixSockets => true,
             Feature::FineTimer => self.fine_timer,
         }
@@ -283,6 +283,9 @@ impl Engine for Epoll {
 
     fn adopt(&self, descriptor: i64, kind: Kind) -> io::Result<Handle> {
         let descriptor = c_int::try_from(descriptor).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+        if kind == Kind::Pipe {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "named pipes are Windows'; use a Unix socket"));
+        }
         let state: Box<dyn std::any::Any + Send + Sync> = if kind == Kind::Listener {
             if get_option(descriptor, libc::SO_ACCEPTCONN)? == 0 {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen; call listen() first"));
@@ -412,6 +415,7 @@ impl Engine for Epoll {
             Kind::Tcp | Kind::Unix => self.close_stream(handle, how),
             Kind::Datagram => self.close_datagrams(handle),
             Kind::Watched => self.stop_watching(handle),
+            Kind::Pipe => unreachable!("none was adopted"),
         }
         drop(removed);
     }
@@ -467,6 +471,7 @@ impl Engine for Epoll {
                 Kind::Tcp | Kind::Unix => self.stream_ready(handle, token, events, readable, completions),
                 Kind::Datagram => datagrams_ready(handle, token, events, datagrams, completions),
                 Kind::Watched => completions.push(Completion { token, outcome: Outcome::Signalled }),
+                Kind::Pipe => unreachable!("none was adopted"),
             }
         }
 

@@ -168,7 +168,7 @@ impl RawAddress {
                 raw.sin6_scope_id = address.scope_id();
                 mem::size_of::<libc::sockaddr_in6>()
             }
-            Address::Unix(None) => return Err(()),
+            Address::Unix(None) | Address::Pipe(_) => return Err(()),
             Address::Unix(Some(path)) => {
                 // SAFETY: as above.
                 let raw: &mut libc::sockaddr_un = unsafe { &mut *start.cast() };

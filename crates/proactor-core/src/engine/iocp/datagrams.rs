@@ -58,7 +58,7 @@ impl Datagrams {
     pub(super) fn connect(&self, address: &Address) -> Submission {
         let connected = match address {
             Address::Internet(address) => self.0.lock().socket().and_then(|socket| socket.connect(address)),
-            Address::Unix(_) => Err(io::Error::from_raw_os_error(EINVAL)),
+            Address::Unix(_) | Address::Pipe(_) => Err(io::Error::from_raw_os_error(EINVAL)),
         };
         match connected {
             Ok(()) => Submission::Done { bytes: 0 },
@@ -238,7 +238,7 @@ impl State {
         let address = match address {
             None => None,
             Some(Address::Internet(address)) => Some(RawAddress::new(*address)),
-            Some(Address::Unix(_)) => return Err(io::Error::from_raw_os_error(EINVAL)),
+            Some(Address::Unix(_) | Address::Pipe(_)) => return Err(io::Error::from_raw_os_error(EINVAL)),
         };
         let mut slices = [IoSlice::new(&[]); SLICES_A_SEND];
         let count = data.slices(&mut slices).max(1); // a datagram may be empty

@@ -11,45 +11,52 @@
 //! # The end
 //! `release` cancels what is pending and takes its packets, so that all memory comes back, and then closes the port. What the kernel does not give back in time stays allocated.
 //!
-//! Not here yet: named pipes, and Unix sockets, which are refused by name.
+//! Not here: Unix sockets, which are refused by name.
 
 use std::collections::VecDeque;
 use std::io;
 use std::mem::{self, ManuallyDrop};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::windows::io::{AsRawHandle, AsRawSocket, FromRawHandle, FromRawSocket, OwnedHandle};
+use std::os::windows::io::{AsRawHandle, AsRawSocket, FromRawHandle, FromRawSocket, IntoRawHandle, OwnedHandle};
 use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use windows_sys::Win32::Foundation::{GetLastError, HANDLE, INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
+use windows_sys::Win32::Foundation::{CloseHandle, GetLastError, HANDLE, INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
 use windows_sys::Win32::Networking::WinSock::{SOCKET, closesocket};
 use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletionStatusEx, OVERLAPPED_ENTRY, PostQueuedCompletionStatus};
-use windows_sys::Win32::System::Threading::INFINITE;
+use windows_sys::Win32::System::Threading::{CreateEventW, INFINITE};
 
 use super::sleep::Sleep;
-use super::{AcceptWindow, Address, Closing, Engine, Feature, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock};
+use super::{
+    AcceptWindow, Address, Closing, Engine, Feature, FileSubmission, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock,
+};
 use crate::buffer::{BufferSource, LargeBuffer, Outgoing, RECEIVE_SIZE};
 use crate::completion::{Completion, Outcome, Token};
-use crate::numbers::EBADF;
+use crate::numbers::{EBADF, EISCONN};
+use crate::source::Source;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 mod afd;
 mod clock;
 mod datagrams;
+mod line;
 mod listener;
 mod operation;
+pub mod pipe;
 mod socket;
 mod stream;
 mod waiting;
 
 use afd::{Afd, Question};
 use datagrams::Datagrams;
-use listener::Listener;
+use line::Line;
+use listener::{Came, Door, Listener, Pipes, Socket};
 use operation::{Operations, What};
+use pipe::PipeEnd;
 use socket::Type;
-use stream::Stream;
+use stream::{Stream, Transmitting};
 use waiting::Watched;
 
 pub struct Iocp {
@@ -57,6 +64,7 @@ pub struct Iocp {
     port: Mutex<Option<Arc<OwnedHandle>>>,
     afd: Afd,
     operations: Operations,
+    transmitting: Transmitting,
     sleep: Sleep,
     buffers: Arc<dyn BufferSource>,
     /// Guards the handles that have something to tell without a packet.
@@ -78,6 +86,8 @@ unsafe impl Send for Polling {}
 
 struct ReceiveMemory {
     scratch: Box<[u8]>,
+    /// For a read from a pipe that does not wait.
+    event: OwnedHandle,
     /// A large buffer that was asked for and not used.
     spare: Option<Box<dyn LargeBuffer>>,
 }
@@ -96,6 +106,7 @@ impl Iocp {
             afd: Afd::open(&port, OURS)?,
             port: Mutex::new(Some(Arc::new(port))),
             operations: Operations::default(),
+            transmitting: Transmitting::default(),
             sleep: Sleep::default(),
             buffers,
             resumed: Mutex::new(Vec::new()),
@@ -103,7 +114,7 @@ impl Iocp {
             polling: Mutex::new(Polling {
                 entries: vec![OVERLAPPED_ENTRY::default(); ENTRIES_A_POLL].into(),
                 readable: VecDeque::new(),
-                memory: ReceiveMemory { scratch: vec![0; RECEIVE_SIZE].into(), spare: None },
+                memory: ReceiveMemory { scratch: vec![0; RECEIVE_SIZE].into(), event: event()?, spare: None },
             }),
         })
     }
@@ -218,15 +229,42 @@ impl Iocp {
                 }
             }
             What::Send(_) => {
-                let (outcome, list) =
-                    handle.state::<Stream>().sent(handle, &self.operations, number, entry.dwNumberOfBytesTransferred as usize);
+                let (outcome, list) = handle.state::<Stream>().sent(handle, self, number, entry.dwNumberOfBytesTransferred as usize);
                 completions.extend(outcome.map(|outcome| Completion { token, outcome }));
                 if list {
                     readable.push_back(handle.clone());
                 }
             }
-            What::Accept(accept) => self.accepted(handle, token, *accept, number, completions),
+            What::Transmit(_) => {
+                let (outcome, list) = handle.state::<Stream>().transmitted(self, number, entry.dwNumberOfBytesTransferred.into());
+                completions.extend(outcome.map(|outcome| Completion { token, outcome }));
+                if list {
+                    readable.push_back(handle.clone());
+                }
+            }
+            What::Accept(accept) => self.accepted(handle, token, accept.generation, Came::Socket(accept.socket), number, completions),
+            What::Instance { generation } => {
+                self.accepted(handle, token, generation, Came::Instance(entry.lpOverlapped.addr()), number, completions);
+            }
         }
+    }
+
+    /// What a listener's or a stream's owner gives away. On failure it is still his.
+    fn adopt_pipe(descriptor: i64, kind: Kind) -> io::Result<Handle> {
+        // SAFETY: the caller gives it away; after an error it is let go of.
+        let end = PipeEnd::take(unsafe { OwnedHandle::from_raw_handle(descriptor as _) }).map_err(|(error, handle)| {
+            let _ = handle.into_raw_handle();
+            error
+        })?;
+        if kind == Kind::Listener && !end.serves() {
+            let _ = end.into_handle().into_raw_handle();
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is the client's end of a named pipe, which does not listen"));
+        }
+        let state: Box<dyn std::any::Any + Send + Sync> = match kind {
+            Kind::Listener => Box::new(Listener::new(Door::Pipe(Pipes::new(end)))),
+            _ => Box::new(Stream::new(Line::Pipe(end))),
+        };
+        Ok(Handle::new(descriptor, kind, state, |_| {}))
     }
 
     fn unsupported(what: &str) -> io::Error {
@@ -241,7 +279,7 @@ impl Engine for Iocp {
 
     fn supports(&self, feature: Feature) -> bool {
         match feature {
-            Feature::PendingAccepts => true,
+            Feature::PendingAccepts | Feature::NamedPipes => true,
             Feature::UnixSockets | Feature::FineTimer => false,
         }
     }
@@ -252,6 +290,10 @@ impl Engine for Iocp {
             Kind::Listener | Kind::Tcp | Kind::Datagram => {}
             Kind::Unix => return Err(Self::unsupported("Unix sockets are not supported")),
             Kind::Watched => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a descriptor to wait for is watched, not adopted")),
+            Kind::Pipe => return Self::adopt_pipe(descriptor, kind),
+        }
+        if kind == Kind::Listener && socket::type_of(number).is_err() && pipe::is_pipe(descriptor as HANDLE) {
+            return Self::adopt_pipe(descriptor, kind);
         }
         let type_of = socket::type_of(number)?;
         let refused = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -266,7 +308,7 @@ impl Engine for Iocp {
             // SAFETY: the caller gives it away. It is not dropped, and so not closed, before nothing can fail any more.
             let listener = ManuallyDrop::new(unsafe { TcpListener::from_raw_socket(number as u64) });
             let (address, function) = (listener.local_addr()?, socket::accept_function(&listener)?);
-            let state = Listener::new(ManuallyDrop::into_inner(listener), address, function);
+            let state = Listener::new(Door::Socket(Socket { socket: ManuallyDrop::into_inner(listener), address, accept: function }));
             return Ok(Handle::new(descriptor, kind, Box::new(state), |_| {}));
         }
         if kind == Kind::Datagram {
@@ -279,13 +321,18 @@ impl Engine for Iocp {
         // SAFETY: as above.
         let stream = ManuallyDrop::new(unsafe { TcpStream::from_raw_socket(number as u64) });
         stream.set_nonblocking(true)?;
-        Ok(Handle::new(descriptor, kind, Box::new(Stream::new(ManuallyDrop::into_inner(stream))), |_| {}))
+        Ok(Handle::new(descriptor, kind, Box::new(Stream::new(Line::Socket(ManuallyDrop::into_inner(stream)))), |_| {}))
     }
 
     fn discard(&self, descriptor: i64) {
-        if let Ok(number) = SOCKET::try_from(descriptor) {
-            // SAFETY: no pointers are passed; the number is the caller's to close.
-            unsafe { closesocket(number) };
+        let Ok(number) = SOCKET::try_from(descriptor) else { return };
+        // SAFETY: no pointers are passed; the number is the caller's to close.
+        unsafe {
+            if pipe::is_pipe(number as HANDLE) {
+                CloseHandle(number as HANDLE);
+            } else {
+                closesocket(number);
+            }
         }
     }
 
@@ -300,8 +347,13 @@ impl Engine for Iocp {
         if !handle.set_token(token) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the handle is associated already"));
         }
-        // What is watched is its owner's, and stays with the port that it has, or none.
-        if handle.kind() == Kind::Watched { Ok(()) } else { self.join(handle.descriptor() as HANDLE) }
+        match handle.kind() {
+            // What is watched is its owner's, and stays with the port that it has, or none.
+            Kind::Watched => Ok(()),
+            // An instance that a client came by has joined while it waited for one.
+            Kind::Pipe if handle.state::<Stream>().has_joined() => Ok(()),
+            _ => self.join(handle.descriptor() as HANDLE),
+        }
     }
 
     fn configure(&self, handle: &Handle, options: &SocketOptions) {
@@ -331,6 +383,7 @@ impl Engine for Iocp {
     fn connect(&self, handle: &Handle, address: &Address) -> Submission {
         match handle.kind() {
             Kind::Datagram => handle.state::<Datagrams>().connect(address),
+            Kind::Pipe => Submission::Failed { error: io::Error::from_raw_os_error(EISCONN), sent: 0, unsent: 0 },
             _ => handle.state::<Stream>().connect(handle, self, address),
         }
     }
@@ -367,6 +420,13 @@ impl Engine for Iocp {
         submission
     }
 
+    fn send_file(&self, handle: &Handle, source: &dyn Source, offset: u64, length: u64) -> FileSubmission {
+        match handle.kind() {
+            Kind::Tcp => handle.state::<Stream>().send_file(handle, self, source, offset, length),
+            _ => FileSubmission::Failed { error: io::ErrorKind::Unsupported.into(), sent: 0 },
+        }
+    }
+
     fn send_to(&self, handle: &Handle, data: Outgoing, address: Option<&Address>) -> Submission {
         handle.state::<Datagrams>().send(handle, self, &data, address)
     }
@@ -378,7 +438,7 @@ impl Engine for Iocp {
     fn cancel_send(&self, handle: &Handle) -> Option<usize> {
         match handle.kind() {
             Kind::Datagram => handle.state::<Datagrams>().give_up(),
-            _ => handle.state::<Stream>().give_up(),
+            _ => handle.state::<Stream>().give_up(self),
         }
     }
 
@@ -401,16 +461,17 @@ impl Engine for Iocp {
             Kind::Listener => handle.state::<Listener>().close(),
             Kind::Datagram => handle.state::<Datagrams>().close(self),
             Kind::Watched => handle.state::<Watched>().close(self),
-            Kind::Tcp | Kind::Unix => handle.state::<Stream>().close(how, self),
+            Kind::Tcp | Kind::Unix | Kind::Pipe => handle.state::<Stream>().close(how, self),
         }
     }
 
     fn local_address(&self, handle: &Handle) -> io::Result<Address> {
-        let address = match handle.kind() {
-            Kind::Datagram => handle.state::<Datagrams>().local_address(),
-            _ => handle.state::<Stream>().local_address(),
-        };
-        address.map(Address::Internet)
+        match handle.kind() {
+            Kind::Listener => handle.state::<Listener>().local_address(),
+            Kind::Datagram => handle.state::<Datagrams>().local_address().map(Address::Internet),
+            Kind::Watched => Err(io::Error::new(io::ErrorKind::Unsupported, "what is waited for has no address")),
+            Kind::Tcp | Kind::Unix | Kind::Pipe => handle.state::<Stream>().local_address(),
+        }
     }
 
     fn wait(&self, handle: &Handle, interest: Interest) -> io::Result<()> {
@@ -501,7 +562,7 @@ impl Engine for Iocp {
                 Kind::Listener => handle.state::<Listener>().pause(),
                 Kind::Datagram => handle.state::<Datagrams>().cancel(),
                 Kind::Watched => handle.state::<Watched>().cancel(self),
-                Kind::Tcp | Kind::Unix => handle.state::<Stream>().cancel(),
+                Kind::Tcp | Kind::Unix | Kind::Pipe => handle.state::<Stream>().cancel(),
             }
         }
         self.afd.cancel(ptr::null());
@@ -526,6 +587,16 @@ impl Drop for Iocp {
     fn drop(&mut self) {
         self.release();
     }
+}
+
+fn event() -> io::Result<OwnedHandle> {
+    // SAFETY: no pointers are passed but null ones. Raised by hand, not raised.
+    let event = unsafe { CreateEventW(ptr::null(), 1, 0, ptr::null()) };
+    if event.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is new, so it is nobody else's.
+    Ok(unsafe { OwnedHandle::from_raw_handle(event) })
 }
 
 /// Rounded up, so that nobody comes back before the time and asks again.

@@ -7,13 +7,14 @@
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::io;
+use std::os::windows::io::{AsRawSocket, OwnedHandle};
 use std::ptr::NonNull;
 
 use windows_sys::Win32::Networking::WinSock::WSA_IO_PENDING;
 use windows_sys::Win32::System::IO::OVERLAPPED;
 
 use super::afd::{Afd, Question};
-use super::socket::{ADDRESSES, RawAddress, last_error};
+use super::socket::{self, ADDRESSES, RawAddress, last_error};
 use crate::engine::Handle;
 use crate::numbers::EBADF;
 use crate::sync::Mutex;
@@ -34,13 +35,26 @@ pub(super) enum What {
     Readable,
     /// What the kernel sends from: a copy, so that the bytes' owner gets them back at a close at once.
     Send(Box<[u8]>),
+    Transmit(Piece),
     Accept(Box<Accept>),
+    /// A wait for a pipe's client, of the listener's accepts of this generation.
+    Instance {
+        generation: u64,
+    },
     Connect(Box<Attempt>),
     Datagram(Box<Letter>),
     /// What is asked of the driver about a socket.
     Question(Box<Question>),
     /// A wait for an object: what holds the place of its packet, and the kernel holds no memory.
     Signal,
+}
+
+/// A piece of a file that the kernel reads by itself.
+pub(super) struct Piece {
+    /// A copy: the file's owner may close his, and its number be another's.
+    pub(super) file: OwnedHandle,
+    pub(super) offset: u64,
+    pub(super) length: u32,
 }
 
 /// An attempt to connect.
@@ -123,6 +137,14 @@ impl Operations {
         let Held(pointer) = self.0.lock().operations.remove(&address)?;
         // SAFETY: leaked by `begin`, and taken out once. The kernel has done with it: its packet has come, or it never took it.
         Some(unsafe { Box::from_raw(pointer.as_ptr()) })
+    }
+
+    /// An operation on a socket that is open ends early, unless its packet is under way already.
+    pub(super) fn cancel(&self, address: usize, socket: &impl AsRawSocket) {
+        let live = self.0.lock(); // as below
+        if let Some(Held(pointer)) = live.operations.get(&address) {
+            socket::cancel_one(socket, pointer.as_ptr().cast());
+        }
     }
 
     /// The question is answered early, unless its packet is under way already.

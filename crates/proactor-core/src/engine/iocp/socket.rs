@@ -2,22 +2,27 @@
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::windows::io::{AsRawSocket, FromRawSocket};
+use std::os::windows::io::{AsRawSocket, BorrowedHandle, FromRawSocket, OwnedHandle};
 use std::ptr;
 
+use windows_sys::Wdk::System::SystemServices::RtlGetVersion;
 use windows_sys::Win32::Foundation::{
     ERROR_CONNECTION_ABORTED, ERROR_CONNECTION_REFUSED, ERROR_DUP_NAME, ERROR_HOST_UNREACHABLE, ERROR_INVALID_NETNAME,
-    ERROR_NETNAME_DELETED, ERROR_NETWORK_UNREACHABLE, ERROR_PORT_UNREACHABLE, ERROR_SEM_TIMEOUT, NTSTATUS, RtlNtStatusToDosError,
+    ERROR_NETNAME_DELETED, ERROR_NETWORK_UNREACHABLE, ERROR_PORT_UNREACHABLE, ERROR_SEM_TIMEOUT, HANDLE, NTSTATUS, RtlNtStatusToDosError,
 };
 use windows_sys::Win32::Networking::WinSock::{
-    AF_INET, AF_INET6, INVALID_SOCKET, IPPROTO_TCP, LINGER, LPFN_ACCEPTEX, LPFN_CONNECTEX, SIO_BASE_HANDLE,
-    SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SO_ACCEPTCONN, SO_EXCLUSIVEADDRUSE, SO_KEEPALIVE, SO_LINGER,
-    SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TYPE, SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCK_DGRAM, SOCK_STREAM, SOCKADDR_IN,
-    SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOCKET_ERROR, SOL_SOCKET, WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSABUF, WSADATA,
-    WSAEADDRINUSE, WSAEADDRNOTAVAIL, WSAEHOSTUNREACH, WSAENETUNREACH, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAIoctl, WSARecv,
-    WSASend, WSASendTo, WSASocketW, WSAStartup, bind, getsockopt, setsockopt,
+    AF_INET, AF_INET6, INVALID_SOCKET, IPPROTO_TCP, LINGER, LPFN_ACCEPTEX, LPFN_CONNECTEX, LPFN_TRANSMITFILE, SIO_BASE_HANDLE,
+    SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_TCP_INFO, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SO_ACCEPTCONN, SO_EXCLUSIVEADDRUSE,
+    SO_KEEPALIVE, SO_LINGER, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TYPE, SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCK_DGRAM,
+    SOCK_STREAM, SOCKADDR_IN, SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOCKET_ERROR, SOL_SOCKET, TCP_INFO_v0, TRANSMIT_FILE_BUFFERS,
+    WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSABUF, WSADATA, WSAEADDRINUSE, WSAEADDRNOTAVAIL, WSAEHOSTUNREACH, WSAENETUNREACH,
+    WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAID_TRANSMITFILE, WSAIoctl, WSARecv, WSASend, WSASendTo, WSASocketW, WSAStartup,
+    bind, getsockopt, setsockopt,
 };
-use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
+use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileSizeEx, GetFileType};
+use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED, OVERLAPPED_0, OVERLAPPED_0_0};
+use windows_sys::Win32::System::SystemInformation::OSVERSIONINFOEXW;
+use windows_sys::Win32::System::SystemServices::VER_NT_WORKSTATION;
 
 use crate::engine::SocketOptions;
 use crate::numbers::{ECONNABORTED, ECONNREFUSED, ECONNRESET, ETIMEDOUT};
@@ -38,6 +43,9 @@ pub(super) type ConnectEx = unsafe extern "system" fn(
     *mut u32,
     *mut OVERLAPPED,
 ) -> windows_sys::core::BOOL;
+
+pub(super) type TransmitFile =
+    unsafe extern "system" fn(SOCKET, HANDLE, u32, u32, *mut OVERLAPPED, *const TRANSMIT_FILE_BUFFERS, u32) -> windows_sys::core::BOOL;
 
 /// Winsock must be started before anything else; each call counts, and none is taken back while the process lives.
 pub(super) fn start() -> io::Result<()> {
@@ -352,10 +360,75 @@ pub(super) unsafe fn begin_send(socket: SOCKET, bytes: &[u8], overlapped: *mut O
     unsafe { WSASend(socket, &buffer, 1, ptr::null_mut(), 0, overlapped, None) }
 }
 
+/// TransmitFile as the socket's provider has it.
+pub(super) fn transmit_function(socket: &TcpStream) -> io::Result<TransmitFile> {
+    let mut function: LPFN_TRANSMITFILE = None;
+    // SAFETY: as for AcceptEx.
+    unsafe { request(socket, SIO_GET_EXTENSION_FUNCTION_POINTER, &WSAID_TRANSMITFILE, &mut function) }?;
+    function.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "the socket's network provider has no TransmitFile"))
+}
+
+/// Begins to send `length` bytes of a file, at least one; answers as Winsock does.
+///
+/// # Safety
+/// `overlapped`, `file` and `socket` live until the packet has come.
+pub(super) unsafe fn begin_transmit(
+    function: TransmitFile,
+    socket: SOCKET,
+    file: HANDLE,
+    offset: u64,
+    length: u32,
+    overlapped: *mut OVERLAPPED,
+) -> i32 {
+    let place = OVERLAPPED_0_0 { Offset: offset as u32, OffsetHigh: (offset >> 32) as u32 };
+    // SAFETY: the caller's promise; the kernel has not got it yet.
+    unsafe { (*overlapped).Anonymous = OVERLAPPED_0 { Anonymous: place } };
+    // SAFETY: the caller's promise. Nothing goes before or after the file, and the size of each send is the system's to choose.
+    let sent = unsafe { function(socket, file, length, 0, overlapped, ptr::null(), 0) };
+    if sent != 0 { 0 } else { SOCKET_ERROR }
+}
+
+/// A copy of a file's handle for TransmitFile, and the file's size. None: it is no file on a disk.
+pub(super) fn copy_of_file(file: HANDLE) -> Option<(OwnedHandle, u64)> {
+    // SAFETY: no pointers are passed.
+    if unsafe { GetFileType(file) } != FILE_TYPE_DISK {
+        return None;
+    }
+    let mut size = 0;
+    // SAFETY: `size` is writable.
+    let known = unsafe { GetFileSizeEx(file, &mut size) } != 0;
+    // SAFETY: it is open, as its source promises, which outlives this call.
+    let copy = unsafe { BorrowedHandle::borrow_raw(file) }.try_clone_to_owned();
+    known.then_some((copy.ok()?, size as u64))
+}
+
+/// How many bytes TCP has sent on the connection in all; None where it does not tell (before Windows 10 1703, and under Wine).
+pub(super) fn bytes_out(socket: &TcpStream) -> Option<u64> {
+    let mut info = TCP_INFO_v0::default();
+    // SAFETY: the number of a version goes in, and that version comes out.
+    unsafe { request(socket, SIO_TCP_INFO, &0u32, &mut info) }.ok()?;
+    Some(info.BytesOut)
+}
+
+/// TransmitFile: "Workstation and client versions of Windows optimize the TransmitFile function for minimum memory and resource utilization by limiting the number of concurrent
+/// TransmitFile operations allowed on the system to a maximum of two."
+pub(super) fn sends_two_files_at_a_time() -> bool {
+    let mut version = OSVERSIONINFOEXW { dwOSVersionInfoSize: size_of::<OSVERSIONINFOEXW>() as u32, ..OSVERSIONINFOEXW::default() };
+    // SAFETY: writable for the size that it tells.
+    let known = unsafe { RtlGetVersion((&raw mut version).cast()) } >= 0;
+    !known || u32::from(version.wProductType) == VER_NT_WORKSTATION
+}
+
 /// What the kernel holds for the socket ends early; each operation still gets its packet.
 pub(super) fn cancel(socket: &impl AsRawSocket) {
     // SAFETY: the socket is open; no operation is named, which means all. A failure says that there is none.
     unsafe { CancelIoEx(socket.as_raw_socket() as _, ptr::null()) };
+}
+
+/// As `cancel`, of one operation.
+pub(super) fn cancel_one(socket: &impl AsRawSocket, overlapped: *const OVERLAPPED) {
+    // SAFETY: the socket is open; the pointer is compared, and not followed.
+    unsafe { CancelIoEx(socket.as_raw_socket() as _, overlapped) };
 }
 
 /// The error number of a packet, as Winsock's calls would tell it; 0: none. (The kernel tells NTSTATUS, whose Win32 numbers are not Winsock's.)

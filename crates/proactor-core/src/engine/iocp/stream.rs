@@ -10,18 +10,22 @@
 //!   went out on the successor.) Only a reset, which needs the close, does not wait for a receive of no bytes, nor for the driver's answer.
 
 mod connecting;
+mod files;
 
-use std::io::{self, IoSlice, Read, Write};
+pub(super) use files::Transmitting;
+
+use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::windows::io::IntoRawSocket;
+use std::os::windows::io::OwnedHandle;
 
 use windows_sys::Win32::Networking::WinSock::{WSAENOBUFS, WSAEWOULDBLOCK};
 
+use super::line::Line;
 use super::operation::{Operations, What};
 use super::{Iocp, ReceiveMemory, afd, socket};
 use crate::buffer::{Copied, LARGE_RECEIVE, Outgoing, Received};
 use crate::completion::Outcome;
-use crate::engine::{Closing, Handle, SocketOptions, Submission};
+use crate::engine::{Address, Closing, Handle, SocketOptions, Submission};
 use crate::numbers::{EALREADY, EBADF, ECANCELED, ECONNRESET, EIO, ENOTCONN, EPIPE};
 use crate::sync::Mutex;
 
@@ -30,9 +34,9 @@ pub(super) struct Stream(Mutex<State>);
 #[derive(Default)]
 struct State {
     /// None once it is closed, or somebody else's.
-    socket: Option<TcpStream>,
+    line: Option<Line>,
     /// Closed, and kept until nothing is pending.
-    closing: Option<TcpStream>,
+    closing: Option<Line>,
     receiving: bool,
     /// There is something to receive, an end or an error included, as far as is known.
     readable: bool,
@@ -50,7 +54,11 @@ struct State {
     /// What ended the connection, once somebody was told; else 0. The system tells it only once.
     error: i32,
     flight: Option<Flight>,
+    /// Copies that the kernel took at once, whose packets come all the same, before those of later ones.
+    taken_at_once: usize,
     unsent: Option<Box<Unsent>>,
+    /// The piece of a file that is being sent.
+    transfer: Option<Box<files::Transfer>>,
     /// Of the last pending send that is over: how many bytes were taken.
     taken: usize,
     /// The question that is pending whether the connection was reset.
@@ -99,33 +107,38 @@ pub(super) struct Taken {
 }
 
 impl Stream {
-    pub(super) fn new(socket: TcpStream) -> Self {
-        Stream(Mutex::new(State { socket: Some(socket), ..State::default() }))
+    pub(super) fn new(line: Line) -> Self {
+        Stream(Mutex::new(State { line: Some(line), ..State::default() }))
     }
 
     /// The socket, which is the caller's from here on.
     pub(super) fn disown(&self) {
-        if let Some(socket) = self.0.lock().socket.take() {
-            let _ = socket.into_raw_socket();
+        if let Some(line) = self.0.lock().line.take() {
+            line.disown();
         }
     }
 
     pub(super) fn configure(&self, options: &SocketOptions) {
-        if let Some(socket) = &self.0.lock().socket {
+        if let Some(socket) = tcp(&self.0.lock().line) {
             // As for an accepted one: a failure is the first receive's to tell.
             let _ = socket::set_options(socket, options);
         }
     }
 
-    pub(super) fn local_address(&self) -> io::Result<std::net::SocketAddr> {
-        self.0.lock().socket.as_ref().map_or_else(|| Err(io::Error::from_raw_os_error(EBADF)), TcpStream::local_addr)
+    pub(super) fn local_address(&self) -> io::Result<Address> {
+        self.0.lock().line.as_ref().map_or_else(|| Err(io::Error::from_raw_os_error(EBADF)), Line::local_address)
+    }
+
+    /// Whether it is on the engine's port already.
+    pub(super) fn has_joined(&self) -> bool {
+        matches!(&self.0.lock().line, Some(Line::Pipe(end)) if end.joined)
     }
 
     /// True: the handle is to be listed.
     #[must_use]
     pub(super) fn receive(&self, handle: &Handle, operations: &Operations) -> bool {
         let mut state = self.0.lock();
-        if state.socket.is_none() || state.ended || state.failed {
+        if state.line.is_none() || state.ended || state.failed {
             return false;
         }
         state.receiving = true;
@@ -151,7 +164,7 @@ impl Stream {
     pub(super) fn readable(&self, handle: &Handle, iocp: &Iocp, number: i32) -> bool {
         let mut state = self.0.lock();
         state.probing = false;
-        if state.socket.is_none() {
+        if state.line.is_none() {
             let closed = state.close_when_idle();
             drop(state);
             drop(closed);
@@ -159,7 +172,7 @@ impl Stream {
         }
         state.readable = true;
         if number != 0 && number != ECANCELED {
-            state.keep(number);
+            state.keep_of_receive(number);
         }
         if !state.receiving {
             state.watch_for_reset(handle, iocp);
@@ -172,7 +185,7 @@ impl Stream {
     pub(super) fn answered(&self, events: u32) -> bool {
         let mut state = self.0.lock();
         state.watch = None;
-        if state.socket.is_none() {
+        if state.line.is_none() {
             let closed = state.close_when_idle();
             drop(state);
             drop(closed);
@@ -188,7 +201,7 @@ impl Stream {
     pub(super) fn take(&self, handle: &Handle, iocp: &Iocp, memory: &mut ReceiveMemory) -> Taken {
         let mut state = self.0.lock();
         state.listed = false;
-        if state.failed || state.socket.is_none() {
+        if state.failed || state.line.is_none() {
             return Taken { outcome: None, bytes: 0, stays: false };
         }
         if !state.receiving || state.ended {
@@ -227,13 +240,13 @@ impl Stream {
     pub(super) fn send(&self, handle: &Handle, operations: &Operations, mut data: Outgoing) -> (Submission, bool) {
         let mut state = self.0.lock();
         let failed = |number, sent, unsent| Submission::Failed { error: io::Error::from_raw_os_error(number), sent, unsent };
-        if state.socket.is_none() {
+        if state.line.is_none() {
             return (failed(EPIPE, 0, data.len()), false);
         }
         if state.is_unlinked() {
             return (failed(ENOTCONN, 0, data.len()), false);
         }
-        if state.unsent.is_some() {
+        if state.unsent.is_some() || state.transfer.is_some() {
             return (failed(EALREADY, 0, data.len()), false);
         }
         if data.is_empty() {
@@ -260,10 +273,17 @@ impl Stream {
     }
 
     /// The packet of a copy that was sent. The outcome, if the send is over; and whether the handle is to be listed, to tell an error.
-    pub(super) fn sent(&self, handle: &Handle, operations: &Operations, number: i32, bytes: usize) -> (Option<Outcome>, bool) {
+    pub(super) fn sent(&self, handle: &Handle, iocp: &Iocp, number: i32, bytes: usize) -> (Option<Outcome>, bool) {
         let mut state = self.0.lock();
+        if state.taken_at_once > 0 {
+            state.taken_at_once -= 1;
+            let closed = if state.line.is_none() { state.close_when_idle() } else { None };
+            drop(state);
+            drop(closed);
+            return (None, false);
+        }
         let Some(flight) = state.flight.take() else { return (None, false) };
-        if state.socket.is_none() {
+        if state.line.is_none() {
             let closed = state.close_when_idle();
             drop(state);
             drop(closed);
@@ -273,7 +293,7 @@ impl Stream {
             if number != 0 {
                 state.keep(number);
             }
-            return (None, state.list()); // given up, and nothing has followed
+            return Self::begin_waiting_transfer(&mut state, handle, iocp); // given up, and no send has followed
         };
         if !flight.given_up {
             rest.sent += flight.length;
@@ -281,10 +301,10 @@ impl Stream {
         let progress = match number {
             0 if bytes == flight.length => {
                 let Unsent { data, sent } = &mut *rest;
-                state.transmit(handle, operations, data, sent)
+                state.transmit(handle, &iocp.operations, data, sent)
             }
             0 => Err(EIO), // a stream's overlapped send is whole
-            number => Err(number),
+            number => Err(state.line.as_ref().map_or(number, |line| line.number_of(number))),
         };
         match progress {
             Ok(Progress::All) => {
@@ -304,7 +324,12 @@ impl Stream {
     }
 
     pub(super) fn progress(&self) -> usize {
-        self.0.lock().unsent.as_ref().map_or(0, |unsent| unsent.sent)
+        let state = self.0.lock();
+        match (&state.unsent, &state.transfer) {
+            (Some(unsent), _) => unsent.sent,
+            (None, Some(transfer)) => transfer.taken(&state) as usize,
+            (None, None) => 0,
+        }
     }
 
     pub(super) fn taken(&self) -> usize {
@@ -312,8 +337,11 @@ impl Stream {
     }
 
     /// What was taken of a pending send, the copy included that the kernel has.
-    pub(super) fn give_up(&self) -> Option<usize> {
+    pub(super) fn give_up(&self, iocp: &Iocp) -> Option<usize> {
         let mut state = self.0.lock();
+        if state.transfer.is_some() {
+            return state.cancel_transfer(iocp).then_some(0);
+        }
         let unsent = state.unsent.take()?;
         let mut sent = unsent.sent;
         if let Some(flight) = &mut state.flight
@@ -329,9 +357,9 @@ impl Stream {
 
     pub(super) fn shut_write(&self) -> io::Result<()> {
         let mut state = self.0.lock();
-        let Some(socket) = &state.socket else { return Err(io::Error::from_raw_os_error(ENOTCONN)) };
+        let Some(line) = &state.line else { return Err(io::Error::from_raw_os_error(ENOTCONN)) };
         if !state.write_shut {
-            socket.shutdown(Shutdown::Write)?;
+            line.shut_write()?;
             state.write_shut = true;
         }
         Ok(())
@@ -339,33 +367,38 @@ impl Stream {
 
     /// What the kernel holds ends early. Each still gets its packet.
     pub(super) fn cancel(&self) {
-        if let Some(socket) = &self.0.lock().socket {
-            socket::cancel(socket);
+        if let Some(line) = &self.0.lock().line {
+            line.cancel();
         }
     }
 
     pub(super) fn close(&self, how: Closing, iocp: &Iocp) {
         let mut state = self.0.lock();
         let unsent = state.unsent.take();
-        let Some(mut socket) = state.socket.take() else { return };
-        match how {
-            Closing::Abort => socket::reset_at_close(&socket),
-            Closing::Orderly => {
+        if state.transfer.is_some() {
+            state.cancel_transfer(iocp);
+        }
+        let Some(line) = state.line.take() else { return };
+        match (how, &line) {
+            (Closing::Abort, _) => line.reset(),
+            (Closing::Orderly, Line::Socket(socket)) => {
                 // A socket that is closed with unread bytes sends a reset, which would destroy what is still on its way to the peer.
                 let _ = socket.shutdown(Shutdown::Write);
-                discard(&mut socket);
+                discard(socket);
             }
+            // The peer may read what it was sent.
+            (Closing::Orderly, Line::Pipe(_)) => {}
         }
         if state.probing || state.flight.is_some() || state.is_connecting() {
-            socket::cancel(&socket);
+            line.cancel();
         }
         if let Some(question) = state.watch {
             iocp.operations.cancel_question(&iocp.afd, question);
         }
-        let closed = if how == Closing::Abort && state.flight.is_none() && !state.is_connecting() {
-            Some(socket)
+        let closed = if how == Closing::Abort && state.flight.is_none() && state.transfer.is_none() && !state.is_connecting() {
+            Some(line)
         } else {
-            state.closing = Some(socket);
+            state.closing = Some(line);
             state.close_when_idle()
         };
         drop(state);
@@ -376,24 +409,24 @@ impl Stream {
 impl State {
     /// Begins a receive of no bytes, unless one is pending.
     fn probe(&mut self, handle: &Handle, operations: &Operations) {
-        let Some(socket) = &self.socket else { return };
+        let Some(line) = &self.line else { return };
         if self.probing {
             return;
         }
-        let number = socket::number(socket);
-        // SAFETY: the operation lives until its packet has come.
-        match operations.begin(handle, What::Readable, |overlapped, _| unsafe { socket::begin_receive_nothing(number, overlapped) }) {
+        let raw = line.raw();
+        // SAFETY: the line is open; the operation lives until its packet has come.
+        match operations.begin(handle, What::Readable, |overlapped, _| unsafe { raw.begin_receive_nothing(overlapped) }) {
             Ok(_) => self.probing = true,
             Err(error) => {
                 self.readable = true;
-                self.keep(error.raw_os_error().unwrap_or(EIO));
+                self.keep_of_receive(error.raw_os_error().unwrap_or(EIO));
             }
         }
     }
 
     /// Asks to be told of a reset: something is there to receive and nobody receives it, so no receive would tell.
     fn watch_for_reset(&mut self, handle: &Handle, iocp: &Iocp) {
-        let Some(socket) = &self.socket else { return };
+        let Some(socket) = tcp(&self.line) else { return };
         if self.watch.is_some() || self.ended || self.failed || self.error != 0 || self.is_unlinked() {
             return;
         }
@@ -409,7 +442,7 @@ impl State {
     }
 
     fn wants_list(&self) -> bool {
-        !self.failed && self.socket.is_some() && !self.is_unlinked() && (self.error != 0 || self.receiving && self.readable && !self.ended)
+        !self.failed && self.line.is_some() && !self.is_unlinked() && (self.error != 0 || self.receiving && self.readable && !self.ended)
     }
 
     /// Keeps the first error that tells what became of the connection, and answers it: what follows is its consequence.
@@ -417,18 +450,30 @@ impl State {
         if self.error != 0 {
             return self.error;
         }
-        if number == EPIPE && self.write_shut {
-            return number; // our own doing, and the receiver's no matter
+        if number == EPIPE && (self.write_shut || self.is_pipe()) {
+            return number; // our own doing, and the receiver's no matter; nor that a pipe was closed, whose bytes are there to be read
         }
         // Otherwise what Winsock calls shut down was reset before.
         self.error = if number == EPIPE { ECONNRESET } else { number };
         self.error
     }
 
+    /// As `keep`, of a receive: that a pipe's other end was closed is told after the bytes, by the next read.
+    fn keep_of_receive(&mut self, number: i32) {
+        let number = self.line.as_ref().map_or(number, |line| line.number_of(number));
+        if number != EPIPE || !self.is_pipe() {
+            self.keep(number);
+        }
+    }
+
+    fn is_pipe(&self) -> bool {
+        matches!(self.line, Some(Line::Pipe(_)))
+    }
+
     /// Tells an end from a reset, which Wine shows as an end to whoever had no operation pending when it came. But the peer's end alone leaves our side open, and a reset closes
     /// both: then the socket has no peer any more.
     fn is_reset(&mut self) -> bool {
-        let reset = !self.write_shut && self.socket.as_ref().is_some_and(|socket| socket.peer_addr().is_err());
+        let reset = !self.write_shut && self.line.as_ref().is_some_and(Line::has_lost_its_peer);
         if reset {
             self.keep(ECONNRESET);
         }
@@ -437,8 +482,18 @@ impl State {
 
     /// The socket to close, once nothing is pending on it.
     #[must_use = "to be dropped after the lock is released"]
-    fn close_when_idle(&mut self) -> Option<TcpStream> {
-        if self.probing || self.flight.is_some() || self.watch.is_some() || self.is_connecting() { None } else { self.closing.take() }
+    fn close_when_idle(&mut self) -> Option<Line> {
+        if self.taken_at_once > 0
+            || self.probing
+            || self.flight.is_some()
+            || self.transfer.is_some()
+            || self.watch.is_some()
+            || self.is_connecting()
+        {
+            None
+        } else {
+            self.closing.take()
+        }
     }
 
     fn fail(&mut self) -> Outcome {
@@ -448,12 +503,12 @@ impl State {
 
     /// What was received, and whether it filled the memory; or the error number, 0 at the end.
     fn receive_once(&mut self, iocp: &Iocp, memory: &mut ReceiveMemory) -> Result<(Received, bool), i32> {
-        let Some(socket) = &mut self.socket else { return Err(EBADF) };
+        let Some(line) = &mut self.line else { return Err(EBADF) };
         if self.large
             && let Some(mut buffer) = memory.spare.take().or_else(|| iocp.buffers.take())
         {
             let size = buffer.memory().len();
-            let result = read(socket, buffer.memory());
+            let result = read(line, buffer.memory(), &memory.event);
             return match result {
                 Ok(count) if count >= LARGE_RECEIVE / 2 => Ok((Received::Large { buffer, length: count }, count == size)),
                 Ok(count) => {
@@ -468,22 +523,22 @@ impl State {
                 }
             };
         }
-        let count = read(socket, &mut memory.scratch)?;
+        let count = read(line, &mut memory.scratch, &memory.event)?;
         self.large = count >= LARGE_RECEIVE;
         Ok((Received::Small(Copied::of(&memory.scratch[..count])), count == memory.scratch.len()))
     }
 
     /// Sends until everything is taken, or a copy of what comes next is with the kernel. `sent` counts what was taken, the copy not included, which is out of `data`.
     fn transmit(&mut self, handle: &Handle, operations: &Operations, data: &mut Outgoing, sent: &mut usize) -> Result<Progress, i32> {
-        let Some(socket) = &mut self.socket else { return Err(EBADF) };
+        let Some(line) = &mut self.line else { return Err(EBADF) };
         while !data.is_empty() {
             // In pieces: Winsock takes whatever it is given at once as long as its buffer has any room, and a peer that does not read must not cost its size.
             let result = match data.single() {
-                Some(bytes) => socket.write(&bytes[..bytes.len().min(CHUNK)]),
+                Some(bytes) => line.write(&[IoSlice::new(&bytes[..bytes.len().min(CHUNK)])]),
                 None => {
                     let mut slices = [IoSlice::new(&[]); SLICES_A_SEND];
                     let count = data.slices(&mut slices);
-                    socket.write_vectored(&slices[..count])
+                    line.write(&slices[..count])
                 }
             };
             match result.map_err(|error| error.raw_os_error().unwrap_or(EIO)) {
@@ -494,14 +549,22 @@ impl State {
                 Err(WSAEWOULDBLOCK) => {
                     let copy = first_bytes(data, CHUNK);
                     let length = copy.len();
-                    let number = socket::number(socket);
+                    let raw = line.raw();
+                    let mut at_once = false;
                     let begun = operations.begin(handle, What::Send(copy), |overlapped, what| {
                         let What::Send(bytes) = what else { unreachable!("it was just made") };
-                        // SAFETY: the operation owns the bytes, and lives until its packet has come.
-                        unsafe { socket::begin_send(number, bytes, overlapped) }
+                        // SAFETY: the line is open; the operation owns the bytes, and lives until its packet has come.
+                        let result = unsafe { raw.begin_send(bytes, overlapped) };
+                        at_once = result == 0 && raw.is_pipe();
+                        result
                     });
-                    begun.map_err(|error| error.raw_os_error().unwrap_or(WSAENOBUFS))?;
+                    begun.map_err(|error| line.number_of(error.raw_os_error().unwrap_or(WSAENOBUFS)))?;
                     data.advance(length);
+                    if at_once {
+                        *sent += length;
+                        self.taken_at_once += 1;
+                        continue;
+                    }
                     self.flight = Some(Flight { length, given_up: false });
                     return Ok(Progress::InFlight);
                 }
@@ -528,8 +591,8 @@ fn first_bytes(data: &Outgoing, limit: usize) -> Box<[u8]> {
 }
 
 /// An error number; 0 at the end.
-fn read(socket: &mut TcpStream, memory: &mut [u8]) -> Result<usize, i32> {
-    match socket.read(memory) {
+fn read(line: &mut Line, memory: &mut [u8], event: &OwnedHandle) -> Result<usize, i32> {
+    match line.read(memory, event) {
         Ok(0) => Err(0),
         Ok(count) => Ok(count),
         Err(error) => Err(error.raw_os_error().unwrap_or(EIO)),
@@ -537,11 +600,16 @@ fn read(socket: &mut TcpStream, memory: &mut [u8]) -> Result<usize, i32> {
 }
 
 /// Drops what has come, up to a limit: a peer that sends faster than this reads must not hold us here.
-fn discard(socket: &mut TcpStream) {
+fn discard(mut socket: &TcpStream) {
     let mut memory = [0; 16 * 1024];
     for _ in 0..64 {
-        if read(socket, &mut memory).is_err() {
+        if !matches!(socket.read(&mut memory), Ok(1..)) {
             return;
         }
     }
+}
+
+/// The socket of a line that is one.
+fn tcp(line: &Option<Line>) -> Option<&TcpStream> {
+    line.as_ref().and_then(Line::tcp)
 }

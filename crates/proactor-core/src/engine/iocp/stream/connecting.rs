@@ -25,7 +25,7 @@ impl Stream {
     /// False: none is pending.
     pub(in super::super) fn cancel_connect(&self, handle: &Handle, iocp: &Iocp) -> bool {
         let mut state = self.0.lock();
-        if state.socket.is_none() || !state.is_connecting() {
+        if state.line.is_none() || !state.is_connecting() {
             return false;
         }
         let former = state.replace_socket(handle, iocp);
@@ -51,7 +51,7 @@ impl Stream {
             return (None, false);
         }
         attempts.pending = false;
-        let Some(socket) = &state.socket else {
+        let Some(socket) = tcp(&state.line) else {
             let closed = state.close_when_idle();
             drop(guard);
             drop(closed);
@@ -87,7 +87,9 @@ impl State {
     }
 
     fn begin_attempt(&mut self, handle: &Handle, iocp: &Iocp, address: SocketAddr) -> io::Result<()> {
-        let Some(socket) = &self.socket else { return Err(io::Error::from_raw_os_error(EBADF)) };
+        let Some(socket) = tcp(&self.line) else {
+            return Err(io::Error::from_raw_os_error(if self.line.is_some() { EISCONN } else { EBADF }));
+        };
         if self.is_connecting() {
             return Err(io::Error::from_raw_os_error(EALREADY));
         }
@@ -112,7 +114,7 @@ impl State {
     /// Puts a new socket in the place of the one whose attempt is over; the former one. Where there is none to be had, the stream is as good as closed.
     #[must_use = "to be closed once nothing is pending on it"]
     fn replace_socket(&mut self, handle: &Handle, iocp: &Iocp) -> Option<TcpStream> {
-        let former = self.socket.take()?;
+        let Some(Line::Socket(former)) = self.line.take() else { return None };
         let replacement = former.local_addr().and_then(|address| {
             let new = socket::unconnected(address)?;
             socket::inherit(&new, &former)?;
@@ -121,7 +123,7 @@ impl State {
         });
         if let Ok(new) = replacement {
             handle.replace_descriptor(socket::number(&new) as i64);
-            self.socket = Some(new);
+            self.line = Some(Line::Socket(new));
         }
         Some(former)
     }
