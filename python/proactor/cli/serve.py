@@ -39,7 +39,9 @@ def add_parser(commands: Any, epilog: str) -> None:
     )
     parser.add_argument("target", nargs="?", metavar="MODULE:HANDLER", help="what to serve, as in app:echo (default: the console server)")
     options = Options(parser)
-    options.add("--host", text, "127.0.0.1", metavar="HOST", meaning="address to listen on; 0.0.0.0 or :: lets everybody in; unix:/path, pipe:name")
+    options.add(
+        "--host", text, "127.0.0.1", metavar="HOST", meaning="address to listen on; 0.0.0.0 or :: lets everybody in; unix:/path, pipe:name"
+    )
     options.add("--port", whole_number(0, 65535), 60001, metavar="PORT", meaning="TCP port; 0 takes a free one")
     options.add("--backlog", whole_number(1, 2**31 - 1), 4096, metavar="N", meaning="connects the kernel may hold until they are accepted")
     options.add(
