@@ -50,8 +50,9 @@ test-windows: $(TOOLS) ## runs the core's tests and the Python suite on Windows,
 	MATURIN=$(CURDIR)/$(VENV)/bin/maturin tools/windows/wheel
 	tools/windows/suite
 
-wheels: $(VENV)/bin/python ## builds the wheels into dist/, and tries each in a fresh environment
+wheels: $(VENV)/bin/python ## builds the wheels into dist/, and tries each in a fresh environment; that for Windows under Wine: see docs/windows.md
 	tools/wheels/linux $(abspath $(VENV)/bin/python)
+	tools/wheels/windows
 
 test-free-threaded: ## runs the Python tests without the interpreter's lock; builds Debian's CPython for that, unless FREE_THREADED_PYTHON names one
 	tools/free-threaded

@@ -46,7 +46,7 @@ def test_every_public_name_is_documented_at_run_time(name) -> None:
     ],
 )
 def test_what_is_native_is_documented_as_its_stub_says(name, some) -> None:
-    stub = ast.parse((Path(proactor.__file__).parent / "_core.pyi").read_text())
+    stub = ast.parse((Path(proactor.__file__).parent / "_core.pyi").read_text("utf-8"))
     [described] = [node for node in stub.body if isinstance(node, ast.ClassDef) and node.name == name]
     methods = [node for node in described.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
     assert set(some.split()) <= {method.name for method in methods}

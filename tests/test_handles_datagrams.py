@@ -86,7 +86,7 @@ def test_a_datagram_that_is_too_long_is_cut_off_and_says_so(make_pool: MakePool,
 
 def handle_address(handle: proactor.Handle) -> Any:
     """Of a handle's socket."""
-    with socket.socket(fileno=os.dup(handle.fileno())) as copy:
+    with socket.socket(fileno=socket.dup(handle.fileno())) as copy:
         return copy.getsockname()
 
 

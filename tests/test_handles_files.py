@@ -555,6 +555,7 @@ def resident() -> Callable[[], int]:
     return look
 
 
+@pytest.mark.linux("/proc, to look into a process")
 def test_memory_stays_where_it_is_over_many_operations(port: proactor.CompletionPort, path: Path, resident: Callable[[], int]) -> None:
     def some() -> None:
         with proactor.open(path, "r+b") as file:

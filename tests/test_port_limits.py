@@ -18,6 +18,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.linux("a limit of descriptors (setrlimit)")
 @pytest.mark.parametrize("made", ["proactor.CompletionPort()", "proactor.ThreadPool().associate"])
 def test_without_descriptors_it_says_what_was_tried_and_what_to_do(made: str) -> None:
     run = run_python(PROGRAM.format(made))

@@ -70,7 +70,9 @@ def imports(source: str, module: str) -> Iterator[tuple[int, str, tuple[str, ...
 
 
 def is_module(name: str) -> bool:
-    return name in LAYERS or (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()
+    return (
+        name in LAYERS or {name, f"{name}.py"} & {path.name for path in PACKAGE.iterdir()} != set()
+    )  # not exists(): some file systems find Pool in pool
 
 
 def violations(source: str, module: str, public: frozenset[str]) -> list[str]:
@@ -96,7 +98,7 @@ def violations(source: str, module: str, public: frozenset[str]) -> list[str]:
 
 
 def public_names() -> frozenset[str]:
-    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text())):
+    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))):
         if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets):
             return frozenset(ast.literal_eval(node.value))
     raise AssertionError("proactor/__init__.py has no __all__")
@@ -109,7 +111,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 def test_no_module_imports_what_is_above_it() -> None:
     public = public_names()
-    found = [message for module, path in modules() for message in violations(path.read_text(), module, public)]
+    found = [message for module, path in modules() for message in violations(path.read_text("utf-8"), module, public)]
     assert not found, "\n".join(found)
 
 
@@ -117,8 +119,8 @@ def test_importing_proactor_does_not_load_the_console_library() -> None:
     """What only the command line needs costs a library's user nothing."""
     for module, path in modules():
         if module.split(".")[0] not in ("cli", "__main__"):
-            assert "prompt_toolkit" not in path.read_text(), f"{module} names prompt_toolkit; only cli may"
-            assert not re.search(r"\b(import|from) rich\b", path.read_text()), f"{module} imports rich; only cli may"
+            assert "prompt_toolkit" not in path.read_text("utf-8"), f"{module} names prompt_toolkit; only cli may"
+            assert not re.search(r"\b(import|from) rich\b", path.read_text("utf-8")), f"{module} imports rich; only cli may"
 
 
 @pytest.mark.parametrize(

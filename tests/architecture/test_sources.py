@@ -91,7 +91,7 @@ def rust_files(folder: Path = CRATES) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*.rs")):
         name = path.relative_to(ROOT).as_posix()
         if "/target/" not in name:
-            yield name, path.read_text()
+            yield name, path.read_text("utf-8")
 
 
 def report(found: list[str], rule: str) -> None:
@@ -128,7 +128,7 @@ def test_every_unsafe_says_why_it_is_sound() -> None:
 
 def test_no_file_is_too_long_to_be_one_thing() -> None:
     lengths = {
-        path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines())
+        path.relative_to(ROOT).as_posix(): len(path.read_text("utf-8").splitlines())
         for folder in ("crates", "python", "tests", "benches", "examples")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in (".rs", ".py", ".pyi") and "target" not in path.parts

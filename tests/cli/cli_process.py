@@ -1,6 +1,7 @@
 """The real command as a subprocess, and its clients: waits for what they say, with a time limit. Knows nothing of terminals."""
 
 import contextlib
+import locale
 import os
 import re
 import signal
@@ -16,6 +17,9 @@ COMMAND = [sys.executable, "-m", "proactor"]
 
 TIMEOUT = 30.0
 """Seconds after which something that was waited for is a failure: nothing here takes a tenth of it on an idle machine."""
+
+ENCODING = locale.getpreferredencoding(False)
+"""Of what a command writes into a pipe."""
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \[[^\]]+\] .*|  \| .*")
 """What every line of the log looks like; a forged one would not start so."""
@@ -93,7 +97,7 @@ class Lines:
     def _read(self) -> None:
         for line in self._stream:
             with self._changed:
-                self._lines.append(line.decode("utf-8", "backslashreplace").rstrip("\r\n"))
+                self._lines.append(line.decode(ENCODING, "backslashreplace").rstrip("\r\n"))
                 self._changed.notify_all()
         with self._changed:
             self._ended = True

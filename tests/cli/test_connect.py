@@ -82,6 +82,7 @@ def start():
                 stream.close()
 
 
+@pytest.mark.linux("a Unix shell")
 def test_it_works_in_a_shell_pipe(peer):
     script = f"printf 'a\\nb\\n' | {sys.executable} -m proactor connect {peer.echo()} | tr a-z A-Z; echo ${{PIPESTATUS[*]}}"
     result = subprocess.run(["bash", "-c", script], capture_output=True, timeout=TIMEOUT, check=False)
@@ -297,4 +298,4 @@ def test_a_port_alone_is_told_how_to_write_it(start):
     process = start("60001", stdin=subprocess.DEVNULL)
     assert process.wait(TIMEOUT) == 2
     expected = b"proactor: '60001' is no address: write HOST:PORT, [IPV6]:PORT or unix:/path; did you mean 127.0.0.1:60001?\n"
-    assert process.stderr.read() == expected
+    assert process.stderr.read().replace(b"\r\n", b"\n") == expected

@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from cli_process import COMMAND, name_of, read_exactly, read_to_end
 
 from peers import eventually
-from platforms import LINUX
+from platforms import LINUX, resource
 from proactor.cli.signals import SAME_SIGNAL_SECONDS, StopRequests
 
 REPORT = r"served \d+ clients?, sent \d+ bytes?, dropped \d+ bytes?"
@@ -190,6 +189,7 @@ def test_a_signal_that_comes_twice_at_once_is_one():
         assert not stop.requested
 
 
+@pytest.mark.linux("a limit of memory (setrlimit)")
 def test_the_end_of_a_process_that_gets_no_more_threads_is_orderly(serve, application):
     server = serve("app:echo", **application("def echo(connection, data): connection.send(data)"))
     client = server.connect()

@@ -32,7 +32,7 @@ OWNERS = {
 
 
 def rows() -> list[tuple[str, str]]:
-    table = PAGE.read_text().split("## From Win32")[1].split("|---|---|")[1]
+    table = PAGE.read_text("utf-8").split("## From Win32")[1].split("|---|---|")[1]
     return [(row[0], row[1]) for row in (line.strip("| ").split(" | ", 1) for line in table.splitlines() if line.startswith("|"))]
 
 

@@ -1,6 +1,5 @@
 """Fault 6: the kernel takes a part of what is to be sent. Everything arrives once, in order."""
 
-import os
 import random
 import socket
 
@@ -8,7 +7,7 @@ from peers import Recorder, exchange, read_exactly, read_to_end
 
 
 def shrink(connection) -> None:
-    with socket.socket(fileno=os.dup(connection._descriptor())) as duplicate:
+    with socket.socket(fileno=socket.dup(connection._descriptor())) as duplicate:
         duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
 
 

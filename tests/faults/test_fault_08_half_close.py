@@ -4,6 +4,8 @@ import socket
 import threading
 import time
 
+import pytest
+
 from peers import TIMEOUT, Recorder, dial, echo, eventually, read_exactly, read_to_end
 from platforms import resource
 
@@ -20,6 +22,7 @@ def processor_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+@pytest.mark.linux("the processor time of a process (getrusage)")
 def test_half_closed_clients_cost_no_processor_time(serve, connect) -> None:
     """The article's server re-posted its receive for ever: half a core for each such client."""
     handler = Keeping()

@@ -58,10 +58,12 @@ def memory(server: Program) -> int:
         return int(file.read().split()[1]) * 4096
 
 
+@pytest.mark.linux("a limit of descriptors, and the memory of a process (setrlimit, /proc)")
 def test_three_hundred_idle_clients(program) -> None:
     check(program(SERVER), 300)
 
 
+@pytest.mark.linux("a limit of descriptors, and the memory of a process (setrlimit, /proc)")
 @pytest.mark.slow
 def test_ten_thousand_idle_clients(program) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

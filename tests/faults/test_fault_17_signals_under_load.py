@@ -8,6 +8,8 @@ import pytest
 
 from peers import TIMEOUT, Program, dial
 
+pytestmark = pytest.mark.linux("signals to processes (os.kill)")
+
 SERVER = """
 import signal, sys, threading
 import proactor

@@ -4,8 +4,8 @@ WINDOWS_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 WINDOWS_TOOLCHAIN=${WINDOWS_TOOLCHAIN:-$WINDOWS_ROOT/.cache/windows}
 WINDOWS_TARGET=x86_64-pc-windows-gnu
 
-# Wine: a prefix of our own, without dialogs for Mono and Gecko, without its own log.
-export WINEPREFIX=$WINDOWS_TOOLCHAIN/prefix
+# Wine: a prefix of our own (WINDOWS_PREFIX names another one), without dialogs for Mono and Gecko, without its own log.
+export WINEPREFIX=${WINDOWS_PREFIX:-$WINDOWS_TOOLCHAIN/prefix}
 export WINEARCH=win64
 export WINEDEBUG=${WINEDEBUG:--all}
 export WINEDLLOVERRIDES="mscoree=;mshtml="

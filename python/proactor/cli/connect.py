@@ -18,6 +18,7 @@ import proactor
 from proactor.cli.exit_codes import SIGNAL_BASE, CommandError, ExitCode
 from proactor.cli.input import Input
 from proactor.cli.options import Help, Options, seconds
+from proactor.cli.output import reader_has_gone
 from proactor.cli.signals import Wakeup, end_process
 from proactor.cli.start import ZONE_HINT, lacks_zone, refuse_simulated_engine
 from proactor.cli.text import printable
@@ -89,7 +90,7 @@ class Receiver(proactor.Handler):
             with proactor.blocking():
                 self._output.write(data)
         except OSError as error:
-            self._events.put((OUTPUT_GONE, None if isinstance(error, BrokenPipeError) else error))
+            self._events.put((OUTPUT_GONE, None if reader_has_gone(error, 1) else error))
             connection.pause()
 
     def ended(self, _connection: proactor.Connection) -> None:

@@ -1,6 +1,8 @@
 """What a command was asked for, on standard output: whoever asked is told when it is lost. Knows nothing of servers."""
 
+import errno
 import os
+import stat
 import sys
 
 
@@ -21,10 +23,23 @@ def write_result(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except (OSError, ValueError) as error:
+        gone = reader_has_gone(error, 1)
         _forget_what_is_buffered()
-        if isinstance(error, BrokenPipeError):
-            raise
+        if gone:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
         raise OutputLost(f"cannot write to standard output: {getattr(error, 'strerror', None) or error}") from None
+
+
+def reader_has_gone(error: BaseException, descriptor: int) -> bool:
+    """Whether a write to the descriptor failed since nobody reads it any more. Windows' C library calls that an invalid argument."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    if sys.platform != "win32" or not isinstance(error, OSError) or error.errno != errno.EINVAL:
+        return False
+    try:
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
 
 
 def _forget_what_is_buffered() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import select
 import stat
@@ -23,7 +24,7 @@ from proactor.cli.file_transfer import (
 )
 from proactor.cli.interruption import Interruption, ending_at_once
 from proactor.cli.options import Help, Options, text
-from proactor.cli.output import write_result
+from proactor.cli.output import reader_has_gone, write_result
 from proactor.cli.progress import ProgressBar, can_show_progress
 from proactor.cli.sizes import size
 from proactor.cli.standard_streams import refuse_closed
@@ -185,9 +186,9 @@ class Output:
             except BlockingIOError:  # Somebody made the descriptor non-blocking.
                 select.select([], [descriptor], [])
                 continue
-            except BrokenPipeError:
-                raise
             except OSError as error:
+                if reader_has_gone(error, descriptor):
+                    raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
                 self.end_bar()
                 raise failure(f"cannot write to {self._shown}", error, so_far(self.written)) from error
             self.written += count

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use windows_sys::Win32::Networking::WinSock::{WSAEACCES, WSAEHOSTUNREACH, WSAENETDOWN, WSAENETUNREACH};
+use windows_sys::Win32::Networking::WinSock::{WSAEACCES, WSAEHOSTUNREACH, WSAENETDOWN, WSAENETUNREACH, WSAENOTCONN};
 
 use super::Iocp;
 use super::line::Line;
@@ -369,6 +369,6 @@ const DEFAULT_WINDOW: AcceptWindow = AcceptWindow { minimum: 2, maximum: 5 };
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(ECONNRESET | ECONNABORTED | ECONNREFUSED | ETIMEDOUT | WSAEACCES | WSAEHOSTUNREACH | WSAENETDOWN | WSAENETUNREACH)
+        Some(ECONNRESET | ECONNABORTED | ECONNREFUSED | ETIMEDOUT | WSAEACCES | WSAEHOSTUNREACH | WSAENETDOWN | WSAENETUNREACH | WSAENOTCONN)
     )
 }
