@@ -1,5 +1,5 @@
 //! Threads that take from a port with a time-out, explored by loom on the whole port (with the simulated engine, of which nothing is asked but to sleep and to be
-//! woken). A time-out that is not zero comes at once, when the thread is on the stack of the parked: the worst moment there is. As in `loom_scheduler.rs` a lost
+//! woken). A time-out that is not zero comes at once, when the thread is on the stack of the parked: the worst moment there is. As in `loom_scheduler/` a lost
 //! wake-up is a deadlock.
 
 #![cfg(feature = "loom")]

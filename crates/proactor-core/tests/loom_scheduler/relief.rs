@@ -1,0 +1,79 @@
+//! Relief and return: the monitor takes a worker's slot, and counts it again, while its item ends.
+
+use super::*;
+
+/// The first item stands still until the second was handled; nobody says `block`.
+/// Caught: a relief that does not free the slot; a relieved worker that gives it back a second time.
+#[test]
+fn a_worker_that_stands_still_is_relieved() {
+    explore(|| {
+        let pool = Pool::new(with_interpreter_lock(1, 2));
+        let handler = |pool: &Pool, _me, item| {
+            if item == 1 {
+                pool.tell(|story| story.begun = true);
+                pool.wait_until_handled(2);
+            }
+        };
+        let workers = [pool.start_with(handler), pool.start_with(handler)];
+        pool.post(1);
+        pool.wait_until(|story| story.begun);
+        let mut monitor = Monitor::new(&pool);
+        monitor.tick();
+        pool.engine.arrive(2);
+        monitor.tick();
+        pool.wait_for(&[1, 2]);
+        pool.end(workers);
+    });
+}
+
+/// The tick that would relieve the worker meets its return.
+/// Caught: a relieved worker that gives its slot back a second time; a relief of a worker that has finished its item meanwhile.
+#[test]
+fn the_slots_are_right_after_a_relief_that_meets_the_return() {
+    explore_less(|| {
+        let pool = Pool::new(limits(1, 2));
+        let handler = |pool: &Pool, _me, item| {
+            if item == 1 {
+                begin_and_wait(pool);
+            }
+        };
+        let workers = [pool.start_with(handler), pool.start_with(handler)];
+        pool.post(1);
+        pool.wait_until(|story| story.begun);
+        let mut monitor = Monitor::new(&pool);
+        monitor.tick();
+        pool.tell(|story| story.going = true);
+        monitor.tick();
+        pool.scheduler.check();
+        pool.post(2);
+        pool.wait_for(&[1, 2]);
+        pool.end(workers);
+    });
+}
+
+/// The tick that would count a relieved worker again meets the end of its item.
+/// Caught: a worker that is counted again after it has finished.
+#[test]
+fn the_slots_are_right_after_a_relieved_worker_was_seen_again() {
+    explore_less(|| {
+        let pool = Pool::new(limits(1, 2));
+        let handler = |pool: &Pool, _me, item| {
+            if item == 1 {
+                begin_and_wait(pool);
+            }
+        };
+        let workers = [pool.start_with(handler), pool.start_with(handler)];
+        pool.post(1);
+        pool.wait_until(|story| story.begun);
+        let mut monitor = Monitor::new(&pool);
+        monitor.tick();
+        monitor.tick();
+        pool.tell(|story| story.going = true);
+        monitor.cpu = TICK;
+        monitor.tick();
+        pool.scheduler.check();
+        pool.post(2);
+        pool.wait_for(&[1, 2]);
+        pool.end(workers);
+    });
+}
