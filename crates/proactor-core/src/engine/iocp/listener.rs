@@ -366,6 +366,8 @@ const DEFAULT_WINDOW: AcceptWindow = AcceptWindow { minimum: 2, maximum: 5 };
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(ECONNRESET | ECONNABORTED | ECONNREFUSED | ETIMEDOUT | WSAEACCES | WSAEHOSTUNREACH | WSAENETDOWN | WSAENETUNREACH | WSAENOTCONN)
+        Some(
+            ECONNRESET | ECONNABORTED | ECONNREFUSED | ETIMEDOUT | WSAEACCES | WSAEHOSTUNREACH | WSAENETDOWN | WSAENETUNREACH | WSAENOTCONN
+        )
     )
 }
