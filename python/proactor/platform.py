@@ -13,6 +13,7 @@ __all__ = [
     "BINARY",
     "DIRECT",
     "UNIX",
+    "available_processors",
     "in_child_of_fork",
     "listen_exclusively",
     "name",
@@ -90,3 +91,29 @@ def tell_wakeup_descriptor(descriptor: int, numbers: bytes) -> None:
 def name() -> str:
     """The platform's, for errors."""
     return {"win32": "Windows", "darwin": "macOS"}.get(sys.platform, sys.platform)
+
+
+def available_processors() -> int:
+    """The processors this process may use: its affinity, and its cgroup's quota rounded up; at least 1."""
+    affinity = processors()
+    quota = _cgroup_quota()
+    return max(1, affinity if quota is None else min(affinity, quota))
+
+
+def _cgroup_quota() -> int | None:
+    """The cgroup's processor quota, v2 or v1, as the process sees it at the root of its mount; None without one."""
+    version_2 = ("/sys/fs/cgroup/cpu.max", None)
+    version_1 = ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+    for quota_path, period_path in (version_2, version_1):
+        try:
+            with open(quota_path) as file:
+                words = file.read().split()
+            if period_path is not None:
+                with open(period_path) as file:
+                    words += file.read().split()
+            quota, period = int(words[0]), int(words[1])
+        except (OSError, ValueError, IndexError):
+            continue  # no such file, or "max": no quota here
+        if quota > 0 and period > 0:
+            return -(-quota // period)
+    return None

@@ -24,7 +24,7 @@ from proactor.handles import Associable, Completion, Handle
 from proactor.timers import Timer, Wait, Waitable
 from proactor.workers import Workers
 
-__all__ = ["PoolShutdownReport", "PoolStatistics", "ThreadPool", "available_processors", "blocking"]
+__all__ = ["PoolShutdownReport", "PoolStatistics", "ThreadPool", "blocking"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -150,7 +150,7 @@ class ThreadPool(Executor):
         engine: str | _core.Network | None = None,
     ) -> None:
         if concurrency is None:
-            concurrency = available_processors()
+            concurrency = platform.available_processors()
         else:
             concurrency = whole_number("concurrency", concurrency, maximum=_MOST_THREADS, none="as many as there are processors")
         if max_workers is None:
@@ -592,29 +592,3 @@ def blocking() -> Iterator[None]:
         yield
     finally:
         _core.unblock()
-
-
-def available_processors() -> int:
-    """The processors this process may use: its affinity, and its cgroup's quota rounded up; at least 1."""
-    affinity = platform.processors()
-    quota = _cgroup_quota()
-    return max(1, affinity if quota is None else min(affinity, quota))
-
-
-def _cgroup_quota() -> int | None:
-    """The cgroup's processor quota, v2 or v1, as the process sees it at the root of its mount; None without one."""
-    version_2 = ("/sys/fs/cgroup/cpu.max", None)
-    version_1 = ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-    for quota_path, period_path in (version_2, version_1):
-        try:
-            with open(quota_path) as file:
-                words = file.read().split()
-            if period_path is not None:
-                with open(period_path) as file:
-                    words += file.read().split()
-            quota, period = int(words[0]), int(words[1])
-        except (OSError, ValueError, IndexError):
-            continue  # no such file, or "max": no quota here
-        if quota > 0 and period > 0:
-            return -(-quota // period)
-    return None

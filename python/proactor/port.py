@@ -18,7 +18,6 @@ from typing import Any, Self
 from proactor import _core, handles, platform
 from proactor.arguments import whole_number
 from proactor.handles import Associable, Handle
-from proactor.pool import available_processors
 
 __all__ = ["CompletionPort", "PortStatistics"]
 
@@ -91,7 +90,7 @@ class CompletionPort(_core.CompletionPort):
 
     def __new__(cls, concurrency: int | None = None, *, engine: str | _core.Network | None = None) -> Self:
         if concurrency is None:
-            concurrency = available_processors()
+            concurrency = platform.available_processors()
         else:
             concurrency = whole_number("concurrency", concurrency, maximum=_MOST_THREADS, none="as many as there are processors")
         is_locked: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
