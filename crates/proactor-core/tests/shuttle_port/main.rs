@@ -512,7 +512,7 @@ struct Client {
 fn index(connection: &Connection<Layer>) -> usize {
     match connection.peer {
         Address::Internet(address) => usize::from(address.port()) - 1000,
-        Address::Unix(_) => unreachable!("the clients have internet addresses"),
+        Address::Unix(_) | Address::Pipe(_) => unreachable!("the clients have internet addresses"),
     }
 }
 
