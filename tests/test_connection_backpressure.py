@@ -126,6 +126,7 @@ def test_clients_that_never_read_do_not_keep_the_workers_from_those_who_do(serve
     assert server.statistics().refused == 0
     assert "others need the worker" in caplog.text
     assert pool.submit(lambda: 5).result(TIMEOUT) == 5
+    server.close()  # in order, its end would wait for handlers that never stop, until their sends time out
     caplog.clear()
 
 

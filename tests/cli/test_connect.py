@@ -297,5 +297,5 @@ def cpu_seconds(process):
 def test_a_port_alone_is_told_how_to_write_it(start):
     process = start("60001", stdin=subprocess.DEVNULL)
     assert process.wait(TIMEOUT) == 2
-    expected = b"proactor: '60001' is no address: write HOST:PORT, [IPV6]:PORT or unix:/path; did you mean 127.0.0.1:60001?\n"
+    expected = b"proactor: '60001' is no address: write HOST:PORT, [IPV6]:PORT, unix:/path or pipe:name; did you mean 127.0.0.1:60001?\n"
     assert process.stderr.read().replace(b"\r\n", b"\n") == expected

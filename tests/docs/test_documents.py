@@ -352,7 +352,7 @@ def missing_files(page: Path, markdown: str) -> list[str]:
     """Relative links, and file names in backquotes, that lead nowhere."""
     files = [
         path.relative_to(ROOT).as_posix()
-        for folder in (".ci", "benches", "crates", "docs", "examples", "python", "tests")
+        for folder in (".ci", "benches", "crates", "docs", "examples", "python", "tests", "tools")
         for path in (ROOT / folder).rglob("*")
         if path.is_file()
     ] + [path.name for path in ROOT.iterdir()]

@@ -111,6 +111,7 @@ impl<U: Upper> Connection<U> {
     pub(super) fn failed_to_write(&self, state: &mut State<U>, failure: Failure, sent: usize, engine: &dyn Engine, after: &mut After<U>) {
         let written = Self::of_what_is_sent(state, sent);
         self.count_taken(state, written);
+        state.sending = false; // all that the engine took is counted
         self.finalize(state, Some(failure), engine, after);
     }
 
@@ -214,7 +215,7 @@ impl<U: Upper> Connection<U> {
         state.life = Life::Closed;
         let mut lingers = false;
         if let Some(handle) = state.handle.take() {
-            if !state.in_call {
+            if state.sending && !state.in_call {
                 // What the kernel has taken of a pending send was sent, though the whole of it never will be; or it is complete, and was just not told yet.
                 let taken = if state.in_flight > 0 {
                     engine.cancel_send(&handle).unwrap_or_else(|| engine.taken(&handle))

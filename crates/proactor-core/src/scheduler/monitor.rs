@@ -339,7 +339,8 @@ impl<I> State<I> {
             if sample.relieved {
                 if worker.sequence == sample.sequence && worker.phase == Phase::Relieved && before.at < now {
                     worker.seen = Seen { cpu: sample.cpu, at: now, ..before };
-                    if sample.is_back(now) {
+                    // One that starts another worker computes nothing of anybody's, and mostly waits for the interpreter to say that it is done.
+                    if sample.is_back(now) && !worker.starts {
                         // It has no slot and runs all the same: whoever finishes next, it or another, ends the surplus.
                         worker.phase = Phase::Running;
                         self.running += 1;
