@@ -1,6 +1,7 @@
 """How files end: forks, the interpreter's exit, cancelling; what is left of them."""
 
 import concurrent.futures
+import contextlib
 import os
 import threading
 
@@ -152,7 +153,7 @@ def test_the_threads_end_with_the_last_file(tmp_path) -> None:
     def native() -> list[str]:
         names = []
         for thread in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{thread}/comm") as comm:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/self/task/{thread}/comm") as comm:
                 names.append(comm.read().strip())
         return [name for name in names if name.startswith(("proactor-ring", "proactor-file"))]
 
@@ -161,7 +162,7 @@ def test_the_threads_end_with_the_last_file(tmp_path) -> None:
             second.read()
         first.read()
         assert native()
-    assert not native()
+    eventually(lambda: not native(), "they have ended: the kernel lists a thread for a moment after it was joined")
 
 
 def test_a_read_that_was_put_off_begins_as_soon_as_anybody_looks(tmp_path) -> None:
