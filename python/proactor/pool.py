@@ -371,8 +371,8 @@ class ThreadPool(Executor):
         if self._workers.are_current():
             for_members = min(time.monotonic() + _DRAIN_SECONDS, float("inf") if for_members is None else for_members)
         for member in ending:
-            member._end_with_pool(_left(for_members))
-        return self._workers.close(drain=drain, wait=wait, timeout=_left(deadline))
+            member._end_with_pool(seconds_until(for_members))
+        return self._workers.close(drain=drain, wait=wait, timeout=seconds_until(deadline))
 
     def statistics(self) -> PoolStatistics:
         """A snapshot."""
@@ -577,8 +577,9 @@ def _broken_executor() -> BrokenExecutor:
     return BrokenThreadPool("the initializer raised in a worker thread: the pool takes no work")
 
 
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+def seconds_until(deadline: float | None, *, at_least: float = 0.0) -> float | None:
+    """None: there is no deadline."""
+    return None if deadline is None else max(at_least, deadline - time.monotonic())
 
 
 @contextmanager

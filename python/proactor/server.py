@@ -22,7 +22,7 @@ from proactor.connection import Connection, LengthPrefixed, Lines
 from proactor.handlers import HandlerLike, handler_methods
 from proactor.limits import Limits, check_pool, limits
 from proactor.listener import Address, bind, show_path
-from proactor.pool import ThreadPool
+from proactor.pool import ThreadPool, seconds_until
 
 __all__ = ["BroadcastResult", "Server", "ServerStatistics", "ShutdownReport", "serve"]
 
@@ -228,7 +228,7 @@ class Server:
             self._port.drain(self._group)
             if self._group.is_current():
                 self._close_own_connection()
-                completed = self._group.wait_empty(1, timeout) and self._group.wait_closed(_left(deadline, at_least=0))
+                completed = self._group.wait_empty(1, timeout) and self._group.wait_closed(seconds_until(deadline))
             else:
                 completed = self._group.wait_empty(0, timeout)
             return self._end(deadline, completed=completed, drain=True)
@@ -271,11 +271,11 @@ class Server:
         if not completed:
             running = self._workers.running()
         self._port.abort_all(self._group)
-        gone = self._group.wait_empty(but, _left(deadline, at_least=0.1))
+        gone = self._group.wait_empty(but, seconds_until(deadline, at_least=0.1))
         if not gone and not running:
             running = self._workers.running()
         if self._owns_pool:
-            running = self.pool._end(drain=drain, timeout=_left(deadline, at_least=0.1)) or running
+            running = self.pool._end(drain=drain, timeout=seconds_until(deadline, at_least=0.1)) or running
         report = self._make_report(completed=completed and gone and not running, running=running)
         self._ended = True
         with self._workers.interruptible(), self._lock:
@@ -485,7 +485,3 @@ def _ids(exclude: Iterable[Connection]) -> list[int]:
 def _identity(path: str) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
-
-
-def _left(deadline: float | None, *, at_least: float) -> float | None:
-    return None if deadline is None else max(at_least, deadline - time.monotonic())

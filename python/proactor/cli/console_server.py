@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import proactor
+from proactor import pipes
 from proactor.cli.half_closed import Peer, PeerSockets
 from proactor.cli.text import TextStream, printable
 
@@ -157,7 +158,7 @@ def peer_name(connection: proactor.Connection) -> str:
         host, port = str(peer[0]), peer[1]
         return f"[{printable(host)}]:{port}" if ":" in host else f"{printable(host)}:{port}"
     path = peer.decode("utf-8", "backslashreplace") if isinstance(peer, bytes) else str(peer or "")
-    kind, _, name = path.partition(":") if path.startswith("pipe:") else ("unix", "", path)
+    kind, _, name = path.partition(":") if path.startswith(pipes.PREFIX) else ("unix", "", path)
     return f"{kind}:{printable(name)}#{connection.id}"
 
 

@@ -77,8 +77,11 @@ def facts_of(snapshot: Snapshot) -> Facts:
     taken = list(takings(snapshot))
     above = [step for step in steps if step.running > snapshot.concurrency]
     beyond = let_in_beyond(works, snapshot.concurrency, snapshot.at)
-    unexplained = [step for step in above if len(step.not_back) > snapshot.concurrency or step.not_back & beyond]
-    explained = [step for step in above if len(step.not_back) <= snapshot.concurrency and not step.not_back & beyond]
+    explained: list[Step] = []
+    unexplained: list[Step] = []
+    for step in above:
+        of_the_port = len(step.not_back) > snapshot.concurrency or step.not_back & beyond
+        (unexplained if of_the_port else explained).append(step)
     began = min((work.taken if work.posted is None else work.posted for work in works), default=0.0)
     ended = max((end_of(work, snapshot.at) for work in works), default=0.0)
     return Facts(

@@ -10,10 +10,10 @@ from concurrent.futures import BrokenExecutor
 from typing import Any
 
 import proactor
+from proactor import pipes
 from proactor.cli.exit_codes import CommandError, ExitCode
 
 UNIX = "unix:"
-PIPE = "pipe:"
 
 THREADS_LIMIT = 2**31 - 1
 """The most that a pool takes for its numbers of threads."""
@@ -66,7 +66,7 @@ def lacks_zone(host: str) -> bool:
 
 def address_of(host: str, port: int) -> Any:
     """What `proactor.serve` takes: a host and a port, or what names a Unix socket or a pipe as it stands. Brackets around IPv6 may stay."""
-    if host.startswith((UNIX, PIPE)):
+    if host.startswith((UNIX, pipes.PREFIX)):
         return host
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -90,7 +90,7 @@ def failure(error: Exception, address: Any) -> CommandError:
         return CommandError(f"{what}: {reason}; raise the limits (ulimit -u, ulimit -v), or free some memory", ExitCode.CANNOT_START)
     if not isinstance(error, OSError):
         return CommandError(f"{what}: {error}", ExitCode.BAD_ADDRESS)
-    if isinstance(address, str) and address.startswith(PIPE):
+    if isinstance(address, str) and address.startswith(pipes.PREFIX):
         return _pipe_failure(error, what)
     is_unix = isinstance(address, str)
     if error.errno in (errno.EMFILE, errno.ENFILE):  # Before a name is looked up, which takes descriptors too.

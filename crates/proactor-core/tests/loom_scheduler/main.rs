@@ -98,11 +98,7 @@ fn the_role_is_taken_over_while_a_worker_is_in_its_handler() {
 fn the_monitor_hands_the_role_back_to_a_worker_that_parked_meanwhile() {
     explore(|| {
         let pool = Pool::new(limits(1, 1));
-        let workers = [pool.start_with(|pool, _me, item| {
-            if item == 1 {
-                begin_and_wait(pool);
-            }
-        })];
+        let workers = [pool.start_with(begin_one_and_wait)];
         pool.post(1);
         pool.wait_until(|story| story.begun);
         let mut monitor = Monitor::new(&pool);
@@ -455,9 +451,11 @@ fn block_until_two(pool: &Pool, me: WorkerId, item: u32) {
 }
 
 /// The handler of the first item stands still until it may go on.
-fn begin_and_wait(pool: &Pool) {
-    pool.tell(|story| story.begun = true);
-    pool.wait_until(|story| story.going);
+fn begin_one_and_wait(pool: &Pool, _me: WorkerId, item: u32) {
+    if item == 1 {
+        pool.tell(|story| story.begun = true);
+        pool.wait_until(|story| story.going);
+    }
 }
 
 /// Where items come from: polled by the leader, interrupted by `wake`.

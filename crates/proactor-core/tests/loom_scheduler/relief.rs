@@ -30,24 +30,9 @@ fn a_worker_that_stands_still_is_relieved() {
 /// Caught: a relieved worker that gives its slot back a second time; a relief of a worker that has finished its item meanwhile.
 #[test]
 fn the_slots_are_right_after_a_relief_that_meets_the_return() {
-    explore_less(|| {
-        let pool = Pool::new(limits(1, 2));
-        let handler = |pool: &Pool, _me, item| {
-            if item == 1 {
-                begin_and_wait(pool);
-            }
-        };
-        let workers = [pool.start_with(handler), pool.start_with(handler)];
-        pool.post(1);
-        pool.wait_until(|story| story.begun);
-        let mut monitor = Monitor::new(&pool);
-        monitor.tick();
+    explore_a_return(|pool, monitor| {
         pool.tell(|story| story.going = true);
         monitor.tick();
-        pool.scheduler.check();
-        pool.post(2);
-        pool.wait_for(&[1, 2]);
-        pool.end(workers);
     });
 }
 
@@ -55,22 +40,24 @@ fn the_slots_are_right_after_a_relief_that_meets_the_return() {
 /// Caught: a worker that is counted again after it has finished.
 #[test]
 fn the_slots_are_right_after_a_relieved_worker_was_seen_again() {
-    explore_less(|| {
-        let pool = Pool::new(limits(1, 2));
-        let handler = |pool: &Pool, _me, item| {
-            if item == 1 {
-                begin_and_wait(pool);
-            }
-        };
-        let workers = [pool.start_with(handler), pool.start_with(handler)];
-        pool.post(1);
-        pool.wait_until(|story| story.begun);
-        let mut monitor = Monitor::new(&pool);
-        monitor.tick();
+    explore_a_return(|pool, monitor| {
         monitor.tick();
         pool.tell(|story| story.going = true);
         monitor.cpu = TICK;
         monitor.tick();
+    });
+}
+
+/// The worker of the first item stands still, and was seen once; `meet` lets it go on. Then the slots are right, and a second item is handled.
+fn explore_a_return(meet: fn(&Pool, &mut Monitor)) {
+    explore_less(move || {
+        let pool = Pool::new(limits(1, 2));
+        let workers = [pool.start_with(begin_one_and_wait), pool.start_with(begin_one_and_wait)];
+        pool.post(1);
+        pool.wait_until(|story| story.begun);
+        let mut monitor = Monitor::new(&pool);
+        monitor.tick();
+        meet(&pool, &mut monitor);
         pool.scheduler.check();
         pool.post(2);
         pool.wait_for(&[1, 2]);
