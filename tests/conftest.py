@@ -1,6 +1,7 @@
 """The fixtures of the library's tests. What they start, they end; and after every test nothing may be left."""
 
 import gc
+import signal
 import socket
 import sys
 import threading
@@ -16,6 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # For the helpers beside this fi
 import proactor
 from peers import TIMEOUT, Program, dial, echo
 from platforms import NEEDS_LINUX, descriptors, skip_what_needs_linux, thread_names, threads_of_process
+
+# Who starts the suite in the background of a script has the shell ignore SIGINT, in whatever the tests start too: they send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

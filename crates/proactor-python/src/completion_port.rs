@@ -95,6 +95,9 @@ impl CompletionPort {
             let _blocking = current().is_some().then(Blocking::enter);
             let mut waiting = Waiting::new(timeout, place.is_main.then_some(SIGNALS_EVERY));
             let seat = &place.seat;
+            if self.core.may_take_at_once(seat, &mut waiting) {
+                taken = self.core.take(seat);
+            }
             while taken.is_none() {
                 self.pool.prepare(py);
                 let waited = py.detach(|| self.core.wait(seat, &mut waiting));

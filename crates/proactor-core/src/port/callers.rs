@@ -28,6 +28,8 @@ pub struct Waiting {
     parked: bool,
     /// It has given up since, and comes again.
     away: bool,
+    /// What it does first.
+    decided: Option<Decision>,
 }
 
 /// What a wait has come to.
@@ -47,7 +49,7 @@ impl Waiting {
     pub fn new(timeout: Option<Duration>, slice: Option<Duration>) -> Self {
         // A deadline beyond all clocks is none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Waiting { deadline, slice, parked: false, away: false }
+        Waiting { deadline, slice, parked: false, away: false, decided: None }
     }
 
     /// How long to sleep at most.
@@ -72,6 +74,12 @@ impl<U: Upper> Port<U> {
     pub fn take_next(&self, seat: &Seat) -> Option<Taken<U>> {
         let work = self.finish_and_pop(seat.id, None);
         self.open(seat, work)
+    }
+
+    /// Before the first `wait`, with the interpreter held. True: as for `Waited::Take`.
+    pub fn may_take_at_once(&self, seat: &Seat, waiting: &mut Waiting) -> bool {
+        waiting.decided = self.decide_after_a_brief_look(seat.id);
+        waiting.decided.take_if(|decided| *decided == Decision::Take).is_some()
     }
 
     /// What `Waited::Take` promised. None: somebody else was faster; `wait` on.
@@ -110,7 +118,7 @@ impl<U: Upper> Port<U> {
         }
         loop {
             if !waiting.parked {
-                match self.scheduler.decide(seat.id) {
+                match waiting.decided.take().unwrap_or_else(|| self.scheduler.decide(seat.id)) {
                     Decision::Take => return Waited::Take,
                     Decision::Exit => return self.closed(),
                     decision @ (Decision::Lead | Decision::Look) => {

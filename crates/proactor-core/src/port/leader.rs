@@ -22,6 +22,7 @@ impl<U: Upper> Port<U> {
             let rest = self.monitor.lock();
             let _rested = self.monitor_woken.wait_for(rest, REST_AFTER_FAILURE);
         }
+        self.last_turn.store(completions.len(), Ordering::Relaxed);
         self.dispatch(completions, found, ready);
         turn
     }

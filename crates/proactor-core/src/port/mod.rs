@@ -43,6 +43,7 @@ mod files;
 mod leader;
 mod lingering;
 mod monitor;
+mod workers;
 
 pub use appointments::{Appointment, ManualResetEvent, Refusal, Waitable};
 pub use associations::{Association, Completed};
@@ -72,6 +73,8 @@ pub struct Port<U: Upper> {
     late: AtomicU64,
     /// For the events that waits wait for.
     this: Weak<Self>,
+    /// How much the last turn brought from the network.
+    last_turn: AtomicUsize,
     // Guards the connections with sends that wait for the end of a handler.
     dirty: Mutex<Vec<Arc<Connection<U>>>>,
     has_dirty: AtomicBool,
@@ -223,6 +226,7 @@ impl<U: Upper> Port<U> {
             handles: AtomicUsize::new(0),
             late: AtomicU64::new(0),
             this: this.clone(),
+            last_turn: AtomicUsize::new(0),
             dirty: Mutex::new(Vec::new()),
             has_dirty: AtomicBool::new(false),
             lingering: Mutex::new(VecDeque::new()),
@@ -241,135 +245,6 @@ impl<U: Upper> Port<U> {
     /// Where the interpreter has its lock, nowhere if it has none: who waits for something in there waits for the interpreter, and nobody else does.
     pub fn interpreter_lies_in(&self, memory: Range<usize>) {
         self.interpreter.get_or_init(|| memory);
-    }
-
-    // ---- workers ----
-
-    /// The calling thread becomes a worker.
-    pub fn worker(&self) -> Worker<U> {
-        let (id, parker) = self.scheduler.register(self.engine.thread_clock());
-        Worker { id, parker, current: None, appointment: None, association: None, file: None }
-    }
-
-    /// Finishes what the worker had, and waits for its next task; None: it is to exit. `with` makes something of a connection's public object, `copy` a further
-    /// call for one that is repeated. Called, and returns, with the interpreter held.
-    pub fn next<R>(
-        &self,
-        worker: &mut Worker<U>,
-        interpreter: &impl Interpreter,
-        with: impl Fn(Option<&U::Connection>) -> R,
-        copy: impl Fn(&U::Call) -> U::Call,
-    ) -> Option<Task<U, R>> {
-        let mut again = None;
-        if let Some(connection) = worker.current.take() {
-            again = self.end(connection);
-        } else if let Some(appointment) = worker.appointment.take() {
-            again = self.end_appointment(appointment);
-        } else if let Some(association) = worker.association.take() {
-            again = association.finish().then_some(Item::Association(association));
-        } else if let Some(file) = worker.file.take() {
-            again = file.finish().then_some(Item::File(file));
-        }
-        if self.flush_now.load(Ordering::Relaxed) && self.has_dirty.load(Ordering::Relaxed) {
-            // With the interpreter held: where handlers block others want it, and to get it back would cost more than the send.
-            self.flush_dirty();
-        }
-        let mut work = self.finish_and_pop(worker.id, again);
-        loop {
-            match work {
-                Some(Work::StartWorker) => return Some(Task::StartWorker),
-                Some(Work::Item(Item::Call(call))) => return Some(Task::Call(call)),
-                Some(Work::Item(Item::Appointment(appointment))) => {
-                    if let Some((told, call)) = self.begin(&appointment, &copy) {
-                        worker.appointment = Some(appointment);
-                        return Some(Task::Appointment(told, call));
-                    }
-                    work = self.finish_and_pop(worker.id, None);
-                }
-                Some(Work::Item(Item::Connection(connection))) => {
-                    let (begun, after) = connection.begin(&*self.engine, &with);
-                    self.follow(&connection, after);
-                    if let Some((event, made)) = begun {
-                        worker.current = Some(connection);
-                        return Some(Task::Event(event, made));
-                    }
-                    let again = self.end(connection);
-                    work = self.finish_and_pop(worker.id, again);
-                }
-                Some(Work::Item(Item::Association(association))) => {
-                    let completed = association.begin();
-                    if let Some(completed) = completed {
-                        worker.association = Some(association);
-                        return Some(Task::Completion(completed));
-                    }
-                    let again = association.finish().then_some(Item::Association(association));
-                    work = self.finish_and_pop(worker.id, again);
-                }
-                Some(Work::Item(Item::File(file))) => {
-                    if let Some(completed) = file.begin() {
-                        worker.file = Some(file);
-                        return Some(Task::FileCompletion(completed));
-                    }
-                    let again = file.finish().then_some(Item::File(file));
-                    work = self.finish_and_pop(worker.id, again);
-                }
-                None => {
-                    if interpreter.flush_first() && self.has_dirty.load(Ordering::Relaxed) {
-                        interpreter.detached(|| self.flush_dirty());
-                    }
-                    let id = worker.id;
-                    let parker = &worker.parker;
-                    if !interpreter.detached(|| self.find_work(id, parker)) {
-                        return None;
-                    }
-                    let wakes;
-                    (work, wakes) = self.scheduler.pop(worker.id);
-                    self.wake(wakes);
-                }
-            }
-        }
-    }
-
-    fn finish_and_pop(&self, id: WorkerId, again: Option<Item<U>>) -> Option<Work<Item<U>>> {
-        let (work, wakes) = self.scheduler.finish_and_pop(id, again);
-        self.wake(wakes);
-        work
-    }
-
-    /// Leads or parks until there is something to take; false: exit.
-    fn find_work(&self, id: WorkerId, parker: &Parker) -> bool {
-        loop {
-            if self.ending.load(Ordering::Acquire) {
-                self.flush_dirty(); // while this worker is still there to take what it makes ready
-            }
-            match self.scheduler.decide(id) {
-                Decision::Take => return true,
-                Decision::Exit => {
-                    if let Some(parker) = self.scheduler.pass_exit_on() {
-                        parker.unpark();
-                    }
-                    return false;
-                }
-                decision @ (Decision::Lead | Decision::Look) => {
-                    let mut turn = self.lead(decision == Decision::Lead);
-                    self.scheduler.led(id, turn.ready.drain(..));
-                }
-                Decision::Park => {
-                    // The leader may be asleep already: nobody else would come to write what this worker's handlers have sent.
-                    self.flush_dirty();
-                    match self.idle {
-                        None => parker.park(),
-                        Some(idle) => {
-                            while !parker.park_for(idle) {
-                                if self.scheduler.retire(id) {
-                                    return false;
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
     }
 
     // ---- posting, blocking, closing ----
