@@ -128,6 +128,28 @@ def test_two_handlers_may_shut_their_pool_down_at_once(connect) -> None:
     assert time.monotonic() - begun < 5, "neither waits for the other until it has had enough"
 
 
+@pytest.mark.parametrize("first", ["server", "pool"])
+def test_one_handler_may_shut_the_server_down_and_another_its_pool(connect, first) -> None:
+    """Neither gives a time, so neither may wait for the other; whichever is inside when the other begins."""
+    pool = proactor.ThreadPool(max_workers=4)
+    told, ended = threading.Barrier(2), threading.Semaphore(0)
+
+    def end(connection, data):
+        kind = data.decode()
+        told.wait(TIMEOUT)
+        if kind != first:
+            eventually(lambda: refuses(server.address), "the other has begun")
+        (server.shutdown if kind == "server" else pool.shutdown)()
+        ended.release()
+
+    server = proactor.serve(end, ("127.0.0.1", 0), pool=pool)
+    for kind in (b"server", b"pool"):
+        connect(server).sendall(kind)
+    assert all(ended.acquire(timeout=TIMEOUT) for _ in range(2))
+    assert server.shutdown(TIMEOUT).running == ()
+    assert pool.shutdown(timeout=TIMEOUT).running == ()
+
+
 def test_two_calls_may_shut_their_pool_down_at_once() -> None:
     both = threading.Barrier(2)
     pool = proactor.ThreadPool(max_workers=4)

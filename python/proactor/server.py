@@ -210,13 +210,18 @@ class Server:
         """No new clients; what has come is handled, what is queued is sent, then everything is closed. Idempotent.
 
         After `timeout` seconds what is left is dropped, and the report says what. Inside a handler it does not wait for that handler, whose
-        own connection closes as with its `close`: what was sent before still goes out.
+        own connection closes as with its `close`: what was sent before still goes out. Handlers of two servers that shut down each other's
+        wait for each other: give such calls a timeout.
 
         Raises:
             RuntimeError: this is the child of a fork, which has nothing of the server's to end.
         """
         timeout = seconds("timeout", timeout, zero=True)
         self._workers.check_process()
+        with self._workers.ending():
+            return self._shut_down(timeout)
+
+    def _shut_down(self, timeout: float | None) -> ShutdownReport:
         if not self._is_first_to_end():
             # Neither a handler that it waits for, nor a signal handler that interrupted it or has what it needs, can wait for the end.
             if not self._group.is_current() and self._ended_by != threading.get_ident() and self._workers.may_wait():

@@ -60,6 +60,10 @@ class Workers:
         self._lock = threading.RLock()
         self._threads: frozenset[threading.Thread] = frozenset()
         self._in_loop: frozenset[threading.Thread] = frozenset()
+        # Notified when a worker leaves its loop, or begins to wait for an end.
+        self._fewer = threading.Condition(self._lock)
+        # Those of the workers that wait in a handler for the end of a server.
+        self._ending: set[threading.Thread] = set()
         # The threads that start or join workers at this moment: what a signal handler calls in one of them cannot wait for it.
         self._busy: set[int] = set()
         self._watcher: threading.Thread | None = None
@@ -134,6 +138,7 @@ class Workers:
         """The calling worker thread is about to exit."""
         with self._lock:
             self._in_loop -= {threading.current_thread()}
+            self._fewer.notify_all()
             # After a drain nobody waited for, or when the initializer has failed in the only worker.
             last = not self._in_loop and (self._closing or self._initializer_failed)
         if last:
@@ -158,7 +163,8 @@ class Workers:
         deadline = None if timeout is None else time.monotonic() + timeout
         if drain or inside:
             self.port.finish()
-            stuck = self._join(deadline) if wait else ()
+            join = self._wait_for_others if inside else self._join
+            stuck = join(deadline) if wait else ()
             if inside or (not wait and self._in_loop):
                 # Nobody waits, or the caller is a worker, whose own connection has yet to be told its end:
                 # the last worker to leave closes the port.
@@ -188,6 +194,37 @@ class Workers:
                 watcher.join()
             return ()
 
+    def _wait_for_others(self, deadline: float | None) -> tuple[str, ...]:
+        """As `_join`, in a handler: but for those that may wait for it themselves."""
+        me = threading.current_thread()
+        _core.block()
+        try:
+            with self._fewer:
+                while others := self._in_loop - self._ending - {me}:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return tuple(describe(others))
+                    self._fewer.wait(left)
+        finally:
+            _core.unblock()
+        return ()
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """The caller waits for the end of a server: if it is one of the workers, a handler that ends the pool does not wait for it."""
+        if not self.are_current():
+            yield
+            return
+        me = threading.current_thread()
+        with self._fewer:
+            self._ending.add(me)
+            self._fewer.notify_all()
+        try:
+            yield
+        finally:
+            with self._fewer:
+                self._ending.discard(me)
+
     def may_wait(self) -> bool:
         """False in a signal handler that has interrupted a start or a join of these workers: it would wait for its own thread."""
         return threading.get_ident() not in self._busy
@@ -208,6 +245,7 @@ class Workers:
         """In the child: there are no workers here, and whoever held the lock is not here either."""
         self.forked = True
         self._lock = threading.RLock()
+        self._fewer = threading.Condition(self._lock)
         self.port.forked()
 
     def is_closing(self) -> bool:
