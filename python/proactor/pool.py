@@ -22,7 +22,7 @@ from proactor.errors import PoolHung, QueueFull
 from proactor.futures import SubmittedCall, publish, run, run_with
 from proactor.handles import Associable, Completion, Handle
 from proactor.timers import Timer, Wait, Waitable
-from proactor.workers import Workers
+from proactor.workers import Workers, seconds_until
 
 __all__ = ["PoolShutdownReport", "PoolStatistics", "ThreadPool", "blocking"]
 
@@ -575,11 +575,6 @@ def _never_begun(broken: threading.Event, calls: list[tuple[Any, Any]]) -> None:
 
 def _broken_executor() -> BrokenExecutor:
     return BrokenThreadPool("the initializer raised in a worker thread: the pool takes no work")
-
-
-def seconds_until(deadline: float | None, *, at_least: float = 0.0) -> float | None:
-    """None: there is no deadline."""
-    return None if deadline is None else max(at_least, deadline - time.monotonic())
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from proactor.connection import Connection, LengthPrefixed, Lines
 from proactor.handlers import HandlerLike, handler_methods
 from proactor.limits import Limits, check_pool, limits
 from proactor.listener import Address, bind, show_path
-from proactor.pool import ThreadPool, seconds_until
+from proactor.pool import ThreadPool
+from proactor.workers import seconds_until
 
 __all__ = ["BroadcastResult", "Server", "ServerStatistics", "ShutdownReport", "serve"]
 

@@ -55,8 +55,8 @@ class Workers:
         self._broken = broken
         self._never_begun = never_begun
         self.slow_seconds = slow_seconds
-        # Guards _threads, _in_loop, _number, started and _closing. Reentrant: a signal handler may end the workers, whatever the main
-        # thread was doing with them. The two sets are replaced, never changed, so that they can be read without the lock.
+        # Guards _threads, _in_loop, _ending, _number, started and _closing. Reentrant: a signal handler may end the workers, whatever the
+        # main thread was doing with them. The first two are replaced, never changed, so that they can be read without the lock.
         self._lock = threading.RLock()
         self._threads: frozenset[threading.Thread] = frozenset()
         self._in_loop: frozenset[threading.Thread] = frozenset()
@@ -183,8 +183,8 @@ class Workers:
             _core.block()
             try:
                 while threads := [thread for thread in self.alive() if thread is not me]:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
+                    left = seconds_until(deadline)
+                    if left == 0:
                         return tuple(describe(threads))
                     threads[0].join(left)
             finally:
@@ -201,8 +201,8 @@ class Workers:
         try:
             with self._fewer:
                 while others := self._in_loop - self._ending - {me}:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
+                    left = seconds_until(deadline)
+                    if left == 0:
                         return tuple(describe(others))
                     self._fewer.wait(left)
         finally:
@@ -276,6 +276,11 @@ class Workers:
         """What the workers in handlers are doing, one line each; the caller is left out. Takes no lock."""
         me = threading.current_thread()
         return tuple(describe([thread for thread in self._in_loop if thread is not me]))
+
+
+def seconds_until(deadline: float | None, *, at_least: float = 0.0) -> float | None:
+    """None: there is no deadline."""
+    return None if deadline is None else max(at_least, deadline - time.monotonic())
 
 
 def _work(workers: Workers, port: _core.Port) -> None:

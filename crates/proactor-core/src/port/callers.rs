@@ -166,9 +166,7 @@ impl<U: Upper> Port<U> {
         match self.scheduler.decide_or_give_up(seat.id) {
             Ok(Decision::Take) => Waited::Take,
             Ok(Decision::Look) => {
-                let mut turn = self.lead(false);
-                self.scheduler.led(seat.id, turn.ready.drain(..));
-                drop(turn);
+                self.look(seat.id, Decision::Look);
                 self.wait_no_longer(seat)
             }
             Ok(_) => self.closed(),

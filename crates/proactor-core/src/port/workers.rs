@@ -119,7 +119,7 @@ impl<U: Upper> Port<U> {
     }
 
     /// As leader.
-    fn look(&self, id: WorkerId, decision: Decision) {
+    pub(super) fn look(&self, id: WorkerId, decision: Decision) {
         let mut turn = self.lead(decision == Decision::Lead);
         self.scheduler.led(id, turn.ready.drain(..));
     }
