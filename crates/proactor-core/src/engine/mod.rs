@@ -264,6 +264,12 @@ pub trait Engine: Send + Sync {
         Activity::Unknown
     }
 
+    /// As `activity`, cheaper for those who are looked at again and again: what that takes is kept until `end_glances`.
+    fn glance(&self, clock: ThreadClock) -> Activity {
+        self.activity(clock)
+    }
+    fn end_glances(&self) {}
+
     /// The addresses of a variable of this process; None where the platform does not tell.
     fn variable(&self, _name: &CStr) -> Option<Range<usize>> {
         None

@@ -118,7 +118,7 @@ impl<U: Upper> Port<U> {
         }
         loop {
             if !waiting.parked {
-                match waiting.decided.take().unwrap_or_else(|| self.scheduler.decide(seat.id)) {
+                match waiting.decided.take().unwrap_or_else(|| self.decide(seat.id)) {
                     Decision::Take => return Waited::Take,
                     Decision::Exit => return self.closed(),
                     decision @ (Decision::Lead | Decision::Look) => {

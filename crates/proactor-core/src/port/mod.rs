@@ -15,7 +15,7 @@ use crate::engine::{ABORTED, Address, Closing, Engine, Feature, Handle, Interest
 use crate::error::Failure;
 use crate::group::{Group, Traffic, Upper};
 use crate::notices::{Notice, Notices};
-use crate::scheduler::{Decision, Limits, Parker, Sample, Scheduler, Wakes, Work, WorkerId};
+use crate::scheduler::{Decision, LOOKS_A_TICK, Limits, Parker, Sample, Scheduler, Wakes, Work, WorkerId};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::table::Table;
@@ -27,8 +27,6 @@ use lingering::Lingering;
 const ACCEPT_AGAIN_AFTER: u64 = 100_000_000;
 /// Connections are numbered through the whole process. Orders nothing, so the model checkers need not see it.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-/// So many suspects the monitor looks at closely on a tick; a look costs some microseconds.
-const LOOKS_A_TICK: usize = 8;
 /// How long a leader rests after its engine failed to poll, so that a broken engine does not spin.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(10);
 /// At most so many timers come a turn, so that many that are due at once do not keep the leader from the network.
@@ -82,6 +80,8 @@ pub struct Port<U: Upper> {
     lingering: Mutex<VecDeque<Token>>,
     /// Sends are written as each handler ends.
     flush_now: AtomicBool,
+    /// Short blocks have earned runners beyond the concurrency: who begins an item looks first whether the others block.
+    extra_runners: AtomicBool,
     hung: AtomicBool,
     /// For how many nanoseconds no worker may come out of its handler before the port hangs.
     hung_after: AtomicU64,
@@ -231,6 +231,7 @@ impl<U: Upper> Port<U> {
             has_dirty: AtomicBool::new(false),
             lingering: Mutex::new(VecDeque::new()),
             flush_now: AtomicBool::new(false),
+            extra_runners: AtomicBool::new(false),
             hung: AtomicBool::new(false),
             hung_after: AtomicU64::new(u64::MAX),
             blocked_sends: AtomicUsize::new(0),
@@ -252,20 +253,20 @@ impl<U: Upper> Port<U> {
     pub fn post(&self, items: Vec<Item<U>>) {
         if !items.is_empty() {
             let wakes = self.scheduler.post(items);
-            self.wake(wakes);
+            self.wake_after_post(wakes);
         }
     }
 
     pub fn call(&self, call: U::Call) {
         let wakes = self.scheduler.post([Item::Call(call)]);
-        self.wake(wakes);
+        self.wake_after_post(wakes);
     }
 
     /// As `call`; gives the call back once the workers are to exit.
     pub fn call_unless_closing(&self, call: U::Call) -> Result<(), U::Call> {
         match self.scheduler.post_unless_closing(Item::Call(call)) {
             Ok(wakes) => {
-                self.wake(wakes);
+                self.wake_after_post(wakes);
                 Ok(())
             }
             Err(Item::Call(call)) => Err(call),

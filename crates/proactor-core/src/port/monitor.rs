@@ -1,7 +1,7 @@
 //! The monitor: a native thread that ticks while somebody is in a handler. Never enters Python.
 
 use super::*;
-use crate::engine::{Activity, ThreadClock};
+use crate::engine::Activity;
 
 impl<U: Upper> Port<U> {
     /// One tick; answers when the next one is due, None: sleep until woken.
@@ -12,11 +12,15 @@ impl<U: Upper> Port<U> {
         for sample in samples.iter_mut() {
             sample.cpu = self.engine.cpu_time(sample.clock).unwrap_or(sample.cpu_before);
             if looks > 0 && sample.wants_look(now) {
-                sample.activity = self.activity(sample.clock);
+                sample.activity = self.known(self.engine.activity(sample.clock));
+                sample.looked = true;
                 looks -= 1;
             }
         }
         let verdict = self.scheduler.judge(samples, now);
+        if self.extra_runners.swap(verdict.eager, Ordering::Relaxed) && !verdict.eager {
+            self.engine.end_glances();
+        }
         // What has waited for a whole tick is written as soon as any handler ends, or by the leader, which may be asleep.
         let dirty = self.has_dirty.load(Ordering::Relaxed);
         let waited = self.flush_now.swap(verdict.eager || dirty, Ordering::Relaxed);
@@ -48,8 +52,37 @@ impl<U: Upper> Port<U> {
         verdict.again
     }
 
-    fn activity(&self, clock: ThreadClock) -> Activity {
-        match (self.engine.activity(clock), self.interpreter.get()) {
+    /// Before a worker takes its next item, while there are runners beyond the concurrency: whether the others block. True if somebody was looked at.
+    pub(super) fn look_at_fresh(&self, me: Option<WorkerId>) -> bool {
+        if !self.extra_runners.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut samples = self.scheduler.fresh(me);
+        for sample in &mut samples {
+            sample.activity = self.known(self.engine.glance(sample.clock));
+            if matches!(sample.activity, Activity::Lock(_) | Activity::Unknown) {
+                sample.cpu = self.engine.cpu_time(sample.clock).unwrap_or(sample.cpu_before);
+            }
+        }
+        if !samples.is_empty() {
+            self.scheduler.looked_at(&samples, self.engine.now());
+        }
+        !samples.is_empty()
+    }
+
+    /// As `wake`, after something was posted.
+    pub(super) fn wake_after_post(&self, wakes: Wakes) {
+        let nobody = wakes.worker.is_none() && !wakes.leader;
+        self.wake(wakes);
+        if nobody && self.look_at_fresh(None) {
+            let wakes = self.scheduler.wake_next();
+            self.wake(wakes);
+        }
+    }
+
+    /// What the engine saw, in the port's terms.
+    fn known(&self, activity: Activity) -> Activity {
+        match (activity, self.interpreter.get()) {
             (Activity::Lock(address), Some(memory)) if memory.contains(&address) => Activity::Interpreter,
             (Activity::Lock(_), Some(_)) => Activity::Waiting,
             (activity, _) => activity,

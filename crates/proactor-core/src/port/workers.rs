@@ -92,6 +92,7 @@ impl<U: Upper> Port<U> {
     }
 
     pub(super) fn finish_and_pop(&self, id: WorkerId, again: Option<Item<U>>) -> Option<Work<Item<U>>> {
+        self.look_at_fresh(Some(id));
         let (work, wakes) = self.scheduler.finish_and_pop(id, again);
         self.wake(wakes);
         work
@@ -104,9 +105,11 @@ impl<U: Upper> Port<U> {
         if self.ending.load(Ordering::Acquire) {
             return None;
         }
+        self.look_at_fresh(Some(id));
         match self.scheduler.decide(id) {
             Decision::Look if self.is_quiet() => {
                 self.look(id, Decision::Look);
+                self.look_at_fresh(Some(id));
                 Some(self.scheduler.decide(id))
             }
             decision => Some(decision),
@@ -124,10 +127,11 @@ impl<U: Upper> Port<U> {
         self.scheduler.led(id, turn.ready.drain(..));
     }
 
-    fn decide(&self, id: WorkerId) -> Decision {
+    pub(super) fn decide(&self, id: WorkerId) -> Decision {
         if self.ending.load(Ordering::Acquire) {
             self.flush_dirty(); // while this worker is still there to take what it makes ready
         }
+        self.look_at_fresh(Some(id));
         self.scheduler.decide(id)
     }
 

@@ -38,7 +38,10 @@ impl<I> Scheduler<I> {
         let state = self.state.lock();
         let all = state.live >= self.limits.max_workers || state.start == Start::Failed;
         let in_handler = |worker: &Worker| matches!(worker.phase, Phase::Attaching | Phase::Running | Phase::Blocked | Phase::Relieved);
-        all && !state.ready.is_empty() && state.running < state.allowance && state.workers.iter().flatten().all(in_handler)
+        all && !state.ready.is_empty()
+            && state.may_begin(self.limits)
+            && state.running < state.allowance
+            && state.workers.iter().flatten().all(in_handler)
     }
 
     /// For tests and models.
@@ -58,6 +61,8 @@ impl<I> Scheduler<I> {
         let leading = count(Phase::Leading);
         assert_eq!(state.running, count(Phase::Attaching) + count(Phase::Running), "slots");
         assert_eq!(state.attaching, count(Phase::Attaching), "attaching");
+        assert_eq!(state.fresh, state.workers.iter().flatten().filter(|worker| worker.fresh.is_some()).count(), "fresh");
+        assert!(state.fresh <= self.limits.concurrency, "more items begun than may run at once");
         assert_eq!(state.woken, count(Phase::Woken), "woken");
         assert_eq!(state.deciding, count(Phase::Idle), "deciding");
         assert_eq!(state.parked.len(), count(Phase::Parked), "parked");

@@ -19,11 +19,12 @@ use crate::sync::Mutex;
 
 mod callers;
 mod ending;
+mod fresh;
 mod looking;
 mod monitor;
 mod parker;
 
-pub use monitor::{Sample, Verdict};
+pub use monitor::{LOOKS_A_TICK, Sample, Verdict};
 pub use parker::Parker;
 
 /// What the scheduler may do.
@@ -160,6 +161,8 @@ struct State<I> {
     /// Workers in `Idle`.
     deciding: usize,
     attaching: usize,
+    /// Items under way that nobody has seen blocked: see `fresh.rs`.
+    fresh: usize,
     /// How many may run at this moment; the monitor moves it between its base and more.
     allowance: usize,
     /// The part of the allowance that short blocks have earned.
@@ -178,10 +181,12 @@ struct Worker {
     phase: Phase,
     /// Moves whenever an item is begun or finished: the progress marker.
     sequence: u64,
-    /// When the monitor relieved it of its item's slot, the last time; 0: never.
-    relieved_at: u64,
+    /// When its item was seen blocked, the last time, by the monitor or by whoever took another item; 0: never.
+    blocked_at: u64,
     /// What it runs is the start of another worker.
     starts: bool,
+    /// Its item is fresh, and was looked at so.
+    fresh: Option<fresh::Glance>,
     /// Moves with every decision.
     decisions: u64,
     /// Moves whenever the worker had nothing to do: it was not short of processor time then.
@@ -209,6 +214,7 @@ impl<I> Scheduler<I> {
                 woken: 0,
                 deciding: 0,
                 attaching: 0,
+                fresh: 0,
                 allowance: limits.base(),
                 extra: 0,
                 live: 0,
@@ -233,8 +239,9 @@ impl<I> Scheduler<I> {
         let worker = Worker {
             phase: if self.limits.are_callers() { Phase::Away } else { Phase::New },
             sequence: 0,
-            relieved_at: 0,
+            blocked_at: 0,
             starts: false,
+            fresh: None,
             decisions: 0,
             idled: 0,
             looked: false,
@@ -280,9 +287,8 @@ impl<I> Scheduler<I> {
                     && state.closing != Closing::Now
                     && let Some(work) = state.take(self.limits)
                 {
-                    let worker = state.worker(me);
-                    worker.phase = Phase::Running;
-                    worker.starts = work.is_start();
+                    state.worker(me).phase = Phase::Running;
+                    state.begun(me, &work);
                     let wakes = state.wake_if_useful(self.limits);
                     return (Some(work), wakes);
                 }
@@ -316,9 +322,8 @@ impl<I> Scheduler<I> {
             && state.closing != Closing::Now
             && let Some(work) = state.take(self.limits)
         {
-            let worker = state.worker(me);
-            worker.sequence += 1;
-            worker.starts = work.is_start();
+            state.worker(me).sequence += 1;
+            state.begun(me, &work);
             let mut wakes = state.wake_if_useful(self.limits);
             wakes.monitor = std::mem::take(&mut state.monitor_asleep);
             return (Some(work), wakes);
@@ -379,6 +384,7 @@ impl<I> Scheduler<I> {
             return Wakes::default(); // relieved already: the slot is free
         }
         worker.phase = Phase::Blocked;
+        state.no_longer_fresh(me);
         state.running -= 1;
         state.counts.compensations += 1;
         state.wake_for_vacancy(self.limits)
@@ -413,7 +419,10 @@ impl<I> Scheduler<I> {
                 state.attaching -= 1;
                 state.running -= 1;
             }
-            Phase::Running => state.running -= 1,
+            Phase::Running => {
+                state.no_longer_fresh(me);
+                state.running -= 1;
+            }
         }
         state.leave(me);
         state.wake_for_vacancy(self.limits)
@@ -475,7 +484,7 @@ impl<I> State<I> {
                 worker.looked = true;
                 return Decision::Look;
             }
-            if !self.ready.is_empty() || self.start == Start::Wanted {
+            if (!self.ready.is_empty() && self.may_begin(limits)) || self.start == Start::Wanted {
                 self.running += 1;
                 self.attaching += 1;
                 self.worker(me).phase = Phase::Attaching;
@@ -511,16 +520,18 @@ impl<I> State<I> {
 
     /// Counts an item as finished; starting a worker is none.
     fn finished(&mut self, me: WorkerId) {
+        self.no_longer_fresh(me);
         let worker = self.worker(me);
-        let relieved_at = std::mem::take(&mut worker.relieved_at);
+        let blocked_at = std::mem::take(&mut worker.blocked_at);
         if !std::mem::take(&mut worker.starts) {
             self.counts.finished += 1;
         }
-        if relieved_at != 0 {
-            self.note_return(relieved_at);
+        if blocked_at != 0 {
+            self.note_return(blocked_at);
         }
     }
 
+    /// Takes what is to be begun now, if anything.
     fn take(&mut self, limits: Limits) -> Option<Work<I>> {
         if self.start == Start::Wanted {
             self.start = Start::Unneeded;
@@ -529,17 +540,17 @@ impl<I> State<I> {
                 return Some(Work::StartWorker);
             }
         }
-        self.ready.pop_front().map(Work::Item)
+        if self.may_begin(limits) { self.ready.pop_front().map(Work::Item) } else { None }
     }
 
     /// Wakes the newest parked worker if there is an item it may run.
     fn wake_if_useful(&mut self, limits: Limits) -> Wakes {
-        if self.ready.is_empty() { Wakes::default() } else { self.wake_newest(limits) }
+        if self.another_may_begin(limits) { self.wake_newest(limits) } else { Wakes::default() }
     }
 
     /// Wakes the newest parked worker if there is an item it may run, or nobody leads.
     fn wake_for_vacancy(&mut self, limits: Limits) -> Wakes {
-        if self.ready.is_empty() && self.leader.is_some() { Wakes::default() } else { self.wake_newest(limits) }
+        if self.leader.is_none() || self.another_may_begin(limits) { self.wake_newest(limits) } else { Wakes::default() }
     }
 
     /// Wakes the newest parked worker if a slot is free. Where nobody is parked, the leader is to come for the item.

@@ -22,8 +22,10 @@ const STILL_UNDER_CONTENTION: u64 = 50_000_000;
 const COMPUTES_FROM: u64 = 500_000;
 /// For so long after one was seen, no block earns an extra runner: the next item may compute too.
 const NO_EXTRA_FOR: u64 = 100_000_000;
-/// A worker that finishes so soon after it was relieved was in a short block. To park after it, and to be woken, costs more than it is worth.
+/// A worker that finishes so soon after it was seen blocked was in a short block. To park after it, and to be woken, costs more than it is worth.
 const SHORT_BLOCK: u64 = 5_000_000;
+/// So many suspects are looked at closely on a tick, in turn; a look costs some microseconds.
+pub const LOOKS_A_TICK: usize = 8;
 /// So many of the relieved are looked at in a tick, in turn: whether they have come back.
 const RELIEVED_A_TICK: usize = 16;
 /// How often that is done while nobody holds a slot.
@@ -46,7 +48,7 @@ const START_AGAIN_AFTER: u64 = 1_000_000_000;
 pub struct Sample {
     pub worker: WorkerId,
     pub clock: ThreadClock,
-    sequence: u64,
+    pub(super) sequence: u64,
     /// It has been relieved: the question is whether it has come back.
     relieved: bool,
     /// CPU time used until `since`, both in nanoseconds; `since` is 0 if it was never looked at.
@@ -54,11 +56,27 @@ pub struct Sample {
     pub since: u64,
     /// CPU time used so far, in nanoseconds; filled in by the caller.
     pub cpu: u64,
-    /// What it does at this moment; filled in by the caller where little CPU time was used and the platform tells.
+    /// What it does at this moment; filled in by the caller, with `looked`, where little CPU time was used.
     pub activity: Activity,
+    pub looked: bool,
 }
 
 impl Sample {
+    pub(super) fn new(id: WorkerId, worker: &Worker, cpu_before: u64, since: u64) -> Self {
+        let relieved = worker.phase == Phase::Relieved;
+        Sample {
+            worker: id,
+            clock: worker.clock,
+            sequence: worker.sequence,
+            relieved,
+            cpu_before,
+            since,
+            cpu: 0,
+            activity: Activity::Unknown,
+            looked: false,
+        }
+    }
+
     /// Its processor time does not tell what it does: a runner that has not used all of its time since the last look may be blocked by now, and a
     /// relieved one that has used some may have come back.
     pub fn wants_look(&self, now: u64) -> bool {
@@ -120,12 +138,16 @@ pub(super) struct Watch {
     start_failed_at: Option<u64>,
     /// Until when extra runners are not to be had, because an item computed.
     no_extra_until: u64,
-    /// Items that were finished since the last tick, soon after their workers were relieved.
+    /// Items that were finished since the last tick, soon after they were seen blocked.
     short_blocks: u64,
     /// When the last tick was.
     judged_at: u64,
-    /// Which of the relieved is looked at next.
+    /// Which of the runners is looked at next, by its place among them.
+    next_running: usize,
+    /// Which of the relieved.
     next_relieved: usize,
+    /// Which of the fresh.
+    pub(super) next_fresh: usize,
 }
 
 impl<I> Scheduler<I> {
@@ -134,24 +156,21 @@ impl<I> Scheduler<I> {
     pub fn observe(&self, samples: &mut Vec<Sample>) -> bool {
         samples.clear();
         let mut state = self.state.lock();
-        let sample = |index: usize, worker: &Worker| Sample {
-            worker: WorkerId(index),
-            clock: worker.clock,
-            sequence: worker.sequence,
-            relieved: worker.phase == Phase::Relieved,
-            cpu_before: worker.seen.cpu,
-            since: worker.seen.at,
-            cpu: 0,
-            activity: Activity::Unknown,
-        };
+        let state = &mut *state;
+        let sample = |index: usize, worker: &Worker| Sample::new(WorkerId(index), worker, worker.seen.cpu, worker.seen.at);
+        let workers = &state.workers;
         let all = |phase| {
-            let workers = state.workers.iter().enumerate();
+            let workers = workers.iter().enumerate();
             workers.filter_map(move |(index, worker)| {
                 worker.as_ref().filter(|worker| worker.phase == phase).map(|worker| sample(index, worker))
             })
         };
         samples.extend(all(Phase::Running));
         let running = samples.len();
+        if running > LOOKS_A_TICK {
+            samples.rotate_left(state.watch.next_running % running);
+            state.watch.next_running = (state.watch.next_running + LOOKS_A_TICK) % running;
+        }
         // Blocked handlers may be many. Each has its turn.
         let next = state.watch.next_relieved;
         samples.extend(all(Phase::Relieved).skip_while(|sample| sample.worker.0 < next).take(RELIEVED_A_TICK));
@@ -296,10 +315,10 @@ impl Tally {
 }
 
 impl<I> State<I> {
-    /// An item is finished whose worker was relieved at that time.
-    pub(super) fn note_return(&mut self, relieved_at: u64) {
+    /// An item is finished that was seen blocked at that time.
+    pub(super) fn note_return(&mut self, blocked_at: u64) {
         // By the last tick's time: the scheduler has no clock of its own.
-        self.watch.short_blocks += u64::from(self.watch.judged_at - relieved_at < SHORT_BLOCK);
+        self.watch.short_blocks += u64::from(self.watch.judged_at.saturating_sub(blocked_at) < SHORT_BLOCK);
     }
 
     fn note_contention(&mut self, now: u64) {
@@ -381,12 +400,15 @@ impl<I> State<I> {
                 Activity::Waiting => stuck || work_waits,
                 // Runnable: it computes, or the machine gives it no processor. Or it waits for the interpreter, and another would only wait behind it.
                 Activity::Running | Activity::Interpreter => false,
+                // Where a look would tell, nobody is relieved unseen: it may be ready for a processor that others have.
+                Activity::Unknown if !sample.looked && self.watch.tells => false,
                 // Perhaps it waits for the interpreter.
                 Activity::Lock(_) | Activity::Unknown => stuck && cpu * 8 < wall,
             };
             if !blocked {
+                let unseen = !sample.looked && sample.is_suspect(now);
                 tally.moving += usize::from(!stuck);
-                tally.computing += usize::from(stuck && sample.activity != Activity::Interpreter);
+                tally.computing += usize::from(stuck && !unseen && sample.activity != Activity::Interpreter);
                 tally.computing_long += usize::from(worker.seen.computes_long());
                 continue;
             }
@@ -394,7 +416,8 @@ impl<I> State<I> {
             worker.seen.still_since = Some(since);
             if sample.activity == Activity::Waiting || !contended || now - since >= STILL_UNDER_CONTENTION {
                 worker.phase = Phase::Relieved;
-                worker.relieved_at = now;
+                worker.blocked_at = now;
+                self.fresh -= usize::from(worker.fresh.take().is_some());
                 self.running -= 1;
                 self.counts.compensations += 1;
                 self.watch.fast_until = now + FAST_FOR;

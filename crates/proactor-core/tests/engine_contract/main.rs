@@ -8,6 +8,8 @@ mod doubles;
 #[cfg(target_os = "linux")]
 mod epoll;
 #[cfg(target_os = "linux")]
+mod epoll_looks;
+#[cfg(target_os = "linux")]
 mod epoll_races;
 mod files;
 #[cfg(windows)]

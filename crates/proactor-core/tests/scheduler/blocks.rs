@@ -217,13 +217,14 @@ fn suspects_are_not_looked_at_while_slots_that_blocks_have_earned_are_left() {
     assert!(!rig.scheduler.observe(&mut Vec::new()), "two slots are free");
     comes_for(&rig, second, 2);
     assert!(!rig.scheduler.observe(&mut Vec::new()), "one is");
+    assert_eq!(rig.looks_at_fresh(None, Activity::Waiting), 1);
     rig.takes(first, 3);
     assert!(rig.scheduler.observe(&mut Vec::new()), "none is");
 }
 
 #[test]
 fn extra_runners_stay_where_nobody_was_looked_at_because_slots_are_left() {
-    let mut rig = Rig::locked(1, 16);
+    let mut rig = Rig::locked(2, 16);
     let [first, second] = rig.idle_workers();
     rig.post(1..=100);
     for item in 1..=2 {

@@ -4,6 +4,7 @@
 
 mod blocks;
 mod callers;
+mod fresh;
 mod lives;
 mod monitor;
 mod rig;

@@ -194,7 +194,34 @@ impl Rig {
         for sample in &mut self.samples {
             sample.cpu = self.cpu[sample.clock.0 as usize];
             sample.activity = self.activity[sample.clock.0 as usize];
+            sample.looked = true;
         }
+    }
+
+    /// Who is about to take an item looks at the fresh ones: at how many.
+    pub fn looks_at_fresh(&self, me: Option<WorkerId>, activity: Activity) -> usize {
+        let mut samples = self.scheduler.fresh(me);
+        for sample in &mut samples {
+            sample.cpu = self.cpu[sample.clock.0 as usize];
+            sample.activity = activity;
+        }
+        self.scheduler.looked_at(&samples, self.now);
+        self.scheduler.check();
+        samples.len()
+    }
+
+    /// Three runners beyond a concurrency of one, with items that mostly wait: the worker has the last of them, and work waits.
+    pub fn with_extra_runners() -> (Self, WorkerId) {
+        let mut rig = Rig::locked(1, 16);
+        let first = rig.idle_worker();
+        rig.post(1..=100);
+        rig.takes(first, 1);
+        for item in 2..5 {
+            rig.tick(MILLISECOND, &[200 * MICROSECOND]);
+            rig.finishes_and_takes(first, item);
+        }
+        assert_eq!(rig.counts().allowance, 3);
+        (rig, first)
     }
 
     pub fn judge(&mut self, wall: u64) -> Verdict {

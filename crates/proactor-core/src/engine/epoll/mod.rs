@@ -54,6 +54,7 @@ mod connecting;
 mod datagrams;
 mod descriptors;
 mod files;
+mod glances;
 mod polling;
 mod readiness;
 mod stream;
@@ -63,6 +64,7 @@ mod waiting;
 
 use datagrams::*;
 use descriptors::*;
+use glances::Glances;
 use polling::*;
 use readiness::*;
 pub use readiness::{Next, Readiness};
@@ -88,6 +90,7 @@ pub struct Epoll {
     any_resumed: AtomicBool,
     /// Guards what belongs to `poll`; held for as long as it lasts.
     polling: Mutex<Polling>,
+    glances: Glances,
 }
 
 impl Epoll {
@@ -116,6 +119,7 @@ impl Epoll {
             resumed: Mutex::new(Vec::new()),
             any_resumed: AtomicBool::new(false),
             polling: Mutex::new(Polling::new()),
+            glances: Glances::default(),
         };
         engine.control(libc::EPOLL_CTL_ADD, interrupter, libc::EPOLLIN | libc::EPOLLET, INTERRUPTED)?;
         Ok(engine)
@@ -130,6 +134,7 @@ impl Epoll {
 
     fn close_own(&self) {
         if self.forks == super::handle::forks() {
+            self.glances.end();
             for descriptor in [&self.epoll, &self.interrupter] {
                 let descriptor = descriptor.swap(-1, Ordering::Relaxed);
                 if descriptor >= 0 {
@@ -523,7 +528,15 @@ impl Engine for Epoll {
     }
 
     fn activity(&self, clock: ThreadClock) -> Activity {
-        activity_of(!(clock.0 as u32 as i32 >> 3))
+        activity_of(thread_of(clock))
+    }
+
+    fn glance(&self, clock: ThreadClock) -> Activity {
+        self.glances.at(thread_of(clock))
+    }
+
+    fn end_glances(&self) {
+        self.glances.end();
     }
 
     fn variable(&self, name: &CStr) -> Option<Range<usize>> {
@@ -554,6 +567,10 @@ impl Drop for Epoll {
     fn drop(&mut self) {
         self.close_own();
     }
+}
+
+fn thread_of(clock: ThreadClock) -> c_int {
+    !(clock.0 as u32 as i32 >> 3)
 }
 
 fn descriptor_of(handle: &Handle) -> c_int {

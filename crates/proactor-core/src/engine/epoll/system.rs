@@ -356,12 +356,28 @@ pub(super) fn milliseconds(timeout: Option<Duration>) -> c_int {
 
 /// From the system call that the thread is in, as `/proc` shows it (proc(5)): "running", or the number of the call that it sleeps in and its arguments.
 pub(super) fn activity_of(thread: c_int) -> Activity {
-    let Ok(mut file) = std::fs::File::open(format!("/proc/self/task/{thread}/syscall")) else { return Activity::Unknown };
-    let mut text = [0; 64];
-    let Ok(length) = io::Read::read(&mut file, &mut text) else { return Activity::Unknown };
-    let mut words = std::str::from_utf8(&text[..length]).unwrap_or_default().split_ascii_whitespace();
-    let call = words.next().unwrap_or_default();
-    match call.parse() {
+    let Some(file) = open_activity(thread) else { return Activity::Unknown };
+    let activity = read_activity(file);
+    close(file);
+    activity.unwrap_or_default()
+}
+
+/// None: there is no such thread, or no descriptor is left.
+pub(super) fn open_activity(thread: c_int) -> Option<c_int> {
+    let path = std::ffi::CString::new(format!("/proc/self/task/{thread}/syscall")).ok()?;
+    // SAFETY: the path ends with a NUL and lives until the call returns.
+    check(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }).ok()
+}
+
+/// None: the thread has ended.
+pub(super) fn read_activity(file: c_int) -> Option<Activity> {
+    let mut text = [0u8; 64];
+    // SAFETY: `text` is writable for as many bytes as is said.
+    let length = unsafe { libc::pread(file, text.as_mut_ptr().cast(), text.len(), 0) };
+    let text = text.get(..usize::try_from(length).ok()?)?;
+    let mut words = std::str::from_utf8(text).unwrap_or_default().split_ascii_whitespace();
+    let call = words.next()?;
+    Some(match call.parse() {
         _ if call == "running" => Activity::Running,
         // futex(2): the first argument is the address of what is waited for.
         Ok(libc::SYS_futex) => {
@@ -371,5 +387,5 @@ pub(super) fn activity_of(thread: c_int) -> Activity {
         // -1: it sleeps, but in no system call (a page fault).
         Ok(number) if number >= 0 => Activity::Waiting,
         _ => Activity::Unknown,
-    }
+    })
 }
