@@ -61,10 +61,10 @@ def test_calls_that_compute_never_exceed_the_cap_whatever_runners_short_blocks_h
         with runners:
             zlib.compress(data, 6)  # some 10 ms, without the interpreter
 
-    calls: list[Callable[[], None]] = [lambda: time.sleep(0.0005)] * 4000  # the block itself is what is tested
+    calls: list[Callable[[], None]] = [lambda: time.sleep(0.0005)] * 2000  # the block itself is what is tested
     if mixed:
         calls = [compute if number % 80 == 79 else call for number, call in enumerate(calls)]
-    calls += [compute] * 50
+    calls += [compute] * 30
     wait([pool.submit(call) for call in calls], TIMEOUT)
     assert len(runners.seen) == calls.count(compute)
     # One that was seen in a lock of the allocator may count as blocked, and for a moment only.
