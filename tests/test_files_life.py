@@ -1,8 +1,13 @@
 """How files end: forks, the interpreter's exit, cancelling; what is left of them."""
 
+import collections
 import concurrent.futures
 import contextlib
+import ctypes
+import errno
 import os
+import socket
+import struct
 import threading
 
 import pytest
@@ -155,7 +160,7 @@ def test_the_threads_end_with_the_last_file(tmp_path) -> None:
         for thread in os.listdir("/proc/self/task"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/self/task/{thread}/comm") as comm:
                 names.append(comm.read().strip())
-        return [name for name in names if name.startswith(("proactor-ring", "proactor-file"))]
+        return [name for name in names if name.startswith(("proactor-ring", "proactor-file", "proactor-direct"))]
 
     with proactor.open(path, direct=True) as first:
         with proactor.open(path, direct=True) as second:
@@ -165,8 +170,13 @@ def test_the_threads_end_with_the_last_file(tmp_path) -> None:
     eventually(lambda: not native(), "they have ended: the kernel lists a thread for a moment after it was joined")
 
 
-def test_a_read_that_was_put_off_begins_as_soon_as_anybody_looks(tmp_path) -> None:
-    """Who always waits at once reads by himself, so that nobody is woken at the submit; other ways of waiting must have it begun."""
+@pytest.mark.parametrize("engine", ["", *FILE_MECHANISMS])
+def test_a_read_that_was_put_off_begins_as_soon_as_anybody_looks(tmp_path, monkeypatch, engine) -> None:
+    """Who always waits at once reads by himself, so that nobody is woken at the submit; other ways of waiting must have it begun.
+
+    So must they see the end of one that its asker began, which no native thread takes while nobody says that it must.
+    """
+    monkeypatch.setenv("PROACTOR_FILES", engine)
     path = tmp_path / "file"
     path.write_bytes(b"x" * 65536)
 
@@ -192,6 +202,52 @@ def test_a_read_that_was_put_off_begins_as_soon_as_anybody_looks(tmp_path) -> No
         for _ in range(10):
             file.read_at(0, 512).result()
         file.read_at(0, 512)  # and nobody looks
+
+
+@pytest.mark.linux("signals that interrupt system calls")
+def test_a_thread_that_began_reads_is_interrupted_by_none_and_may_end_before_them(tmp_path) -> None:
+    """Whoever begins a read may then be in a call that a signal would interrupt: its completion is none. No read ends with its thread."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    ours, theirs = socket.socketpair()
+    with proactor.open(path, direct=True) as file, ours, theirs:
+        # A receive with the kernel's own time-out, as database drivers have it: a signal ends it with EINTR, which is not tried again.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 20_000))
+        receive = ctypes.CDLL(None, use_errno=True).recv
+        errors, left = collections.Counter(), []
+
+        def begin() -> None:
+            for round_number in range(20):
+                requests = [file.read_at(4096 * ((round_number + index) % 256), 4096) for index in range(8)]
+                assert receive(ours.fileno(), ctypes.create_string_buffer(1), 1, 0) == -1
+                errors[errno.errorcode[ctypes.get_errno()]] += 1
+                assert all(request.result() == bytes(4096) for request in requests)
+            left.extend(file.read_at(4096 * index, 4096) for index in range(8))
+
+        thread = threading.Thread(target=begin)
+        thread.start()
+        thread.join(TIMEOUT)
+        assert errors == {"EAGAIN": 20}
+        assert len(left) == 8
+        assert all(request.result(TIMEOUT) == bytes(4096) for request in left)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 8])
+def test_threads_that_wait_for_reads_of_one_file_see_their_own(tmp_path, depth) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"".join(number.to_bytes(4, "little") * 1024 for number in range(256)))
+    with proactor.open(path, direct=True) as file, concurrent.futures.ThreadPoolExecutor(4) as executor:
+
+        def read(first: int) -> int:
+            window = collections.deque((number % 256, file.read_at(4096 * (number % 256), 4096)) for number in range(first, first + depth))
+            for number in range(first + depth, first + 400):
+                window.append((number % 256, file.read_at(4096 * (number % 256), 4096)))
+                wanted, request = window.popleft()
+                assert request.result() == wanted.to_bytes(4, "little") * 1024
+            return sum(request.result() == wanted.to_bytes(4, "little") * 1024 for wanted, request in window)
+
+        assert list(executor.map(read, range(0, 256, 64), timeout=60)) == [depth] * 4
+        assert file.statistics().outstanding == 0
 
 
 @pytest.mark.timeout(30)

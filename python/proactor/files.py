@@ -50,7 +50,8 @@ class FileStatistics:
 
     engine: str | None
     """What does the requests that are not answered from memory: "io_uring", on Windows "overlapped", or "threads"; None while no file
-    of the process has had any."""
+    of the process has had any. Short reads past the page cache (`direct`) are, on Linux, given to the kernel by the thread that asks,
+    whichever of these it is, unless PROACTOR_FILES says "threads"."""
     requests: int
     """Submitted so far."""
     cached: int

@@ -3,7 +3,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::ptr::NonNull;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 use proactor_core::files::Memory;
 use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError, PyValueError};
@@ -91,9 +91,21 @@ pub struct Block {
 // SAFETY: it owns its memory alone.
 unsafe impl Send for Block {}
 
+/// Blocks for the next short reads: to make one costs as much as half of the rest of what a read does here. Up to `SPARES` of at most `LARGEST_SPARE` bytes.
+// Only ever tried: who does not get it makes, or frees, a block. In the child of a fork a thread that is gone may have it.
+static SPARE: Mutex<Vec<Block>> = Mutex::new(Vec::new());
+const SPARES: usize = 64;
+const LARGEST_SPARE: usize = 2 * ALIGNMENT;
+
 impl Block {
     fn new(length: usize) -> PyResult<Self> {
         let layout = Layout::from_size_align(length.max(1), ALIGNMENT).map_err(|_| no_memory(length))?;
+        if length <= LARGEST_SPARE
+            && let Ok(mut spare) = SPARE.try_lock()
+            && let Some(index) = spare.iter().rposition(|block| block.layout == layout)
+        {
+            return Ok(spare.swap_remove(index));
+        }
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc_zeroed(layout) };
         let start = NonNull::new(start).ok_or_else(|| no_memory(length))?;
@@ -108,6 +120,13 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        let Block { start, layout } = *self;
+        if layout.size() <= LARGEST_SPARE
+            && let Ok(mut spare) = SPARE.try_lock()
+            && spare.len() < SPARES
+        {
+            return spare.push(Block { start, layout });
+        }
         // SAFETY: it was allocated with this layout.
         unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }

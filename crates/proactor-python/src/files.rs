@@ -40,6 +40,8 @@ struct Counts {
     /// Answered from memory, in the caller.
     cached: u64,
     outstanding: usize,
+    /// Threads that wait until nothing is.
+    waiting: usize,
     most_outstanding: usize,
     /// For each request, how many were outstanding with it.
     depths: u64,
@@ -104,9 +106,9 @@ impl Open {
 
     fn left(&self, mut counts: MutexGuard<'_, Counts>) {
         counts.outstanding -= 1;
-        let idle = counts.outstanding == 0;
+        let awaited = counts.outstanding == 0 && counts.waiting > 0;
         drop(counts);
-        if idle {
+        if awaited {
             self.idle.notify_all();
         }
     }
@@ -114,9 +116,13 @@ impl Open {
     fn wait_idle(&self, timeout: Duration) -> bool {
         if let Some(files) = self.world.engine_if_any() {
             files.rouse();
+            files.push_all();
         }
         let goes_on = |counts: &mut Counts| counts.outstanding > 0;
-        let (counts, _) = self.idle.wait_timeout_while(self.lock(), timeout, goes_on).unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.lock();
+        counts.waiting += 1;
+        let (mut counts, _) = self.idle.wait_timeout_while(counts, timeout, goes_on).unwrap_or_else(PoisonError::into_inner);
+        counts.waiting -= 1;
         counts.outstanding == 0
     }
 }
@@ -194,9 +200,20 @@ impl File {
         let future = make(self.future.bind(py), &shared, &self.name)?;
         let action = if kind == Kind::Write { Action::Write } else { Action::Read };
         let alone = self.open.began() == 1;
+        let request = Request { id: shared.id, file, action, offset: at, memory: Box::new(memory), transferred, sink: shared.clone() };
+        // Not into a caller's buffer: what is begun cannot be cancelled any more, and he may want it back.
+        let request = match kind == Kind::Read && size <= BRIEF {
+            true => match engine.begin(request) {
+                Ok(begun) => {
+                    shared.was_begun(begun);
+                    return Ok(future);
+                }
+                Err(request) => request,
+            },
+            false => request,
+        };
         let quiet = alone && kind == Kind::Read && self.open.waited_at_once.load(Ordering::Relaxed) >= HABIT;
         shared.quiet.store(quiet, Ordering::Relaxed);
-        let request = Request { id: shared.id, file, action, offset: at, memory: Box::new(memory), transferred, sink: shared };
         if quiet {
             engine.submit_quietly(request)
         } else {
@@ -478,8 +495,11 @@ impl File {
         if !std::ptr::eq(self.open.world, world()) {
             return Err(errors::file_forked());
         }
+        let mechanism = self.open.world.engine_if_any().map(|files| {
+            files.look(); // what has arrived counts
+            files.statistics().mechanism
+        });
         let counts = *self.open.lock();
-        let mechanism = self.open.world.engine_if_any().map(|files| files.statistics().mechanism);
         let mean = if counts.requests == 0 { 0.0 } else { counts.depths as f64 / counts.requests as f64 };
         let Counts { requests, cached, outstanding, most_outstanding, failed, cancelled, read_bytes, written_bytes, .. } = counts;
         Ok((mechanism, requests, cached, outstanding, most_outstanding, mean, failed, cancelled, read_bytes, written_bytes))

@@ -9,10 +9,10 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use proactor_core::files::{Complete, Outcome};
+use proactor_core::files::{Begun, Complete, Files, Outcome, Waited};
 use pyo3::exceptions::{PyTimeoutError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -56,6 +56,8 @@ pub struct Shared {
     pub size: usize,
     /// Nobody was woken for it.
     pub quiet: AtomicBool,
+    /// Set by its submitter, before anybody else can see it: it is with the kernel already, and whoever waits for it takes it from there.
+    begun: OnceLock<Begun>,
     // Guards everything that changes. Held for as long as it takes to move some references and to count: nothing in Python is made, released or
     // called under it. Taken before the file's counters.
     state: Mutex<State>,
@@ -101,6 +103,7 @@ impl Shared {
             offset,
             size,
             quiet: AtomicBool::new(false),
+            begun: OnceLock::new(),
             state: Mutex::new(state),
             ended: Condvar::new(),
         })
@@ -117,6 +120,10 @@ impl Shared {
         state.answer = Some(Answer { object, failed: false });
     }
 
+    pub fn was_begun(&self, begun: Begun) {
+        self.begun.set(begun).expect("a request is begun once");
+    }
+
     /// Somebody looks at it: whatever was put off begins now.
     fn rouse(&self) {
         if self.quiet.swap(false, Ordering::Relaxed) {
@@ -127,8 +134,30 @@ impl Shared {
         }
     }
 
+    /// Takes what the kernel has done, if that is for whoever looks to do.
+    fn look(&self) {
+        self.with_begun(|files, _| files.look());
+    }
+
+    /// Somebody has to be told of its end without looking.
+    fn push(&self) {
+        self.rouse();
+        self.with_begun(|files, begun| files.push(begun));
+    }
+
+    fn with_begun<T>(&self, act: impl FnOnce(&Files, Begun) -> T) -> Option<T> {
+        let begun = *self.begun.get()?;
+        if self.lock().phase != Phase::Pending {
+            return None;
+        }
+        let files = self.open.world.engine_if_any()?;
+        Some(act(&files, begun))
+    }
+
     /// `or_stored`: until it only needs to be told of.
     fn wait_ended(&self, timeout: Duration, or_stored: bool) -> bool {
+        let waited = self.with_begun(|files, begun| files.wait(begun, timeout));
+        let timeout = if waited == Some(Waited::Over) { Duration::ZERO } else { timeout };
         let mut state = self.lock();
         state.sleepers += 1;
         let is_over = |state: &State| state.phase.is_end() || or_stored && state.phase == Phase::Stored;
@@ -226,9 +255,11 @@ impl Transfer {
                 // Somebody makes the object just now.
                 drop(state);
                 py.detach(|| {
-                    let state = self.shared.lock();
+                    let mut state = self.shared.lock();
+                    state.sleepers += 1;
                     let goes_on = |state: &mut State| state.answer.is_none();
-                    drop(self.shared.ended.wait_timeout_while(state, Duration::from_millis(10), goes_on));
+                    let waited = self.shared.ended.wait_timeout_while(state, Duration::from_millis(10), goes_on);
+                    waited.unwrap_or_else(PoisonError::into_inner).0.sleepers -= 1;
                 });
                 continue;
             };
@@ -238,8 +269,9 @@ impl Transfer {
                 Err(error) => (error.into_value(py).into_any(), true),
             };
             let kept = object.clone_ref(py);
-            self.shared.lock().answer = Some(Answer { object: kept, failed });
-            self.shared.ended.notify_all();
+            let mut state = self.shared.lock();
+            state.answer = Some(Answer { object: kept, failed });
+            self.shared.wake(state);
             return Ok(Some((object, failed)));
         }
     }
@@ -263,6 +295,7 @@ impl Transfer {
     fn wait(this: &Bound<'_, Self>, Left(timeout): Left) -> PyResult<()> {
         let (py, own) = (this.py(), this.get());
         own.check()?;
+        own.shared.look();
         if own.shared.lock().phase.is_end() {
             own.shared.open.waited_at_once.store(0, Ordering::Relaxed);
             return Ok(());
@@ -319,6 +352,7 @@ impl Transfer {
     fn done(&self, py: Python<'_>) -> PyResult<bool> {
         self.check()?;
         self.shared.rouse();
+        self.shared.look();
         let ended = self.shared.lock().phase.is_end();
         if ended {
             self.answer(py)?; // so that a lent buffer is its owner's again
@@ -336,6 +370,7 @@ impl Transfer {
     fn running(&self) -> PyResult<bool> {
         self.check()?;
         self.shared.rouse();
+        self.shared.look();
         Ok(!self.shared.lock().phase.is_end())
     }
 
@@ -378,6 +413,7 @@ impl Transfer {
     fn _state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.check()?;
         self.shared.rouse();
+        self.shared.look();
         let phase = self.shared.lock().phase;
         let name = match phase {
             Phase::Pending | Phase::Stored => intern!(py, "RUNNING"),
@@ -409,7 +445,7 @@ impl Transfer {
     fn _inflate(this: &Bound<'_, Self>, condition: Py<PyAny>, waiters: Py<PyList>) -> PyResult<(Py<PyAny>, Py<PyList>)> {
         let (py, own) = (this.py(), this.get());
         own.check()?;
-        own.shared.rouse();
+        own.shared.push();
         let offered = (condition, waiters);
         let mut state = own.shared.lock();
         if let Some((condition, waiters)) = &state.waited {
@@ -474,7 +510,7 @@ impl Transfer {
     fn _add_callback(this: &Bound<'_, Self>, function: Py<PyAny>) -> PyResult<bool> {
         let own = this.get();
         own.check()?;
-        own.shared.rouse();
+        own.shared.push();
         let mut state = own.shared.lock();
         if state.phase.is_end() {
             drop(state);
@@ -531,6 +567,8 @@ impl Transfer {
             self.shared.open.given_up();
         }
         drop(state);
+        // Not roused: what was put off is better cancelled.
+        self.shared.with_begun(|files, begun| files.push(begun));
         self.shared.id
     }
 
@@ -542,7 +580,7 @@ impl Transfer {
 impl Drop for Transfer {
     fn drop(&mut self) {
         if self.check().is_ok() {
-            self.shared.rouse();
+            self.shared.push();
         }
     }
 }

@@ -2,6 +2,7 @@
 //! ports, workers or whoever waits for a request.
 //!
 //! ```text
+//!   begin ───▶ at the kernel ───────────────────▶ Complete::complete, once        (an Err: not begun, to be submitted)
 //!   submit ──▶ waiting ──▶ at the mechanism ──▶ Complete::complete, once
 //!                 ├── take_back: the caller does it itself, or drops it
 //!                 └── cancel: completes with ECANCELED        (at the mechanism: with ECANCELED or its result, whatever comes first)
@@ -13,20 +14,29 @@
 //! * **Two mechanisms on each platform.** One native thread owns what the kernel completes: a ring (`io_uring.rs`), on Windows a completion port (`overlapped.rs`). Where the kernel
 //!   refuses the ring, at the start or later, `threads.rs` goes on, a few native threads; nothing is lost on the way. Both take from one queue, in the order of submission. What the
 //!   owner could only wait for (on Windows: a sync, a pipe) goes to threads in any case, through a queue of its own.
+//! * **Beside them**: short reads past the page cache, where the kernel takes them from any thread, are begun by whoever asks (`direct.rs`). They need no queue, and cannot be cancelled.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use crate::numbers::{ECANCELED, EINTR, EIO};
+use crate::numbers::ECANCELED;
 use crate::sync::{Condvar, Mutex, MutexGuard, thread};
 
+#[cfg(target_os = "linux")]
+mod aio;
+#[cfg(not(target_os = "linux"))]
+#[path = "aio_none.rs"]
+mod aio;
+pub mod direct;
+mod file;
 #[cfg(target_os = "linux")]
 mod io_uring;
 #[cfg(windows)]
 mod overlapped;
+mod request;
 mod source;
 #[cfg(unix)]
 mod system;
@@ -35,6 +45,10 @@ mod system;
 mod system;
 mod threads;
 
+pub use direct::{Begun, Waited};
+use direct::{Direct, Refusal};
+pub use file::{Access, Cached, File};
+pub use request::{Action, Complete, Memory, NoMemory, Outcome, Request, next_id};
 #[cfg(windows)]
 pub use system::reopen;
 pub use system::{Descriptor, RawDescriptor};
@@ -48,185 +62,10 @@ pub const NAMES: &[&str] = if cfg!(target_os = "linux") {
     &["threads"]
 };
 
-/// An open file. Closes its descriptor when nobody has it any more.
-pub struct File {
-    descriptor: Descriptor,
-    /// Opened with O_DIRECT: what a read leaves short of a sector is the end.
-    direct: bool,
-    nature: system::Nature,
-}
-
-impl File {
-    pub fn new(descriptor: Descriptor, direct: bool) -> Arc<Self> {
-        let nature = system::Nature::of(&descriptor, direct);
-        Arc::new(File { descriptor, direct, nature })
-    }
-
-    /// The same open file with a descriptor of its own, and what may be done with it. On Windows an overlapped one, where there can be one.
-    ///
-    /// # Errors
-    /// It is no open descriptor, or there is none left.
-    pub fn duplicate(descriptor: RawDescriptor) -> io::Result<(Arc<Self>, Access)> {
-        let (descriptor, access) = system::duplicate(descriptor)?;
-        Ok((Self::new(descriptor, access.direct), access))
-    }
-
-    /// As `read_cached`, into the memory of a read that no mechanism has yet.
-    pub fn read_cached_into(&self, memory: &mut dyn Memory, offset: u64) -> Cached {
-        // SAFETY: of a read it is writable for its length, as `Memory` promises, and nobody else has it meanwhile.
-        unsafe { self.read_cached(memory.start(), memory.length(), offset) }
-    }
-
-    /// The descriptor's number, on every platform.
-    pub fn number(&self) -> i64 {
-        self.descriptor() as i64
-    }
-
-    pub fn descriptor(&self) -> RawDescriptor {
-        system::raw(&self.descriptor)
-    }
-
-    /// Waits until the device has what was written; or the kernel's error number.
-    ///
-    /// # Errors
-    /// The device failed, or there is none behind the file.
-    pub fn sync(&self, data_only: bool) -> Result<(), i32> {
-        system::sync(self.descriptor(), data_only)
-    }
-
-    /// In the child of a fork: closes the child's descriptor. Those who held the file there, threads that are gone, never drop it.
-    pub fn forked(self: Arc<Self>) {
-        system::close(self.descriptor());
-        std::mem::forget(self);
-    }
-}
-
-/// What a descriptor was opened for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    pub readable: bool,
-    pub writable: bool,
-    pub direct: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Read,
-    Write,
-    /// fsync(2), or fdatasync(2).
-    Sync {
-        data_only: bool,
-    },
-}
-
-/// What a request reads into or writes from.
-///
-/// # Safety
-/// `start` is readable (for a read: writable) for `length` bytes and does not move, until this is dropped.
-pub unsafe trait Memory: Send {
-    fn start(&self) -> *mut u8;
-    fn length(&self) -> usize;
-    fn as_any_mut(&mut self) -> &mut dyn Any;
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
-}
-
-/// For requests without memory.
-pub struct NoMemory;
-
-// SAFETY: no bytes are promised.
-unsafe impl Memory for NoMemory {
-    fn start(&self) -> *mut u8 {
-        std::ptr::dangling_mut()
-    }
-
-    fn length(&self) -> usize {
-        0
-    }
-
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        self
-    }
-}
-
-/// What a read found that may not wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cached {
-    /// All of it, or up to the end of the file.
-    Whole(usize),
-    /// The rest is not in memory, or an error waits for whoever reads it.
-    Part(usize),
-}
-
-/// What became of a request.
-pub struct Outcome {
-    pub memory: Box<dyn Memory>,
-    /// So many bytes were transferred; fewer than asked for at the end of the file, or before the error.
-    pub transferred: usize,
-    /// The kernel's error number.
-    pub error: Option<i32>,
-}
-
-/// Where a completion goes. Called once a request, on a native thread or on one that submits, cancels or closes; no lock is held. Must not block.
-pub trait Complete: Send + Sync {
-    fn complete(&self, id: u64, outcome: Outcome);
-}
-
-pub struct Request {
-    pub id: u64,
-    pub file: Arc<File>,
-    pub action: Action,
-    pub offset: u64,
-    pub memory: Box<dyn Memory>,
-    pub transferred: usize,
-    pub sink: Arc<dyn Complete>,
-}
-
-/// So much is asked for in one system call; the kernel does not do 2 GiB.
-const LARGEST: usize = 1 << 30;
-const SECTOR: usize = 512;
-
-/// An id that no other request of the process has.
-pub fn next_id() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    LAST.fetch_add(1, Ordering::Relaxed)
-}
-
-impl Request {
-    /// What is left of it: where, and how much of that goes into the next system call.
-    fn rest(&self) -> (*mut u8, usize, u64) {
-        let length = (self.memory.length() - self.transferred).min(LARGEST);
-        // Not a pointer into the memory where nothing is left of it, but one past its end, which is as valid.
-        (self.memory.start().wrapping_add(self.transferred), length, self.offset + self.transferred as u64)
-    }
-
-    /// What a system call has answered: bytes, or a negative error number. None: there is more to do.
-    fn advance(&mut self, result: i64) -> Option<Result<(), i32>> {
-        match (self.action, result) {
-            (_, result) if result == -i64::from(EINTR) => None,
-            (_, ..0) => Some(Err(-result as i32)),
-            (Action::Sync { .. }, _) => Some(Ok(())),
-            (Action::Read, 0) => Some(Ok(())),
-            // Neither an error nor progress: to ask again might never end.
-            (Action::Write, 0) if self.memory.length() > self.transferred => Some(Err(EIO)),
-            (action, count) => {
-                self.transferred += count as usize;
-                let ended = self.file.direct && action == Action::Read && !(count as usize).is_multiple_of(SECTOR);
-                (ended || self.transferred >= self.memory.length()).then_some(Ok(()))
-            }
-        }
-    }
-
-    fn complete(self, result: Result<(), i32>) {
-        let Request { id, file, memory, transferred, sink, .. } = self;
-        // Whoever is told may have closed the file, and expects it to be: Windows deletes no file that is open.
-        drop(file);
-        sink.complete(id, Outcome { memory, transferred, error: result.err() });
-    }
-}
+/// So many reads are begun by those who ask for them; others are as well while so many wait for the owner. With many under way it is better that two threads give them to
+/// the kernel.
+const FEW: usize = 8;
+const BEHIND: usize = 4;
 
 /// How an engine is made.
 #[derive(Clone, Copy, Debug)]
@@ -252,6 +91,8 @@ pub struct Statistics {
     /// Why it is not the default.
     pub refusal: Option<String>,
     pub submitted: u64,
+    /// Given to the kernel by whoever asked, at once.
+    pub begun: u64,
     /// Done by a thread that had nothing to do but to wait for it.
     pub taken_back: u64,
     /// The kernel was asked again, because it had no room.
@@ -279,11 +120,14 @@ struct Shared {
     wake: Option<Descriptor>,
     forked: AtomicBool,
     submitted: AtomicU64,
+    begun: AtomicU64,
     taken_back: AtomicU64,
     retries: AtomicU64,
     overflows: AtomicU64,
     /// Told once, by `refusal`.
     told: AtomicBool,
+    /// Since the first read that might be begun at once. None: the kernel has no such thing, or refuses it.
+    direct: OnceLock<Option<Arc<Direct<aio::Aio>>>>,
     /// The ring's descriptor, for the child of a fork; `usize::MAX` while there is none.
     #[cfg_attr(windows, expect(dead_code, reason = "there is no ring"))]
     ring: AtomicUsize,
@@ -302,6 +146,8 @@ struct Queue {
     asleep: bool,
     idle: usize,
     closing: bool,
+    /// PROACTOR_FILES wants threads only.
+    threads_only: bool,
     threads: Vec<thread::JoinHandle<()>>,
     working: usize,
     refusal: Option<String>,
@@ -335,7 +181,11 @@ impl Files {
     /// `InvalidInput` for a name that is none of `NAMES`; what the kernel refuses.
     pub fn open_named(name: &str, limits: Limits) -> io::Result<Self> {
         match name {
-            "threads" => Ok(Self::open_threads(limits, None)),
+            "threads" => {
+                let files = Self::open_threads(limits, None);
+                files.shared.queue.lock().threads_only = true;
+                Ok(files)
+            }
             #[cfg(any(target_os = "linux", windows))]
             name if name == NAMES[0] => Self::open_owned(limits).map_err(|error| {
                 let text =
@@ -371,18 +221,72 @@ impl Files {
     /// Begins a request. It completes exactly once, unless `take_back` answers it.
     pub fn submit(&self, request: Request) {
         self.shared.submitted.fetch_add(1, Ordering::Relaxed);
-        let blocks = self.shared.blocks(&request);
-        let mut queue = self.shared.queue.lock();
-        if queue.closing {
-            drop(queue);
-            return request.complete(Err(ECANCELED));
+        self.shared.queue(request, Closing::Refuse);
+    }
+
+    /// Begins a read past the page cache in the calling thread, if that takes no waiting. Then somebody has to `wait` for it, `look` after it or `push` it; else it is told
+    /// when others are.
+    ///
+    /// # Errors
+    /// The request, to be submitted.
+    pub fn begin(&self, request: Request) -> Result<Begun, Request> {
+        if request.action != Action::Read || !request.file.is_prompt() {
+            return Err(request);
         }
-        if blocks {
-            queue.blocking.push_back(request);
-            return threads::called(&self.shared, queue);
+        let Some(direct) = self.direct() else { return Err(request) };
+        if direct.under_way() >= FEW && self.shared.queue.lock().waiting.len() < BEHIND {
+            return Err(request);
         }
-        queue.waiting.push_back(request);
-        self.call_mechanism(queue);
+        let file = request.file.clone();
+        match direct.begin(request) {
+            Ok(begun) => {
+                self.shared.submitted.fetch_add(1, Ordering::Relaxed);
+                self.shared.begun.fetch_add(1, Ordering::Relaxed);
+                Ok(begun)
+            }
+            Err((request, refusal)) => {
+                if refusal == Refusal::File {
+                    file.never_prompt();
+                }
+                Err(request)
+            }
+        }
+    }
+
+    /// Completes what was begun and has arrived. Does not wait.
+    pub fn look(&self) {
+        if let Some(Some(direct)) = self.shared.direct.get() {
+            direct.look(&self.shared.elsewhere());
+        }
+    }
+
+    /// Waits for what was begun, and completes what arrives meanwhile.
+    pub fn wait(&self, begun: Begun, timeout: Duration) -> Waited {
+        match self.shared.direct.get() {
+            Some(Some(direct)) => direct.wait(begun, timeout, &self.shared.elsewhere()),
+            _ => Waited::Left,
+        }
+    }
+
+    /// It completes from here on without anybody who waits for it.
+    pub fn push(&self, begun: Begun) {
+        if let Some(Some(direct)) = self.shared.direct.get() {
+            direct.push(begun);
+        }
+    }
+
+    /// The same for all that was begun.
+    pub fn push_all(&self) {
+        if let Some(Some(direct)) = self.shared.direct.get() {
+            direct.push_all();
+        }
+    }
+
+    fn direct(&self) -> Option<&Arc<Direct<aio::Aio>>> {
+        match self.shared.direct.get() {
+            Some(direct) => direct.as_ref(),
+            None => self.shared.open_direct(),
+        }
     }
 
     /// As `submit`, but wakes nobody: for a request that its submitter will most likely take back in a moment. `rouse` begins it after all, and so does the next
@@ -404,20 +308,7 @@ impl Files {
         if queue.waiting.is_empty() {
             return;
         }
-        self.call_mechanism(queue);
-    }
-
-    /// Has the mechanism look into the queue.
-    fn call_mechanism<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) {
-        if queue.owned {
-            let asleep = std::mem::take(&mut queue.asleep);
-            drop(queue);
-            if asleep {
-                self.shared.wake_owner();
-            }
-        } else {
-            threads::called(&self.shared, queue);
-        }
+        self.shared.call_mechanism(queue);
     }
 
     /// The request, if no mechanism has it yet: then it never completes by itself.
@@ -465,6 +356,7 @@ impl Files {
             mechanism: if queue.owned { NAMES[0] } else { "threads" },
             refusal: queue.refusal.clone(),
             submitted: self.shared.submitted.load(Ordering::Relaxed),
+            begun: self.shared.begun.load(Ordering::Relaxed),
             taken_back: self.shared.taken_back.load(Ordering::Relaxed),
             retries: self.shared.retries.load(Ordering::Relaxed),
             overflows: self.shared.overflows.load(Ordering::Relaxed),
@@ -515,6 +407,12 @@ impl Drop for Files {
     }
 }
 
+/// What becomes of a request that comes while all ends.
+enum Closing {
+    Refuse,
+    Perform,
+}
+
 impl Shared {
     fn new(limits: Limits, wake: Option<Descriptor>) -> Arc<Self> {
         Arc::new(Shared {
@@ -529,6 +427,8 @@ impl Shared {
             retries: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             told: AtomicBool::new(false),
+            direct: OnceLock::new(),
+            begun: AtomicU64::new(0),
             ring: AtomicUsize::new(usize::MAX),
         })
     }
@@ -536,6 +436,60 @@ impl Shared {
     /// The owner could only wait for it, and others with it.
     fn blocks(&self, request: &Request) -> bool {
         self.wake.as_ref().is_some_and(|owner| system::blocks(request, owner, self.id))
+    }
+
+    /// The queue of whoever does what was submitted.
+    fn queue(self: &Arc<Self>, request: Request, closing: Closing) {
+        let blocks = self.blocks(&request);
+        let mut queue = self.queue.lock();
+        if queue.closing {
+            drop(queue);
+            return match closing {
+                Closing::Refuse => request.complete(Err(ECANCELED)),
+                Closing::Perform => threads::perform(request),
+            };
+        }
+        if blocks {
+            queue.blocking.push_back(request);
+            return threads::called(self, queue);
+        }
+        queue.waiting.push_back(request);
+        self.call_mechanism(queue);
+    }
+
+    /// Has the mechanism look into the queue.
+    fn call_mechanism<'a>(self: &'a Arc<Self>, mut queue: MutexGuard<'a, Queue>) {
+        if queue.owned {
+            let asleep = std::mem::take(&mut queue.asleep);
+            drop(queue);
+            if asleep {
+                self.wake_owner();
+            }
+        } else {
+            threads::called(self, queue);
+        }
+    }
+
+    /// Where a read goes on that was begun and would have had to wait. It began before a close, which waits for it.
+    fn elsewhere(self: &Arc<Self>) -> impl Fn(Request) {
+        |request| self.queue(request, Closing::Perform)
+    }
+
+    /// Once, and not while it ends: then nobody would end it.
+    fn open_direct(self: &Arc<Self>) -> Option<&Arc<Direct<aio::Aio>>> {
+        let mut queue = self.queue.lock();
+        if queue.closing {
+            return None;
+        }
+        let open = || {
+            let (kernel, reader) = if queue.threads_only { None } else { aio::open(self.limits.ring as usize).ok() }?;
+            let direct = Direct::new(kernel, reader, self.limits.ring as usize);
+            let (own, shared) = (direct.clone(), self.clone());
+            let thread = thread::Builder::new().name("proactor-direct".to_owned());
+            queue.threads.push(thread.spawn(move || own.serve(&shared.elsewhere())).ok()?);
+            Some(direct)
+        };
+        self.direct.get_or_init(open).as_ref()
     }
 
     fn wake_owner(&self) {
@@ -550,6 +504,9 @@ impl Shared {
         queue.asleep = false;
         let threads = std::mem::take(&mut queue.threads);
         drop(queue);
+        if let Some(Some(direct)) = self.direct.get() {
+            direct.finish();
+        }
         self.available.notify_all();
         self.wake_owner();
         threads

@@ -15,6 +15,8 @@ use proactor_core::numbers::ECANCELED;
 
 #[cfg(target_os = "linux")]
 mod on_io_uring;
+#[cfg(target_os = "linux")]
+mod on_linux;
 #[cfg(unix)]
 mod on_unix;
 #[cfg(unix)]

@@ -1,0 +1,100 @@
+//! An open file, and what is known of it. Knows nothing of requests.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::{Descriptor, Memory, RawDescriptor, system};
+
+/// An open file. Closes its descriptor when nobody has it any more.
+pub struct File {
+    descriptor: Descriptor,
+    /// Opened with O_DIRECT: what a read leaves short of a sector is the end.
+    pub(super) direct: bool,
+    pub(super) nature: system::Nature,
+    /// So many reads in a row could not be begun at once, without waiting.
+    unready: AtomicU32,
+}
+
+impl File {
+    pub fn new(descriptor: Descriptor, direct: bool) -> Arc<Self> {
+        let nature = system::Nature::of(&descriptor, direct);
+        Arc::new(File { descriptor, direct, nature, unready: AtomicU32::new(0) })
+    }
+
+    /// The same open file with a descriptor of its own, and what may be done with it. On Windows an overlapped one, where there can be one.
+    ///
+    /// # Errors
+    /// It is no open descriptor, or there is none left.
+    pub fn duplicate(descriptor: RawDescriptor) -> io::Result<(Arc<Self>, Access)> {
+        let (descriptor, access) = system::duplicate(descriptor)?;
+        Ok((Self::new(descriptor, access.direct), access))
+    }
+
+    /// As `read_cached`, into the memory of a read that no mechanism has yet.
+    pub fn read_cached_into(&self, memory: &mut dyn Memory, offset: u64) -> Cached {
+        // SAFETY: of a read it is writable for its length, as `Memory` promises, and nobody else has it meanwhile.
+        unsafe { self.read_cached(memory.start(), memory.length(), offset) }
+    }
+
+    /// The descriptor's number, on every platform.
+    pub fn number(&self) -> i64 {
+        self.descriptor() as i64
+    }
+
+    pub fn descriptor(&self) -> RawDescriptor {
+        system::raw(&self.descriptor)
+    }
+
+    /// Waits until the device has what was written; or the kernel's error number.
+    ///
+    /// # Errors
+    /// The device failed, or there is none behind the file.
+    pub fn sync(&self, data_only: bool) -> Result<(), i32> {
+        system::sync(self.descriptor(), data_only)
+    }
+
+    /// Reads of it may be begun by whoever asks for them.
+    pub(super) fn is_prompt(&self) -> bool {
+        self.direct && self.unready.load(Ordering::Relaxed) < UNREADY
+    }
+
+    pub(super) fn tell_promptness(&self, begun_at_once: bool) {
+        if !begun_at_once {
+            self.unready.fetch_add(1, Ordering::Relaxed);
+        } else if self.unready.load(Ordering::Relaxed) > 0 {
+            self.unready.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Its reads cannot be begun so.
+    pub(super) fn never_prompt(&self) {
+        self.unready.store(UNREADY, Ordering::Relaxed);
+    }
+
+    /// In the child of a fork: closes the child's descriptor. Those who held the file there, threads that are gone, never drop it.
+    pub fn forked(self: Arc<Self>) {
+        system::close(self.descriptor());
+        std::mem::forget(self);
+    }
+}
+
+/// After so many refusals in a row a file's reads are not tried at once any more: its file system has to wait for each.
+const UNREADY: u32 = 32;
+
+/// What a descriptor was opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    pub readable: bool,
+    pub writable: bool,
+    pub direct: bool,
+}
+
+/// What a read found that may not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cached {
+    /// All of it, or up to the end of the file.
+    Whole(usize),
+    /// The rest is not in memory, or an error waits for whoever reads it.
+    Part(usize),
+}
