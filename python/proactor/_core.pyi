@@ -638,11 +638,13 @@ class Port:
         thread: int,
         start_worker: Callable[[], object],
         apply: Callable[[Callable[..., object], tuple[Any, ...]], object],
+        apply_nothing: Callable[[Callable[[], object], tuple[()]], object],
         run: Callable[[Any, Any], object],
         run_with: Callable[[Any, Any], object],
     ) -> Worker:
         """The calling thread, of that identifier, becomes a worker. `start_worker` is what it is given to call when the last spare worker was released,
-        `apply` what it is given as the function for everything that does not take two arguments: `apply(function, arguments)`. Submitted calls come as
+        `apply` what it is given as the function for everything that does not take two arguments: `apply(function, arguments)`, and `apply_nothing` the same
+        for timers and waits without arguments. Submitted calls come as
         `run(future, function)` or `run_with(future, (function, arguments, keywords))`."""
 
     def start_failed(self) -> None:
@@ -720,14 +722,19 @@ class Port:
     def in_handlers(self) -> list[tuple[int, int]]:
         """`(thread identifier, a number that another item changes)` of each worker that is in an item."""
 
-    def call_after(self, seconds: float, function: Callable[..., object], arguments: tuple[Any, ...]) -> Timer:
-        """Has a worker call `function(*arguments)` in `seconds`.
+    def call_after(
+        self, seconds: object, function: Callable[..., object], arguments: tuple[Any, ...], starting: bool = False
+    ) -> Timer | None:
+        """Has a worker call `function(*arguments)` in `seconds`. None where that cannot be done at once: `seconds` is no float, or, unless `starting`,
+        no worker has been started.
 
         Raises:
             RuntimeError: the port is closed or finishing.
         """
 
-    def call_every(self, seconds: float, function: Callable[..., object], arguments: tuple[Any, ...]) -> Timer: ...
+    def call_every(
+        self, seconds: object, function: Callable[..., object], arguments: tuple[Any, ...], starting: bool = False
+    ) -> Timer | None: ...
     def call_when(
         self,
         handle: int | Event,

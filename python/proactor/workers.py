@@ -294,7 +294,8 @@ def _work(workers: Workers, port: _core.Port) -> None:
                 workers.initializer_failed(thread.name)
                 return
         # Not in a variable: the traceback of an exception that a user keeps would keep it with this frame, past the end of its thread.
-        for function, first, second in port.worker(threading.get_ident(), workers.start_spare, _apply, workers._run, workers._run_with):
+        calls = (_apply, _apply_nothing, workers._run, workers._run_with)
+        for function, first, second in port.worker(threading.get_ident(), workers.start_spare, *calls):
             try:
                 function(first, second)
             except BaseException as error:
@@ -307,6 +308,11 @@ def _work(workers: Workers, port: _core.Port) -> None:
 def _apply(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     """For what does not take two arguments: the loop calls everything with two, which the interpreter does fastest."""
     function(*arguments)
+
+
+def _apply_nothing(function: Callable[[], object], _: tuple[()]) -> None:
+    """As `_apply`, where there are no arguments: a Python function is then called without going through C."""
+    function()
 
 
 def _failed(first: Any, second: Any, error: BaseException) -> None:
@@ -331,7 +337,7 @@ def _failed(first: Any, second: Any, error: BaseException) -> None:
 
 
 _HERE = os.path.dirname(__file__)
-_LOOP = (_work.__code__, _apply.__code__)
+_LOOP = (_work.__code__, _apply.__code__, _apply_nothing.__code__)
 
 
 def _log(level: int, text: str, *arguments: object, exc_info: BaseException | None = None, to: logging.Logger = log) -> None:

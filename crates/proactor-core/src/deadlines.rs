@@ -1,4 +1,4 @@
-//! Deadlines, the earliest first. Knows numbers only; what is due at them is the timers'.
+//! What is due at a time, the earliest first.
 //!
 //! One heap of all of them would cost a miss of the cache on most levels of every pop. So they lie in runs that are sorted once and read from one end, and
 //! only the run's heads, and the newest deadlines, which are no run yet, are heaps: both fit into the first caches while a hundred thousand are pending.
@@ -9,22 +9,28 @@ use std::collections::binary_heap::PeekMut;
 
 use crate::timer::TimerId;
 
-pub type Due = (u64, TimerId);
+/// Ordered by deadline, and by adding among equals.
+#[derive(Debug)]
+pub struct Due<T> {
+    pub deadline: u64,
+    pub id: TimerId,
+    pub value: T,
+}
 
 /// Pushing and popping cost O(log n); memory follows how many there are, down as well as up.
-#[derive(Debug, Default)]
-pub struct Deadlines {
+#[derive(Debug)]
+pub struct Deadlines<T> {
     /// The newest, fewer than `RUN`.
-    recent: BinaryHeap<Reverse<Due>>,
-    runs: BinaryHeap<Run>,
+    recent: BinaryHeap<Reverse<Due<T>>>,
+    runs: BinaryHeap<Run<T>>,
     length: usize,
 }
 
 #[derive(Debug)]
-struct Run {
-    earliest: Due,
+struct Run<T> {
+    earliest: Due<T>,
     /// The others, the next one last.
-    rest: Vec<Reverse<Due>>,
+    rest: Vec<Reverse<Due<T>>>,
 }
 
 /// A run begins with so many; to sort them takes some 20 us.
@@ -34,47 +40,54 @@ const SMALL_RUN: usize = RUN / 16;
 /// Room for this many is kept.
 const SMALL: usize = 64;
 
-impl Deadlines {
-    pub fn push(&mut self, due: Due) {
+impl<T> Default for Deadlines<T> {
+    fn default() -> Self {
+        Deadlines { recent: BinaryHeap::new(), runs: BinaryHeap::new(), length: 0 }
+    }
+}
+
+impl<T> Deadlines<T> {
+    pub fn push(&mut self, due: Due<T>) {
         self.length += 1;
         self.insert(due);
     }
 
-    pub fn peek(&self) -> Option<Due> {
+    pub fn peek(&self) -> Option<&Due<T>> {
         match (self.recent.peek(), self.runs.peek()) {
-            (Some(Reverse(recent)), Some(run)) => Some(run.earliest.min(*recent)),
-            (Some(Reverse(recent)), None) => Some(*recent),
-            (None, run) => run.map(|run| run.earliest),
+            (Some(Reverse(recent)), Some(run)) => Some(recent.min(&run.earliest)),
+            (Some(Reverse(recent)), None) => Some(recent),
+            (None, run) => run.map(|run| &run.earliest),
         }
     }
 
-    pub fn pop(&mut self) -> Option<Due> {
+    pub fn pop(&mut self) -> Option<Due<T>> {
         let recent = self.recent.peek();
         if self.runs.peek().is_none_or(|run| recent.is_some_and(|Reverse(recent)| *recent < run.earliest)) {
             return self.pop_recent();
         }
         let mut run = self.runs.peek_mut()?;
         self.length -= 1;
-        let earliest = run.earliest;
         if run.rest.len() >= SMALL_RUN {
             let Reverse(next) = run.rest.pop().expect("it is not small");
-            run.earliest = next;
+            let earliest = std::mem::replace(&mut run.earliest, next);
             shrink(run.rest.len(), run.rest.capacity(), |least| run.rest.shrink_to(least));
-        } else {
-            let run = PeekMut::pop(run);
-            shrink(self.runs.len(), self.runs.capacity(), |least| self.runs.shrink_to(least));
-            run.rest.into_iter().for_each(|Reverse(due)| self.insert(due));
+            return Some(earliest);
         }
+        let Run { earliest, rest } = PeekMut::pop(run);
+        shrink(self.runs.len(), self.runs.capacity(), |least| self.runs.shrink_to(least));
+        rest.into_iter().for_each(|Reverse(due)| self.insert(due));
         Some(earliest)
     }
 
-    /// Keeps those that `wanted` picks.
-    pub fn retain(&mut self, mut wanted: impl FnMut(TimerId) -> bool) {
-        self.recent.retain(|Reverse((_, id))| wanted(*id));
+    /// Keeps those that `wanted` picks; the values of the others go to `others`.
+    pub fn retain(&mut self, mut wanted: impl FnMut(&Due<T>) -> bool, others: &mut Vec<T>) {
+        let mut recent = std::mem::take(&mut self.recent).into_vec();
+        take_others(&mut recent, &mut wanted, others);
+        self.recent = recent.into();
         shrink(self.recent.len(), self.recent.capacity(), |least| self.recent.shrink_to(least));
         for Run { earliest, mut rest } in std::mem::take(&mut self.runs) {
             rest.push(Reverse(earliest));
-            rest.retain(|Reverse((_, id))| wanted(*id));
+            take_others(&mut rest, &mut wanted, others);
             if rest.len() <= SMALL_RUN {
                 rest.into_iter().for_each(|Reverse(due)| self.insert(due));
             } else {
@@ -88,7 +101,7 @@ impl Deadlines {
         self.length
     }
 
-    fn insert(&mut self, due: Due) {
+    fn insert(&mut self, due: Due<T>) {
         self.recent.push(Reverse(due));
         if self.recent.len() == RUN {
             let mut run = std::mem::replace(&mut self.recent, BinaryHeap::with_capacity(SMALL)).into_vec();
@@ -98,13 +111,13 @@ impl Deadlines {
     }
 
     /// `run` is sorted, and not empty.
-    fn add_run(&mut self, mut run: Vec<Reverse<Due>>) {
+    fn add_run(&mut self, mut run: Vec<Reverse<Due<T>>>) {
         let Reverse(earliest) = run.pop().expect("a run is not empty");
         shrink(run.len(), run.capacity(), |least| run.shrink_to(least));
         self.runs.push(Run { earliest, rest: run });
     }
 
-    fn pop_recent(&mut self) -> Option<Due> {
+    fn pop_recent(&mut self) -> Option<Due<T>> {
         let Reverse(due) = self.recent.pop()?;
         self.length -= 1;
         shrink(self.recent.len(), self.recent.capacity(), |least| self.recent.shrink_to(least));
@@ -117,6 +130,10 @@ impl Deadlines {
     }
 }
 
+fn take_others<T>(from: &mut Vec<Reverse<Due<T>>>, wanted: &mut impl FnMut(&Due<T>) -> bool, others: &mut Vec<T>) {
+    others.extend(from.extract_if(.., |Reverse(due)| !wanted(due)).map(|Reverse(due)| due.value));
+}
+
 /// After a removal: no memory for four times what is there. Halving keeps the cost of shrinking amortised.
 pub fn shrink(length: usize, capacity: usize, shrink_to: impl FnOnce(usize)) {
     if capacity > SMALL && capacity > 4 * length {
@@ -124,31 +141,51 @@ pub fn shrink(length: usize, capacity: usize, shrink_to: impl FnOnce(usize)) {
     }
 }
 
-// The heap has the greatest first: that is the run with the earliest deadline.
-impl Ord for Run {
+impl<T> Ord for Due<T> {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.earliest.cmp(&self.earliest)
+        (self.deadline, self.id).cmp(&(other.deadline, other.id))
     }
 }
 
-impl PartialOrd for Run {
+impl<T> PartialOrd for Due<T> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Run {
+impl<T> PartialEq for Due<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl<T> Eq for Due<T> {}
+
+// The heap has the greatest first: that is the run with the earliest deadline.
+impl<T> Ord for Run<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.earliest.cmp(&self.earliest)
+    }
+}
+
+impl<T> PartialOrd for Run<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> PartialEq for Run<T> {
     fn eq(&self, other: &Self) -> bool {
         self.earliest == other.earliest
     }
 }
 
-impl Eq for Run {}
+impl<T> Eq for Run<T> {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timer::Timers;
+    use crate::timer::tests::ids;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -176,26 +213,34 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn deadlines_behave_as_an_ordered_set_and_take_memory_for_what_is_there(steps in steps()) {
-            let (mut deadlines, mut model, mut ids) = (Deadlines::default(), BTreeSet::new(), Timers::new());
-            let mut id_of_next = || ids.add(0, ());
+            let (mut deadlines, mut model, mut ids) = (Deadlines::default(), BTreeSet::new(), ids());
+            let key = |due: &Due<TimerId>| {
+                assert_eq!(due.value, due.id, "the value of another");
+                (due.deadline, due.id)
+            };
             for step in steps {
                 match step {
                     Step::Push(count, stride) => {
                         for number in 0..count {
-                            let due = (number * stride % 100_003, id_of_next());
-                            deadlines.push(due);
-                            model.insert(due);
+                            let (deadline, id) = (number * stride % 100_003, ids.next().expect("there are enough"));
+                            deadlines.push(Due { deadline, id, value: id });
+                            model.insert((deadline, id));
                         }
                     }
                     Step::Pop(count) => {
                         for _ in 0..count {
-                            prop_assert_eq!(deadlines.peek(), model.first().copied());
-                            prop_assert_eq!(deadlines.pop(), model.pop_first());
+                            prop_assert_eq!(deadlines.peek().map(key), model.first().copied());
+                            prop_assert_eq!(deadlines.pop().as_ref().map(key), model.pop_first());
                         }
                     }
                     Step::Retain(one_of) => {
                         let kept: BTreeSet<_> = model.iter().map(|(_, id)| *id).step_by(one_of as usize).collect();
-                        deadlines.retain(|id| kept.contains(&id));
+                        let mut others = Vec::new();
+                        deadlines.retain(|due| kept.contains(&due.id), &mut others);
+                        let mut expected: Vec<_> = model.iter().map(|(_, id)| *id).filter(|id| !kept.contains(id)).collect();
+                        others.sort_unstable();
+                        expected.sort_unstable();
+                        prop_assert_eq!(others, expected);
                         model.retain(|(_, id)| kept.contains(id));
                     }
                 }
@@ -203,22 +248,22 @@ mod tests {
                 prop_assert!(deadlines.capacity() <= 4 * model.len() + 4 * SMALL, "{} for {}", deadlines.capacity(), model.len());
             }
             while let Some(due) = model.pop_first() {
-                prop_assert_eq!(deadlines.pop(), Some(due));
+                prop_assert_eq!(deadlines.pop().as_ref().map(key), Some(due));
             }
-            prop_assert_eq!((deadlines.pop(), deadlines.peek(), deadlines.len()), (None, None, 0));
+            prop_assert!(deadlines.pop().is_none() && deadlines.peek().is_none() && deadlines.len() == 0);
         }
     }
 
     #[test]
     fn late_deadlines_among_many_that_come_and_go_keep_no_run_each() {
-        let (mut deadlines, mut ids) = (Deadlines::default(), Timers::new());
+        let (mut deadlines, mut ids) = (Deadlines::default(), ids());
         for round in 0..1000 {
             for number in 0..1000 {
                 let deadline = if number == 0 { u64::MAX - round } else { round };
-                deadlines.push((deadline, ids.add(0, ())));
+                deadlines.push(Due { deadline, id: ids.next().expect("there are enough"), value: () });
             }
             for _ in 1..1000 {
-                assert_eq!(deadlines.pop().map(|(deadline, _)| deadline), Some(round));
+                assert_eq!(deadlines.pop().map(|due| due.deadline), Some(round));
             }
         }
         assert_eq!(deadlines.len(), 1000);

@@ -8,20 +8,18 @@ use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread::spawn;
 use proactor_core::appointment::{Appointment, Armed, Arming, Cause, Next};
 use proactor_core::sync::Mutex;
-use proactor_core::timer::Timers;
+use proactor_core::timer::{Timed, TimerId, Timers};
 
 /// A worker takes a timer that has come; somebody cancels it meanwhile.
 /// Caught: `cancel` that leaves `Queued` alone, or answers true while it runs; `begin` that does not look at the phase; a call that stays behind, or leaves twice.
 #[test]
 fn a_timer_runs_or_was_cancelled_and_never_both() {
     explore(|| {
-        let timer = Arc::new(Timed::new(Appointment::timer((), 0, 0, ())));
+        let timer = Arc::new(Kept::new(Appointment::timer((), 0, 0, ())));
         let worker = {
             let timer = timer.clone();
             spawn(move || {
-                if timer.occur(Cause::Time) {
-                    timer.work();
-                }
+                timer.work(); // whoever has taken it from among the timers queues it as it is
             })
         };
         let prevented = timer.cancel();
@@ -38,7 +36,7 @@ fn a_timer_runs_or_was_cancelled_and_never_both() {
 #[test]
 fn a_wait_is_signalled_or_timed_out_or_cancelled() {
     explore(|| {
-        let wait = Arc::new(Timed::new(Appointment::wait((), false, ())));
+        let wait = Arc::new(Kept::new(Appointment::wait((), false, ())));
         let causes = [Cause::Time, Cause::Signal].map(|cause| {
             let wait = wait.clone();
             spawn(move || {
@@ -63,7 +61,7 @@ fn a_wait_is_signalled_or_timed_out_or_cancelled() {
 #[test]
 fn a_periodic_timer_does_not_start_again_after_it_was_cancelled() {
     explore(|| {
-        let timer = Arc::new(Timed::new(Appointment::timer((), 0, 10, ())));
+        let timer = Arc::new(Kept::new(Appointment::timer((), 0, 10, ())));
         let worker = {
             let timer = timer.clone();
             spawn(move || {
@@ -86,25 +84,56 @@ fn a_periodic_timer_does_not_start_again_after_it_was_cancelled() {
 #[test]
 fn a_time_that_is_out_is_that_of_its_own_arming() {
     explore(|| {
-        let timers = Arc::new(Mutex::new(Timers::new()));
-        let arm = |timers: &Mutex<Timers<()>>, deadline| Armed { timer: Some(timers.lock().add(deadline, ())), place: None };
+        let port = Arc::new(Mutex::new(Timers::new()));
+        let arm = |port: &Mutex<Timers<Entry>>, wait: &Arc<Appointment<(), ()>>, deadline| {
+            let mut timers = port.lock();
+            let timer = timers.add(deadline, Entry(wait.clone()));
+            wait.added(timer);
+            Arming::<()>::Armed(Armed { timer: Some(timer), place: None })
+        };
         let wait = Arc::new(Appointment::wait((), true, ()));
-        assert_eq!(wait.begin_waiting(|_| Arming::<()>::Armed(arm(&timers, 10))), Next::Nothing);
+        assert_eq!(wait.begin_waiting(|| arm(&port, &wait, 10)), Next::Nothing);
         let leader = {
-            let (wait, timers) = (wait.clone(), timers.clone());
+            let (wait, port) = (wait.clone(), port.clone());
             spawn(move || {
                 let mut due = Vec::new();
-                timers.lock().take_due(10, 1, &mut due);
-                due.pop().and_then(|(timer, ())| wait.occur(Cause::Time, Some(timer))).is_some()
+                port.lock().take_due(10, 1, &mut due);
+                let due = due.pop().filter(|due| due.value.is_wanted_at(due.id));
+                due.and_then(|due| wait.occur(Cause::Time, Some(due.id))).is_some()
             })
         };
         let signalled = wait.occur(Cause::Signal, None);
         if let Some(armed) = signalled {
-            timers.lock().cancel(armed.timer.expect("it has a time-out"));
+            assert!(armed.timer.is_some(), "it has a time-out");
+            port.lock().cancelled();
             assert_eq!(wait.begin(|()| ()), Some((Cause::Signal, ())));
-            assert_eq!(wait.finish(|| 0, |_| Arming::<()>::Armed(arm(&timers, 20))), Next::Nothing);
+            assert_eq!(wait.finish(|| 0, |_| arm(&port, &wait, 20)), Next::Nothing);
         }
         assert!(leader.join().unwrap() != signalled.is_some(), "its first time was out or it was signalled, and its second is not out");
+        assert_eq!(port.lock().next_deadline(&mut Vec::new()), signalled.map(|_| 20), "what is armed is found, and nothing else");
+        port.lock().take_those(|_| true);
+    });
+}
+
+/// A timer is added while the leader looks for the earliest, and drops what nobody wants.
+/// Caught: `added` after the lock of the timers is let go: the leader takes it for a stale one, and it never comes.
+#[test]
+fn a_timer_that_is_being_added_is_not_taken_for_a_cancelled_one() {
+    explore(|| {
+        let port = Arc::new(Mutex::new(Timers::new()));
+        let timer = Arc::new(Appointment::timer((), 10, 0, ()));
+        let adding = {
+            let (timer, port) = (timer.clone(), port.clone());
+            spawn(move || {
+                let mut timers = port.lock();
+                timer.added(timers.add(10, Entry(timer.clone())));
+            })
+        };
+        let early = port.lock().next_deadline(&mut Vec::new());
+        assert!(early.is_none_or(|deadline| deadline == 10));
+        adding.join().unwrap();
+        assert_eq!(port.lock().next_deadline(&mut Vec::new()), Some(10));
+        port.lock().take_those(|_| true);
     });
 }
 
@@ -125,7 +154,7 @@ fn a_wait_that_begins_while_its_pool_ends_is_cancelled() {
                 assert_eq!(cancelled.call, Some(()));
             })
         };
-        let next = wait.begin_waiting(|_| {
+        let next = wait.begin_waiting(|| {
             armed.fetch_add(1, Ordering::SeqCst);
             Arming::<()>::Armed(Armed::default())
         });
@@ -136,8 +165,17 @@ fn a_wait_that_begins_while_its_pool_ends_is_cancelled() {
     });
 }
 
+/// Among the timers.
+struct Entry(Arc<Appointment<(), ()>>);
+
+impl Timed for Entry {
+    fn is_wanted_at(&self, timer: TimerId) -> bool {
+        self.0.waits_for(timer)
+    }
+}
+
 /// An appointment, and what its port would do.
-struct Timed {
+struct Kept {
     appointment: Appointment<(), ()>,
     running: AtomicUsize,
     runs: AtomicUsize,
@@ -149,12 +187,13 @@ struct Timed {
     prevented: AtomicBool,
 }
 
-impl Timed {
+impl Kept {
     fn new(appointment: Appointment<(), ()>) -> Self {
-        let armed = appointment.begin_waiting(|_| Arming::<()>::Armed(Armed::default()));
-        assert_eq!(armed, Next::Nothing);
+        // A timer is armed from its beginning.
+        let armed = appointment.begin_waiting(|| Arming::<()>::Armed(Armed::default()));
+        assert!(matches!(armed, Next::Nothing | Next::Over(None, None)));
         let zero = || AtomicUsize::new(0);
-        Timed { appointment, running: zero(), runs: zero(), calls: zero(), armed: AtomicUsize::new(1), prevented: AtomicBool::new(false) }
+        Kept { appointment, running: zero(), runs: zero(), calls: zero(), armed: AtomicUsize::new(1), prevented: AtomicBool::new(false) }
     }
 
     fn occur(&self, cause: Cause) -> bool {
@@ -176,6 +215,9 @@ impl Timed {
             self.calls.fetch_add(1, Ordering::SeqCst);
         }
         self.running.fetch_sub(1, Ordering::SeqCst);
+        if self.appointment.is_once() {
+            return;
+        }
         let next = self.appointment.finish(
             || 0,
             |_| {

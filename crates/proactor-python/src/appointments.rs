@@ -6,7 +6,7 @@ use proactor_core::engine::Interest;
 use proactor_core::port::{Appointment, ManualResetEvent, Port as CorePort, Refusal, Waitable};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyFloat, PyTuple};
 
 use crate::errors;
 use crate::layer::{Call, Layer, nanoseconds, timeout_of};
@@ -45,24 +45,24 @@ impl Drop for Event {
     }
 }
 
-/// `interval`: seconds between two ticks, as given, or None for a timer that comes once.
+/// `periodic`: again and again, and so much time between two ticks. None: `seconds` is no float.
 pub fn call_after(
     port: &Arc<CorePort<Layer>>,
-    py: Python<'_>,
-    delay: f64,
-    interval: Option<f64>,
+    seconds: &Bound<'_, PyAny>,
+    periodic: bool,
     function: Py<PyAny>,
     arguments: Py<PyTuple>,
-) -> PyResult<Timer> {
-    check_callable(function.bind(py))?;
-    let delay = nanoseconds(Some(delay), "seconds")?.unwrap_or(0);
-    let interval = match nanoseconds(interval, "seconds")? {
-        None => 0,
-        Some(0) => return Err(PyValueError::new_err("seconds must be more than 0: a periodic timer needs time between its ticks")),
-        Some(interval) => interval,
-    };
+) -> PyResult<Option<Timer>> {
+    let Ok(seconds) = seconds.cast_exact::<PyFloat>() else { return Ok(None) };
+    errors::check_process(port)?;
+    check_callable(function.bind(seconds.py()))?;
+    let delay = nanoseconds(Some(seconds.value()), "seconds")?.unwrap_or(0);
+    if periodic && delay == 0 {
+        return Err(PyValueError::new_err("seconds must be more than 0: a periodic timer needs time between its ticks"));
+    }
+    let interval = if periodic { delay } else { 0 };
     match port.call_after(delay, interval, Call::Plain { function, arguments }) {
-        Ok(core) => Ok(Timer { port: port.clone(), core }),
+        Ok(core) => Ok(Some(Timer { port: port.clone(), core })),
         Err(_call) => Err(errors::shut_down()),
     }
 }
@@ -159,14 +159,14 @@ impl Timer {
     /// Seconds between two ticks; None for a timer that comes once.
     #[getter]
     fn interval(&self) -> Option<f64> {
-        self.core.repeats().then_some(self.core.interval as f64 / 1e9)
+        self.core.ticks().map(|ticks| ticks.interval as f64 / 1e9)
     }
 
     /// Ticks that came while an earlier one waited for a worker or ran: each was left out.
     #[getter]
     fn missed(&self) -> PyResult<u64> {
         errors::check_process(&self.port)?;
-        Ok(self.core.ticks().missed)
+        Ok(self.core.ticks().map_or(0, |ticks| ticks.missed))
     }
 
     /// A snapshot.

@@ -163,7 +163,15 @@ impl Port {
         Arc::as_ptr(&self.core) as usize
     }
 
-    fn worker(&self, thread: u64, start_worker: Py<PyAny>, apply: Py<PyAny>, run: Py<PyAny>, run_with: Py<PyAny>) -> PyResult<Worker> {
+    fn worker(
+        &self,
+        thread: u64,
+        start_worker: Py<PyAny>,
+        apply: Py<PyAny>,
+        apply_nothing: Py<PyAny>,
+        run: Py<PyAny>,
+        run_with: Py<PyAny>,
+    ) -> PyResult<Worker> {
         self.check()?;
         Ok(Worker::new(
             self.core.clone(),
@@ -171,7 +179,7 @@ impl Port {
             self.submissions.clone(),
             &self.progress,
             thread,
-            Loop { start_worker, apply, run, run_with },
+            Loop { start_worker, apply, apply_nothing, run, run_with },
         ))
     }
 
@@ -409,14 +417,29 @@ impl Port {
         self.progress.in_handlers()
     }
 
-    fn call_after(&self, py: Python<'_>, seconds: f64, function: Py<PyAny>, arguments: Py<PyTuple>) -> PyResult<Timer> {
-        self.check()?;
-        appointments::call_after(&self.core, py, seconds, None, function, arguments)
+    /// None where that cannot be done at once: `seconds` is no float, or (unless `starting`) nobody has been started.
+    #[pyo3(signature = (seconds, function, arguments, starting=false))]
+    fn call_after(
+        &self,
+        seconds: Bound<'_, PyAny>,
+        function: Py<PyAny>,
+        arguments: Py<PyTuple>,
+        starting: bool,
+    ) -> PyResult<Option<Timer>> {
+        let is_started = starting || self.submissions.accepting.load(Ordering::Relaxed);
+        if is_started { appointments::call_after(&self.core, &seconds, false, function, arguments) } else { Ok(None) }
     }
 
-    fn call_every(&self, py: Python<'_>, seconds: f64, function: Py<PyAny>, arguments: Py<PyTuple>) -> PyResult<Timer> {
-        self.check()?;
-        appointments::call_after(&self.core, py, seconds, Some(seconds), function, arguments)
+    #[pyo3(signature = (seconds, function, arguments, starting=false))]
+    fn call_every(
+        &self,
+        seconds: Bound<'_, PyAny>,
+        function: Py<PyAny>,
+        arguments: Py<PyTuple>,
+        starting: bool,
+    ) -> PyResult<Option<Timer>> {
+        let is_started = starting || self.submissions.accepting.load(Ordering::Relaxed);
+        if is_started { appointments::call_after(&self.core, &seconds, true, function, arguments) } else { Ok(None) }
     }
 
     /// `handle`: a descriptor, which stays the caller's, or an `Event`.

@@ -132,6 +132,8 @@ pub struct Loop {
     pub start_worker: Py<PyAny>,
     /// `apply(function, arguments)`
     pub apply: Py<PyAny>,
+    /// The same for `()`: with a call that needs no tuple, the interpreter does not go through C.
+    pub apply_nothing: Py<PyAny>,
     /// `run(future, function)`, for a submitted call without arguments.
     pub run: Py<PyAny>,
     /// `run_with(future, (function, arguments, keywords))`
@@ -288,6 +290,7 @@ impl Worker {
                     None => arguments,
                     Some(signalled) => with_first(py, signalled, arguments.bind(py))?,
                 };
+                let apply = if arguments.bind(py).is_empty() { &functions.apply_nothing } else { apply };
                 return answer.fill(py, [apply.clone_ref(py), function, arguments.into_any()]).map(Some);
             }
             Next::Task(Some(Task::FileCompletion((operation, outcome)))) => {

@@ -61,6 +61,8 @@ pub enum Feature {
     NamedPipes,
     /// Timeouts below half a millisecond are kept.
     FineTimer,
+    /// Time passes by itself.
+    RealTime,
 }
 
 /// What to wait for.

@@ -47,15 +47,17 @@ impl<U: Upper> Port<U> {
     /// The call comes back: the workers are about to exit.
     pub fn call_after(&self, delay: u64, interval: u64, call: U::Call) -> Result<Arc<Appointment<U>>, Option<U::Call>> {
         let deadline = self.engine.now().saturating_add(delay);
+        if interval > 0 {
+            let mut due = self.timers.lock();
+            due.rest = due.rest.min(interval / 4);
+        }
         let timer = Arc::new(Appointment::<U>::timer(None, deadline, interval, call));
         self.timers_pending.fetch_add(1, Ordering::Relaxed);
-        match timer.begin_waiting(|deadline| self.arm(deadline, &timer)) {
-            appointment::Next::Over(call, _) => {
-                self.count_over(&timer, call.is_some());
-                Err(call)
-            }
-            _ => Ok(timer),
+        if self.add_call(deadline, &timer).is_some() {
+            return Ok(timer);
         }
+        self.count_over(&timer, true);
+        Err(timer.cancel().call)
     }
 
     /// Calls when it is signalled, or `timeout` nanoseconds have passed; once, or again and again. May make system calls: call it with the interpreter released.
@@ -90,7 +92,7 @@ impl<U: Upper> Port<U> {
         self.waits_pending.fetch_add(1, Ordering::Relaxed);
         let token = wait.source.as_ref().expect("a wait").token;
         let associated = handle.map_or(Ok(()), |handle| self.engine.associate(&handle, token));
-        let next = wait.begin_waiting(|_| match associated {
+        let next = wait.begin_waiting(|| match associated {
             Ok(()) => self.arm_wait(&wait),
             Err(error) => Arming::Refused(Refusal::Engine(error)),
         });
@@ -135,8 +137,9 @@ impl<U: Upper> Port<U> {
     }
 
     pub(super) fn occurred(&self, appointment: Arc<Appointment<U>>, cause: Cause, timer: Option<TimerId>, ready: &mut Vec<Item<U>>) {
-        let Some(armed) = appointment.occur(cause, timer) else { return };
+        let Some(mut armed) = appointment.occur(cause, timer) else { return };
         if appointment.source.is_some() {
+            armed.timer.take_if(|armed| Some(*armed) == timer); // taken already
             self.disarm(&appointment, armed);
             if !appointment.repeats() {
                 self.forget(&appointment);
@@ -161,9 +164,9 @@ impl<U: Upper> Port<U> {
     pub(super) fn end_appointment(&self, appointment: Arc<Appointment<U>>) -> Option<Item<U>> {
         let next = appointment.finish(
             || self.engine.now(),
-            |deadline| match appointment.source {
-                None => self.arm(deadline, &appointment),
-                Some(_) => self.arm_wait(&appointment),
+            |deadline| match deadline {
+                Some(deadline) => self.arm(deadline, &appointment),
+                None => self.arm_wait(&appointment),
             },
         );
         match next {
@@ -244,6 +247,7 @@ impl<U: Upper> Port<U> {
             return None;
         }
         let id = due.timers.add(deadline, Timer::Call(appointment.clone()));
+        appointment.added(id);
         self.tell_leader(due, deadline);
         Some(id)
     }
@@ -260,9 +264,9 @@ impl<U: Upper> Port<U> {
 
     /// Takes back what is still armed.
     fn disarm(&self, appointment: &Appointment<U>, armed: Armed) {
-        if let Some(timer) = armed.timer {
-            let cancelled = self.timers.lock().timers.cancel(timer);
-            drop(cancelled);
+        if armed.timer.is_some() {
+            let stale = self.timers.lock().timers.cancelled();
+            drop(stale);
         }
         if let Some(place) = armed.place
             && let Some(waited) = &appointment.source

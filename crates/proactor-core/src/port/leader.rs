@@ -47,9 +47,12 @@ impl<U: Upper> Port<U> {
     }
 
     pub(super) fn until_next_timer(&self, now: u64) -> Option<Duration> {
+        let mut stale = Vec::new();
         let mut due = self.timers.lock();
-        let next = due.timers.next_deadline();
+        let next = due.timers.next_deadline(&mut stale).map(|deadline| deadline.max(due.rest_until));
         due.leader_until = next.unwrap_or(u64::MAX);
+        drop(due);
+        drop(stale);
         next.map(|deadline| Duration::from_nanos(deadline.saturating_sub(now)))
     }
 
@@ -61,6 +64,9 @@ impl<U: Upper> Port<U> {
 
     /// A timer was added: a leader that sleeps beyond it is interrupted, once.
     pub(super) fn tell_leader(&self, mut due: MutexGuard<'_, Due<U>>, deadline: u64) {
+        if deadline < due.rest_until {
+            due.rest_until = 0; // it is urgent
+        }
         if deadline < due.leader_until {
             due.leader_until = deadline;
             drop(due);
@@ -71,15 +77,19 @@ impl<U: Upper> Port<U> {
     pub(super) fn fire_due(&self, now: u64, ready: &mut Vec<Item<U>>) {
         let mut batch = {
             let mut due = self.timers.lock();
-            if due.timers.next_deadline().is_none_or(|deadline| deadline > now) {
+            if now < due.rest_until || due.timers.earliest().is_none_or(|deadline| deadline > now) {
                 return;
             }
             let mut batch = std::mem::take(&mut due.batch);
             due.timers.take_due(now, TIMERS_A_TURN, &mut batch);
+            due.rest_until = if (DENSE..TIMERS_A_TURN).contains(&batch.len()) { now + due.rest } else { 0 };
             batch
         };
-        for (id, timer) in batch.drain(..) {
-            match timer {
+        for deadlines::Due { id, value, .. } in batch.drain(..) {
+            match value {
+                // Each is a miss of the cache. Without a lock in between, the processor waits for several at a time.
+                Timer::Call(appointment) if !appointment.waits_for(id) => drop(appointment), // cancelled
+                Timer::Call(appointment) if appointment.is_once() => ready.push(Item::Appointment(appointment)),
                 Timer::Call(appointment) => self.time_has_come(id, appointment, ready),
                 Timer::Idle(token) => {
                     if let Some(Entry::Connection(connection)) = self.find(token) {
@@ -91,8 +101,9 @@ impl<U: Upper> Port<U> {
                         self.start_accepting(&listener);
                     }
                 }
-                Timer::Discard(token, dropped_before) => self.check_lingering(token, dropped_before, now),
-                Timer::Linger(token, taken_before) => {
+                Timer::Discard(discarded) => self.check_lingering(discarded.0, discarded.1, now),
+                Timer::Linger(lingering) => {
+                    let (token, taken_before) = *lingering;
                     if let Some(Entry::Connection(connection)) = self.find(token) {
                         self.check_linger(&connection, taken_before, now, ready);
                     }
@@ -106,7 +117,7 @@ impl<U: Upper> Port<U> {
         let Some(limit) = connection.group.settings.send_timeout else { return };
         let taken = connection.taken(&*self.engine);
         if taken > taken_before {
-            self.add_timer(now + limit, Timer::Linger(connection.token, taken));
+            self.add_timer(now + limit, Timer::Linger(Box::new((connection.token, taken))));
         } else {
             let after = connection.abort(Failure::Os(TIMED_OUT), &*self.engine);
             self.follow_into(connection, after, ready);
@@ -244,5 +255,90 @@ impl<U: Upper> Port<U> {
             connection.begin_receiving(&*self.engine);
         }
         Ok(connection)
+    }
+}
+
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+mod tests {
+    use super::*;
+    use crate::engine::simulated::Simulated;
+
+    struct Layer;
+
+    impl Upper for Layer {
+        type Connection = ();
+        type Group = ();
+        type Call = usize;
+        type Operation = ();
+    }
+
+    /// As on an engine where time passes by itself. At its time 0.
+    fn port() -> Arc<Port<Layer>> {
+        let limits = Limits { concurrency: 1, max_workers: 1, interpreter_lock: false };
+        let port = Port::new(Arc::new(Simulated::open(0)), limits, None, 0);
+        assert_eq!(port.timers.lock().rest, 0, "where time stands still nobody may rest");
+        port.timers.lock().rest = REST;
+        port
+    }
+
+    /// Timers that are due at these times, numbered on.
+    fn add(port: &Port<Layer>, from: usize, deadlines: impl IntoIterator<Item = u64>) {
+        let begun = port.engine.now();
+        for (number, deadline) in (from..).zip(deadlines) {
+            assert!(port.call_after(deadline - begun, 0, number).is_ok());
+        }
+    }
+
+    fn taken(port: &Port<Layer>, now: u64) -> Vec<usize> {
+        let mut ready = Vec::new();
+        port.fire_due(now, &mut ready);
+        let call = |item| if let Item::Appointment(appointment) = item { port.begin(&appointment, |call| *call) } else { None };
+        ready.into_iter().filter_map(call).map(|(_, number)| number).collect()
+    }
+
+    #[test]
+    fn a_leader_rests_among_dense_timers_and_then_takes_all_that_came_due() {
+        let port = port();
+        let start = port.engine.now();
+        add(&port, 0, (0..DENSE as u64).map(|number| start + number));
+        add(&port, DENSE, [start + 20, start + 30, start + 2 * REST]);
+        let first = start + DENSE as u64;
+        assert_eq!(taken(&port, first), (0..DENSE).collect::<Vec<_>>());
+        assert_eq!(taken(&port, start + 25), [], "it rests");
+        assert_eq!(port.until_next_timer(start + 25), Some(Duration::from_nanos(first + REST - (start + 25))));
+        assert_eq!(taken(&port, first + REST), [DENSE, DENSE + 1]);
+        // These were few: the next one is waited for to the point.
+        assert_eq!(port.until_next_timer(first + REST), Some(Duration::from_nanos(start + 2 * REST - (first + REST))));
+    }
+
+    #[test]
+    fn a_timer_that_is_added_for_a_time_within_the_rest_ends_it() {
+        let port = port();
+        let start = port.engine.now();
+        add(&port, 0, std::iter::repeat_n(start, DENSE));
+        add(&port, DENSE, [start + 20]);
+        assert_eq!(taken(&port, start).len(), DENSE);
+        assert_eq!(port.until_next_timer(start), Some(Duration::from_nanos(REST)));
+        add(&port, 100, [start + REST]);
+        assert_eq!(taken(&port, start + 20), [], "that one is not early");
+        add(&port, 200, [start + 30]);
+        assert_eq!(port.until_next_timer(start + 10), Some(Duration::from_nanos(10)));
+        assert_eq!(taken(&port, start + 30), [DENSE, 200]);
+    }
+
+    #[test]
+    fn a_rest_is_short_beside_the_shortest_interval_and_none_follows_a_turn_that_left_some() {
+        let port = port();
+        let start = port.engine.now();
+        let periodic = port.call_after(1_000_000, 100_000, 0).expect("it is open");
+        assert!(port.call_after(1_000_000, 500_000, 0).is_ok());
+        add(&port, 0, std::iter::repeat_n(start, DENSE));
+        add(&port, DENSE, [start + 20]);
+        assert_eq!(taken(&port, start).len(), DENSE);
+        assert_eq!(port.until_next_timer(start), Some(Duration::from_nanos(25_000)));
+        assert!(port.cancel(&periodic).0);
+        add(&port, 0, std::iter::repeat_n(start, TIMERS_A_TURN + 1));
+        assert_eq!(taken(&port, start).len(), TIMERS_A_TURN);
+        assert_eq!(taken(&port, start).len(), 1);
     }
 }

@@ -48,7 +48,7 @@ impl<U: Upper> Port<U> {
         if self.is_closed() {
             self.end_all_lingering(); // nobody would come for it any more
         } else {
-            self.add_timer(now + QUIET, Timer::Discard(token, 0));
+            self.add_timer(now + QUIET, Timer::Discard(Box::new((token, 0))));
         }
     }
 
@@ -66,7 +66,7 @@ impl<U: Upper> Port<U> {
         let Some(Entry::Lingering(lingering)) = self.find(token) else { return };
         let dropped = lingering.dropped.load(Ordering::Relaxed);
         if dropped > dropped_before && now < lingering.until {
-            self.add_timer((now + QUIET).min(lingering.until), Timer::Discard(token, dropped));
+            self.add_timer((now + QUIET).min(lingering.until), Timer::Discard(Box::new((token, dropped))));
         } else {
             self.end_lingering(token);
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::buffer::SharedBytes;
 use crate::completion::{Completion, Outcome, Token};
 use crate::connection::{After, Bytes, Connection, Event, FileStep, FileTurn, Life, Next, Queued, Rare, pause};
+use crate::deadlines;
 use crate::engine::{ABORTED, Address, Closing, Engine, Feature, Handle, Interest, TIMED_OUT};
 use crate::error::Failure;
 use crate::group::{Group, Traffic, Upper};
@@ -19,7 +20,7 @@ use crate::scheduler::{Decision, LOOKS_A_TICK, Limits, Parker, Sample, Scheduler
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::table::Table;
-use crate::timer::{TimerId, Timers};
+use crate::timer::{Timed, TimerId, Timers};
 
 use lingering::Lingering;
 
@@ -31,6 +32,10 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(10);
 /// At most so many timers come a turn, so that many that are due at once do not keep the leader from the network.
 const TIMERS_A_TURN: usize = 1024;
+/// A turn that finds so many has found them dense. To sleep until the very next one, and to wake up for it, would cost more than they do; so that for a while, in
+/// nanoseconds, none is taken.
+const DENSE: usize = 8;
+const REST: u64 = 250_000;
 
 mod appointments;
 mod associations;
@@ -105,20 +110,30 @@ struct Turn<U: Upper> {
 struct Due<U: Upper> {
     timers: Timers<Timer<U>>,
     /// The memory of a batch, used again: to ask for as much each turn would make the allocator tidy up what thousands of small timers have just let go.
-    batch: Vec<(TimerId, Timer<U>)>,
+    batch: Vec<deadlines::Due<Timer<U>>>,
     /// When the leader wakes by itself; an earlier deadline interrupts it.
     leader_until: u64,
+    /// After dense timers, none is taken before this time.
+    rest_until: u64,
+    /// How long that is: a quarter at most of the shortest interval that a timer was given, so that it misses no tick for it. 0 where time stands still.
+    rest: u64,
 }
 
 enum Timer<U: Upper> {
     Idle(Token),
     AcceptAgain(Token),
     /// A closing connection, and how much its peer had taken: if that is still all, it is cut off.
-    Linger(Token, u64),
+    Linger(Box<(Token, u64)>),
     /// A timer's tick, or a wait's time-out.
     Call(Arc<Appointment<U>>),
-    /// A handle that lingers, and how much had been dropped.
-    Discard(Token, u64),
+    /// A handle that lingers, and how much had been dropped. (In a box, as above: a hundred thousand timers are to be small.)
+    Discard(Box<(Token, u64)>),
+}
+
+impl<U: Upper> Timed for Timer<U> {
+    fn is_wanted_at(&self, timer: TimerId) -> bool {
+        if let Timer::Call(appointment) = self { appointment.waits_for(timer) } else { true }
+    }
 }
 
 /// What the ready queue holds.
@@ -211,6 +226,7 @@ impl Drop for BlockedSend<'_> {
 impl<U: Upper> Port<U> {
     /// `idle`: after how long a surplus worker retires. `busy_poll`: how many nanoseconds the leader polls before it sleeps.
     pub fn new(engine: Arc<dyn Engine>, limits: Limits, idle: Option<Duration>, busy_poll: u64) -> Arc<Self> {
+        let rest = if engine.supports(Feature::RealTime) { REST } else { 0 };
         Arc::new_cyclic(|this| Port {
             engine,
             scheduler: Scheduler::new(limits),
@@ -220,7 +236,7 @@ impl<U: Upper> Port<U> {
             interpreter: OnceLock::new(),
             turn: Mutex::new(Turn { ready: Vec::new(), completions: Vec::new(), found: Vec::new() }),
             table: Mutex::new(Table::default()),
-            timers: Mutex::new(Due { timers: Timers::new(), batch: Vec::new(), leader_until: u64::MAX }),
+            timers: Mutex::new(Due { timers: Timers::new(), batch: Vec::new(), leader_until: u64::MAX, rest_until: 0, rest }),
             timers_pending: AtomicUsize::new(0),
             waits_pending: AtomicUsize::new(0),
             handles: AtomicUsize::new(0),
@@ -448,7 +464,7 @@ impl<U: Upper> Port<U> {
         if rare.linger
             && let Some(limit) = connection.group.settings.send_timeout
         {
-            self.add_timer(self.engine.now() + limit, Timer::Linger(connection.token, connection.taken(&*self.engine)));
+            self.add_timer(self.engine.now() + limit, Timer::Linger(Box::new((connection.token, connection.taken(&*self.engine)))));
         }
         if let Some(traffic) = rare.closed {
             match rare.handle.take() {

@@ -42,7 +42,7 @@ impl<U: Upper> Port<U> {
                 Some(Work::Item(Item::Call(call))) => return Some(Task::Call(call)),
                 Some(Work::Item(Item::Appointment(appointment))) => {
                     if let Some((told, call)) = self.begin(&appointment, &copy) {
-                        worker.appointment = Some(appointment);
+                        worker.appointment = (!appointment.is_once()).then_some(appointment);
                         return Some(Task::Appointment(told, call));
                     }
                     work = self.finish_and_pop(worker.id, None);

@@ -281,7 +281,7 @@ impl Engine for Epoll {
     fn supports(&self, feature: Feature) -> bool {
         match feature {
             Feature::PendingAccepts | Feature::NamedPipes => false,
-            Feature::UnixSockets => true,
+            Feature::UnixSockets | Feature::RealTime => true,
             Feature::FineTimer => self.fine_timer,
         }
     }

@@ -279,7 +279,7 @@ impl Engine for Iocp {
 
     fn supports(&self, feature: Feature) -> bool {
         match feature {
-            Feature::PendingAccepts | Feature::NamedPipes => true,
+            Feature::PendingAccepts | Feature::NamedPipes | Feature::RealTime => true,
             Feature::UnixSockets | Feature::FineTimer => false,
         }
     }

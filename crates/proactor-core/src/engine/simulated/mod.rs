@@ -296,7 +296,7 @@ impl Engine for Simulated {
         match feature {
             Feature::PendingAccepts => self.network.state.lock().needs_pending_accepts,
             Feature::UnixSockets | Feature::FineTimer => true,
-            Feature::NamedPipes => false,
+            Feature::NamedPipes | Feature::RealTime => false,
         }
     }
 
