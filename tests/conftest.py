@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # For the helpers beside this fi
 
 import proactor
 from peers import TIMEOUT, Program, dial, echo
-from platforms import NEEDS_LINUX, descriptors, skip_what_needs_linux, thread_names, threads_of_process
+from platforms import NEEDS_LINUX, NEEDS_WINDOWS, descriptors, skip_what_cannot_run_here, thread_names, threads_of_process
 
 # Who starts the suite in the background of a script has the shell ignore SIGINT, in whatever the tests start too: they send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -24,7 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    skip_what_needs_linux(items)
+    skip_what_cannot_run_here(items)
 
 
 def pytest_collection_finish() -> None:
@@ -34,9 +34,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NEEDS_LINUX in str(report.longrepr)]
-    if skipped:
-        terminalreporter.write_line(f"{len(skipped)} of the skipped tests need Linux")
+    for reason, what in ((NEEDS_LINUX, "Linux"), (NEEDS_WINDOWS, "a real Windows")):
+        skipped = [report for report in terminalreporter.stats.get("skipped", []) if reason in str(report.longrepr)]
+        if skipped:
+            terminalreporter.write_line(f"{len(skipped)} of the skipped tests need {what}")
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import proactor
-from platforms import threads_of_process
+from platforms import descriptor_count, threads_of_process
+from signalling import Signals
 
 TIMEOUT = 20.0
 """Seconds after which something that was waited for is a failure. Nothing here takes a tenth of it on an idle machine."""
@@ -300,9 +301,16 @@ def with_helpers(environment: dict[str, str] | None = None) -> dict[str, str]:
 
 
 class Program:
-    """A Python program that goes on while the test talks to it: its lines are answered one at a time."""
+    """A Python program that goes on while the test talks to it: its lines are answered one at a time.
 
-    def __init__(self, source: str, *arguments: str, command: list[str] | None = None, **options: Any) -> None:
+    With `signals` it can be sent some; on Windows a thread called "signals" hears them, see signalling.py.
+    """
+
+    def __init__(self, source: str, *arguments: str, command: list[str] | None = None, signals: bool = False, **options: Any) -> None:
+        self._signals: Signals | None = None
+        if signals and sys.platform == "win32":
+            self._signals = Signals(TIMEOUT)
+            source = f"import signalling; signalling.hear({self._signals.port})\n{source}"
         self.process = subprocess.Popen(
             [*(command or []), sys.executable, "-u", "-X", "faulthandler", "-c", source, *arguments],
             stdin=subprocess.PIPE,
@@ -358,6 +366,12 @@ class Program:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
+    def signal(self, number: int) -> None:
+        if self._signals is None:
+            self.process.send_signal(number)
+        else:
+            self._signals.send(number)
+
     def errors(self) -> str:
         with self._changed:
             return "\n".join(self._errors)
@@ -380,7 +394,7 @@ class Program:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return descriptor_count(self.process.pid)
 
     def end(self) -> None:
         if sys.platform == "win32":
@@ -397,6 +411,8 @@ class Program:
                     stream.close()
                 except BrokenPipeError:
                     pass  # it had something unsent for a program that is gone
+        if self._signals is not None:
+            self._signals.close()
 
 
 class Told:

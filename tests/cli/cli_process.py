@@ -1,6 +1,7 @@
 """The real command as a subprocess, and its clients: waits for what they say, with a time limit. Knows nothing of terminals."""
 
 import contextlib
+import io
 import locale
 import os
 import re
@@ -12,6 +13,12 @@ import threading
 import time
 from pathlib import Path
 from typing import IO, Any
+
+from platforms import descriptor_count
+from signalling import Signals
+
+if sys.platform == "win32":
+    import msvcrt
 
 COMMAND = [sys.executable, "-m", "proactor"]
 
@@ -31,34 +38,77 @@ if sys.platform == "win32":
         """The command, which can be sent signals: see signalled.py."""
 
         def __init__(self, arguments: list[str], **options: Any) -> None:
-            self._listener = socket.create_server(("127.0.0.1", 0))
-            self._listener.settimeout(TIMEOUT)
-            self._signals: socket.socket | None = None
-            port = str(self._listener.getsockname()[1])
+            self._signals = Signals(TIMEOUT)
             if arguments[: len(COMMAND)] == COMMAND:
-                arguments = [sys.executable, str(Path(__file__).with_name("signalled.py")), port, *arguments[len(COMMAND) :]]
+                signalled = str(Path(__file__).with_name("signalled.py"))
+                arguments = [sys.executable, signalled, str(self._signals.port), *arguments[len(COMMAND) :]]
             super().__init__(arguments, **options)
 
         def send_signal(self, number: int) -> None:
-            if self._signals is None:
-                self._signals, _ = self._listener.accept()
-            self._signals.send(bytes([number]))
+            self._signals.send(number)
+
+        def cpu_seconds(self) -> float:
+            return self._signals.cpu_seconds()
 
         def __del__(self) -> None:
-            self._listener.close()
-            if self._signals is not None:
-                self._signals.close()
+            self._signals.close()
             super().__del__()
+
+    def cpu_seconds(process: Process) -> float:
+        """User and system time used so far, as it tells itself."""
+        return process.cpu_seconds()
 
 else:
     Process = subprocess.Popen
+
+    def cpu_seconds(process: Process) -> float:
+        """User and system time used so far, by proc_pid_stat(5)."""
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if sys.platform == "win32":
+
+    def run_without(streams: tuple[int, ...], *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+        """Runs the command without these standard streams, by number, as a service or pythonw.exe is started."""
+        read_end, write_end = os.pipe()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        try:
+            descriptors = {0: nothing, 1: nothing, 2: write_end}
+            handles = [None if number in streams else msvcrt.get_osfhandle(descriptors[number]) for number in (0, 1, 2)]
+            given = sorted({handle for handle in handles if handle is not None})
+            for handle in given:
+                os.set_handle_inheritable(handle, True)
+            started = subprocess.STARTUPINFO(
+                dwFlags=subprocess.STARTF_USESTDHANDLES,
+                hStdInput=handles[0],
+                hStdOutput=handles[1],
+                hStdError=handles[2],
+                lpAttributeList={"handle_list": given},
+            )
+            process = subprocess.Popen([*COMMAND, *arguments], startupinfo=started)
+        finally:
+            os.close(nothing)
+            os.close(write_end)
+        with open(read_end, "rb") as errors, process:
+            said = errors.read().replace(b"\r\n", b"\n")
+            return subprocess.CompletedProcess(arguments, process.wait(TIMEOUT), b"", said)
+
+else:
+
+    def run_without(streams: tuple[int, ...], *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+        """Runs the command without these standard streams, by number."""
+        closed = " ".join(("<&-", ">&-", "2>&-")[number] for number in streams)
+        shell = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+        return subprocess.run([*shell, *COMMAND, *arguments], capture_output=True, timeout=TIMEOUT, check=False)
 
 
 class Lines:
     """The lines of a stream as they come, read by a thread so that the pipe never fills."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+        # A raw stream's lines are read byte by byte, which under Wine takes longer than the command waits for who reads its log.
+        self._stream = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
         self._changed = threading.Condition()  # Guards the two below.
         self._lines: list[str] = []
         self._ended = False
@@ -200,19 +250,14 @@ class Serve:
         assert len(lines) == 1, lines
         return lines[0]
 
-    def cpu_seconds(self) -> float:
-        """User and system time used so far, by proc_pid_stat(5)."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def cpu_share(self, seconds: float = 1.0) -> float:
         """The share of one processor used during the next `seconds`."""
-        before, started = self.cpu_seconds(), time.monotonic()
+        before, started = cpu_seconds(self.process), time.monotonic()
         time.sleep(seconds)
-        return (self.cpu_seconds() - before) / (time.monotonic() - started)
+        return (cpu_seconds(self.process) - before) / (time.monotonic() - started)
 
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return descriptor_count(self.process.pid)
 
     def kill(self) -> None:
         for sock in self._sockets:

@@ -8,12 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
-from cli_process import COMMAND, TIMEOUT, Process, read_exactly, read_line, read_to_end, reset
+from cli_process import COMMAND, TIMEOUT, Process, cpu_seconds, read_exactly, read_line, read_to_end, reset
 
-from platforms import UNIX
+from platforms import UNIX, of_unix_sockets, resident_bytes
 from proactor.cli.exit_codes import ExitCode
 
 
@@ -197,7 +196,6 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(peer, start):
     assert process.stderr.read() == b""
 
 
-@pytest.mark.linux("/proc, to look into a process")
 def test_a_reader_that_is_slow_slows_the_server_down(peer, start):
     process = start(peer.address)
     client = peer.accept()
@@ -205,8 +203,7 @@ def test_a_reader_that_is_slow_slows_the_server_down(peer, start):
     sender = threading.Thread(target=client.sendall, args=(data,), daemon=True)
     sender.start()
     assert read_exactly_from(process.stdout, 10) == b"x" * 10
-    resident = int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())[1])
-    assert resident < 60_000
+    assert resident_bytes(process.pid) < 60_000_000
     assert len(read_exactly_from(process.stdout, len(data) - 10)) == len(data) - 10
     sender.join(TIMEOUT)
 
@@ -221,13 +218,13 @@ def test_with_standard_input_closed_it_only_listens(peer, start):
     assert process.wait(TIMEOUT) == 0
 
 
-@pytest.mark.linux("Unix sockets")
-def test_ipv6_and_unix_sockets(run, tmp_path):
-    for family, address in ((socket.AF_INET6, ("::1", 0)), (socket.AF_UNIX, f"{tmp_path}/socket")):
-        peer = Peer(family, address)
-        result = run("connect", peer.echo(), input=b"hello")
-        assert (result.returncode, result.stdout) == (0, b"hello")
-        peer.close()
+@pytest.mark.parametrize(("family", "address"), [(socket.AF_INET6, ("::1", 0)), of_unix_sockets(UNIX, "socket")])
+def test_ipv6_and_unix_sockets(run, tmp_path, monkeypatch, family, address):
+    monkeypatch.chdir(tmp_path)
+    peer = Peer(family, address)
+    result = run("connect", peer.echo(), input=b"hello")
+    assert (result.returncode, result.stdout) == (0, b"hello")
+    peer.close()
 
 
 def test_it_talks_to_the_console_server(serve, start):
@@ -244,7 +241,6 @@ def test_it_talks_to_the_console_server(serve, start):
     assert (process.wait(TIMEOUT), server.wait()) == (0, 0)
 
 
-@pytest.mark.linux("/proc, to look into a process")
 def test_waiting_uses_no_processor(peer, start):
     process = start(peer.address, stdin=subprocess.DEVNULL)
     client = peer.accept()
@@ -286,12 +282,6 @@ def read_exactly_from(stream, count):
             break
         data += chunk
     return bytes(data)
-
-
-def cpu_seconds(process):
-    with open(f"/proc/{process.pid}/stat") as stat:
-        fields = stat.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_port_alone_is_told_how_to_write_it(start):

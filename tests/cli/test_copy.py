@@ -113,10 +113,11 @@ def test_json_for_programs(run, tmp_path):
             "one and soft are the same file; name another to copy to",
             marks=pytest.mark.linux("symbolic links, which Wine has none of"),
         ),
-        (
+        pytest.param(
             "one",
             "/dev/full",
             "cannot write to /dev/full: .*No space left on device; 0 bytes were copied before; make room, or name a place that has some",
+            marks=pytest.mark.linux("device files"),
         ),
     ],
 )

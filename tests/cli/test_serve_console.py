@@ -7,7 +7,8 @@ import subprocess
 import pytest
 from cli_process import COMMAND, LOG_LINE, free_port, name_of, read_exactly, read_line, reset
 
-from platforms import resource
+from platforms import LINUX, resource
+from proactor.cli.console_server import UNKNOWN_SECONDS
 
 MEGABYTE = 1_000_000
 
@@ -48,7 +49,9 @@ def test_every_line_of_a_client_names_its_address_and_the_worker(serve):
     server.log.wait_for(rf"\[\S+\] {peer} disconnected: closed by the peer$")
     server.stop()
     lines = [line for line in server.log.all() if name in line]
-    assert [re.sub(r"^.*\] \S+ (\w+).*$", r"\1", line) for line in lines] == ["connected", "received", "sent", "disconnected"]
+    # Where the kernel does not tell that the client has closed altogether, it has finished sending first.
+    end = ["disconnected"] if LINUX else ["finished", "disconnected"]
+    assert [re.sub(r"^.*\] \S+ (\w+).*$", r"\1", line) for line in lines] == ["connected", "received", "sent", *end]
 
 
 def test_sent_counts_the_bytes_really_written(serve):
@@ -193,7 +196,6 @@ def test_the_last_line_is_sent_once_even_without_a_line_break(serve):
     assert client.recv(100) == b""
 
 
-@pytest.mark.linux("/proc, to look into a process")
 def test_end_of_piped_input_neither_stops_the_server_nor_spins(serve):
     server = serve()
     (client,) = server.clients(1)
@@ -205,7 +207,6 @@ def test_end_of_piped_input_neither_stops_the_server_nor_spins(serve):
     assert server.stop() == 0
 
 
-@pytest.mark.linux("/proc, to look into a process")
 def test_a_server_without_clients_or_input_uses_no_processor(serve):
     server = serve(stdin=subprocess.DEVNULL)
     server.log.wait_for("end of input")
@@ -229,14 +230,14 @@ def test_a_half_closed_client_still_receives(serve):
     half, whole = server.clients(2)
     half.sendall(b"that was all")
     half.shutdown(socket.SHUT_WR)
-    server.log.wait_for(re.escape(name_of(half)) + " finished sending; it still receives what is typed$")
+    for_how_long = "" if LINUX else f" for {UNKNOWN_SECONDS:g} seconds"
+    server.log.wait_for(f"{re.escape(name_of(half))} finished sending; it still receives what is typed{for_how_long}$")
     for line in (b"first\n", b"second\n"):
         server.type(line)
         assert read_line(half) == read_line(whole) == line
     assert not server.log.matching("disconnected")
 
 
-@pytest.mark.linux("/proc, to look into a process")
 def test_half_closed_clients_cost_no_processor_and_do_not_hold_up_the_end(serve):
     server = serve()
     clients = server.clients(50)
@@ -274,7 +275,6 @@ def test_out_of_descriptors_it_lets_go_of_clients_that_left_and_serves_the_next_
     assert read_line(late) == b"hello\n"
 
 
-@pytest.mark.linux("/proc, to look into a process")
 def test_a_thousand_clients_that_come_and_go_leave_nothing_behind(serve):
     server = serve(stdin=subprocess.DEVNULL)
     server.connect().close()

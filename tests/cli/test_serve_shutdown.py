@@ -1,15 +1,15 @@
 """How `proactor serve` ends: what starts the shutdown, what it waits for, what it reports, what cuts it short."""
 
-import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from cli_process import COMMAND, name_of, read_exactly, read_to_end
+from cli_process import COMMAND, TIMEOUT, name_of, read_exactly, read_to_end
 
 from peers import eventually
 from platforms import LINUX, resource
@@ -115,25 +115,24 @@ def test_what_cannot_be_sent_in_time_is_reported_as_dropped(serve):
     client.close()
 
 
-def test_a_handler_that_is_running_finishes_and_its_answer_arrives(serve, application, tmp_path):
-    os.mkfifo(tmp_path / "go")
-    server = serve(
-        "app:slow",
-        **application("""
-import pathlib
+def test_a_handler_that_is_running_finishes_and_its_answer_arrives(serve, application):
+    with socket.create_server(("127.0.0.1", 0)) as gate:
+        gate.settimeout(TIMEOUT)
+        source = """
+import socket
 def slow(connection, data):
-    pathlib.Path("entered").touch()
-    pathlib.Path("go").read_bytes()
+    with socket.create_connection(("127.0.0.1", {port})) as gate:
+        assert gate.recv(1) == b""
     connection.send(b"done " + data)
-"""),
-    )
-    client = server.connect()
-    client.sendall(b"this")
-    eventually(lambda: (tmp_path / "entered").exists(), "the handler runs")
-    server.signal(signal.SIGTERM)
-    server.log.wait_for("shutting down")
-    eventually(lambda: refuses_new_clients(server), "it accepts no more")
-    (tmp_path / "go").write_bytes(b"")  # opened by both, the pipe ends at once
+"""
+        server = serve("app:slow", **application(source.format(port=gate.getsockname()[1])))
+        client = server.connect()
+        client.sendall(b"this")
+        running, _ = gate.accept()
+        with running:
+            server.signal(signal.SIGTERM)
+            server.log.wait_for("shutting down")
+            eventually(lambda: refuses_new_clients(server), "it accepts no more")
     assert read_to_end(client) == b"done this"
     assert server.wait() == 0
     assert re.fullmatch(r"served \d+ clients?, sent 9 bytes, dropped 0 bytes", server.report())

@@ -6,11 +6,7 @@ import threading
 import time
 
 from peers import TIMEOUT, dial, echo, eventually, exchange, ignore
-
-
-def resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+from platforms import resident_bytes
 
 
 def stuff(client: socket.socket) -> int:

@@ -7,8 +7,13 @@ import threading
 import pytest
 
 from peers import TIMEOUT, Program, dial
+from platforms import LINUX
 
-pytestmark = pytest.mark.linux("signals to processes (os.kill)")
+ENDED = -signal.SIGTERM if LINUX else 1
+"""What `terminate` leaves: on Windows there is nobody to send SIGTERM from outside, and it ends the process at once."""
+
+INTERRUPTED = -signal.SIGINT if LINUX else 0xC000013A
+"""What Python leaves of a KeyboardInterrupt that nobody caught. On Windows: STATUS_CONTROL_C_EXIT."""
 
 SERVER = """
 import signal, sys, threading
@@ -29,7 +34,7 @@ with proactor.serve(handler, ("127.0.0.1", 0)) as server:
         server.serve_forever()
     except KeyboardInterrupt:
         print("interrupted")
-print("over", threading.active_count())
+print("over", *(thread.name for thread in threading.enumerate() if thread.name != "signals"))
 """
 
 
@@ -78,10 +83,10 @@ class Load:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("times", [1, 2, 5])
 def test_a_signal_handler_that_shuts_down_ends_it_in_order(program, number, times) -> None:
-    server: Program = program(SERVER, "handler")
+    server: Program = program(SERVER, "handler", signals=True)
     load = Load(server.address())
     for _ in range(times):
-        server.process.send_signal(number)
+        server.signal(number)
     # A further signal may come when the interpreter has given its handler up already, at its very end.
     assert server.wait() in {0, -number if times > 1 else 0}, server.errors()
     load.finish()
@@ -92,36 +97,37 @@ def test_a_signal_handler_that_shuts_down_ends_it_in_order(program, number, time
 
 
 def test_ctrl_c_interrupts_serve_forever_and_the_with_block_ends_it_in_order(program) -> None:
-    server: Program = program(SERVER)
+    server: Program = program(SERVER, signals=True)
     load = Load(server.address())
-    server.process.send_signal(signal.SIGINT)
+    server.signal(signal.SIGINT)
     assert server.wait() == 0, server.errors()
     load.finish()
     assert server.line() == "interrupted"
-    assert server.line() == "over 1"
+    assert server.line() == "over MainThread"
     assert server.errors() == ""
 
 
 @pytest.mark.parametrize("repeat", range(5))
 def test_ctrl_c_twice_ends_it_without_a_crash(program, repeat) -> None:
-    server: Program = program(SERVER)
+    server: Program = program(SERVER, signals=True)
     load = Load(server.address())
-    server.process.send_signal(signal.SIGINT)
-    server.process.send_signal(signal.SIGINT)
+    server.signal(signal.SIGINT)
+    server.signal(signal.SIGINT)
     code = server.wait()
     load.finish()
-    assert code in (0, 1, 130, -signal.SIGINT), server.errors()
+    assert code in (0, 1, 130, INTERRUPTED), server.errors()
     assert "Fatal" not in server.errors()
     # At its very end the interpreter has given its handler up: a signal that comes then ends it as any process, without a word.
-    silent = code == -signal.SIGINT and server.errors() == ""
+    silent = code == INTERRUPTED and server.errors() == ""
     assert code == 0 or silent or "KeyboardInterrupt" in server.errors()
 
 
+@pytest.mark.wine("a socket of a process that was ended with an operation under way may stay open, and its peer is not told")
 def test_sigterm_without_a_handler_ends_it_as_any_process(program) -> None:
-    server: Program = program(SERVER)
+    server: Program = program(SERVER, signals=True)
     load = Load(server.address())
-    server.process.send_signal(signal.SIGTERM)
-    assert server.wait() == -signal.SIGTERM
+    server.process.terminate()
+    assert server.wait() == ENDED
     load.finish()
 
 
@@ -142,10 +148,10 @@ with proactor.serve(handler, ("127.0.0.1", 0)) as server:
 
 
 def test_a_request_that_is_under_way_is_answered(program) -> None:
-    server: Program = program(BLOCKED)
+    server: Program = program(BLOCKED, signals=True)
     with dial(server.address()) as client:
         client.sendall(b"x")
         assert client.recv(5, socket.MSG_WAITALL) == b"begun"
-        server.process.send_signal(signal.SIGTERM)
+        server.signal(signal.SIGTERM)
         assert client.recv(100, socket.MSG_WAITALL) == b"finished"
     assert server.wait() == 0, server.errors()

@@ -10,6 +10,8 @@ export WINEARCH=win64
 export WINEDEBUG=${WINEDEBUG:--all}
 export WINEDLLOVERRIDES="mscoree=;mshtml="
 unset DISPLAY
+# Each Python of the suite would compile everything that it imports.
+unset PYTHONDONTWRITEBYTECODE
 
 # For one command: Debian's Rust for Windows, apart from any other Rust of the machine. Its standard library is built from source (RUSTC_BOOTSTRAP: -Zbuild-std).
 with_windows_rust() {

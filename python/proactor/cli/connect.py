@@ -21,6 +21,7 @@ from proactor.cli.options import Help, Options, seconds
 from proactor.cli.output import reader_has_gone
 from proactor.cli.signals import Wakeup, end_process
 from proactor.cli.start import ZONE_HINT, lacks_zone, refuse_simulated_engine
+from proactor.cli.terminal import is_terminal
 from proactor.cli.text import printable
 from proactor.listener import parse
 
@@ -104,7 +105,7 @@ class Output:
     """Standard output: the bytes as they are, or, on a terminal, as text that cannot command it."""
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape") if os.isatty(1) else None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape") if is_terminal(1) else None
         self._after_return = False
 
     def write(self, data: bytes) -> None:
@@ -194,7 +195,7 @@ def _wait_for_end(connection: proactor.Connection, sender: Sender, events: Event
             return None
         if event == PEER_ENDED:
             peer_ended = True
-            if os.isatty(0):
+            if is_terminal(0):
                 input_ended = True
             else:
                 sender.peer_ended()

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from proactor.cli.console_server import Client, name_of
 from proactor.cli.lines import LineReader
 from proactor.cli.log import LogWriter
 from proactor.cli.signals import StopRequests
-from proactor.cli.terminal import at_terminal, can_prompt
+from proactor.cli.terminal import at_terminal, can_prompt, is_terminal
 from proactor.cli.text import counted, printable, quoted
 
 EXIT = "Exit"
@@ -52,7 +51,7 @@ class Console:
         if at_terminal():
             self._interactive = True
             self._start_at_terminal()
-        elif os.isatty(0):
+        elif is_terminal(0):
             logger.info("in the background of a terminal: nothing is read from it; end with SIGTERM")
         elif self._talks:
             self._start_reading()

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from xml.sax.saxutils import escape
+from html import escape
 
 from proactor.cli.dispatch_facts import end_of, running_steps
 from proactor.cli.dispatch_record import Snapshot, Work

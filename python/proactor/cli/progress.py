@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from proactor.cli.sizes import show_size
-from proactor.cli.terminal import in_foreground_of, understands_escapes
+from proactor.cli.terminal import in_foreground_of, is_terminal, understands_escapes
 from proactor.cli.text import printable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def can_show_progress(output: int | None) -> bool:
     if output is None:
         return True
     try:
-        return not os.isatty(output) and not stat.S_ISFIFO(os.fstat(output).st_mode)
+        return not is_terminal(output) and not stat.S_ISFIFO(os.fstat(output).st_mode)
     except OSError:
         return False
 

@@ -1,7 +1,6 @@
 """The prompt below the log, when a person sits at a terminal. Knows nothing of servers. Slow to import: only for those who need it."""
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.patch_stdout import patch_stdout
 
 from proactor.cli.log import LogWriter, write_to_standard_error
-from proactor.cli.terminal import restore_terminal, terminal_state
+from proactor.cli.terminal import is_terminal, restore_terminal, terminal_state
 
 STOP_SECONDS = 2.0
 """How long the prompt may take to give the terminal back."""
@@ -38,7 +37,7 @@ class Prompt:
         )
         # One application for as long as the console lives: log lines would get lost between one prompt and the next.
         self._session.default_buffer.accept_handler = self._accept
-        self._log_to_terminal = os.isatty(2)
+        self._log_to_terminal = is_terminal(2)
         self._thread = threading.Thread(target=self._run, name="console", daemon=True)
 
     def start(self) -> None:

@@ -28,6 +28,7 @@ from proactor.cli.output import reader_has_gone, write_result
 from proactor.cli.progress import ProgressBar, can_show_progress
 from proactor.cli.sizes import size
 from proactor.cli.standard_streams import refuse_closed
+from proactor.cli.terminal import is_terminal
 from proactor.cli.text import counted
 from proactor.platform import BINARY
 
@@ -104,7 +105,7 @@ class Output:
         """
         blocks = self._reading(file, options)
         block = next(blocks, b"")
-        if not self._may_be_binary and b"\0" in block and os.isatty(1):
+        if not self._may_be_binary and b"\0" in block and is_terminal(1):
             raise CommandError(
                 f"{options.path} is binary, and might upset the terminal: write it to a file with --output FILE, or add --output -",
                 ExitCode.FAILED,
@@ -168,10 +169,10 @@ class Output:
 
     def _refuse_source(self, source: str, descriptor: int) -> None:
         """Writing into what is being read would destroy it, or never end."""
-        target = os.fstat(descriptor)
         try:
+            target = os.fstat(descriptor)
             same = stat.S_ISREG(target.st_mode) and os.path.samestat(os.stat(source), target)
-        except OSError:  # It was removed since it was opened, and so is another.
+        except OSError:  # It was removed since it was opened, and so is another. Or there is no standard output, which writing tells.
             return
         if same:
             raise CommandError(

@@ -4,6 +4,7 @@ Knows nothing of what is read and written.
 """
 
 import os
+import sys
 
 from proactor.cli.exit_codes import CommandError, ExitCode
 
@@ -20,7 +21,8 @@ def fill_standard_descriptors() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, mode)
+            if sys.platform != "win32":  # There the C library keeps the number of a stream that is missing.
+                os.open(os.devnull, mode)
             _closed.add(descriptor)
 
 

@@ -9,6 +9,7 @@ use windows_sys::Wdk::System::SystemServices::RtlGetVersion;
 use windows_sys::Win32::Foundation::{
     ERROR_CONNECTION_ABORTED, ERROR_CONNECTION_REFUSED, ERROR_DUP_NAME, ERROR_HOST_UNREACHABLE, ERROR_INVALID_NETNAME,
     ERROR_NETNAME_DELETED, ERROR_NETWORK_UNREACHABLE, ERROR_PORT_UNREACHABLE, ERROR_SEM_TIMEOUT, HANDLE, NTSTATUS, RtlNtStatusToDosError,
+    STATUS_INVALID_CONNECTION,
 };
 use windows_sys::Win32::Networking::WinSock::{
     AF_INET, AF_INET6, INVALID_SOCKET, IPPROTO_TCP, LINGER, LPFN_ACCEPTEX, LPFN_CONNECTEX, LPFN_TRANSMITFILE, SIO_BASE_HANDLE,
@@ -16,8 +17,8 @@ use windows_sys::Win32::Networking::WinSock::{
     SO_KEEPALIVE, SO_LINGER, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TYPE, SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCK_DGRAM,
     SOCK_STREAM, SOCKADDR_IN, SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOCKET_ERROR, SOL_SOCKET, TCP_INFO_v0, TRANSMIT_FILE_BUFFERS,
     WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSABUF, WSADATA, WSAEADDRINUSE, WSAEADDRNOTAVAIL, WSAEHOSTUNREACH, WSAENETUNREACH,
-    WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAID_TRANSMITFILE, WSAIoctl, WSARecv, WSASend, WSASendTo, WSASocketW, WSAStartup,
-    bind, getsockopt, setsockopt,
+    WSAENOTCONN, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAID_TRANSMITFILE, WSAIoctl, WSARecv, WSASend, WSASendTo, WSASocketW,
+    WSAStartup, bind, getsockopt, setsockopt,
 };
 use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileSizeEx, GetFileType};
 use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED, OVERLAPPED_0, OVERLAPPED_0_0};
@@ -436,6 +437,9 @@ pub(super) fn number_of(status: usize) -> i32 {
     let status = status as NTSTATUS;
     if status >= 0 {
         return 0;
+    }
+    if status == STATUS_INVALID_CONNECTION {
+        return WSAENOTCONN; // its Win32 number stands for others too; an accept whose client has reset ends so under Wine
     }
     // SAFETY: no pointers are passed.
     match unsafe { RtlNtStatusToDosError(status) } {
