@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # For the helpers beside this file.
 
@@ -21,6 +22,11 @@ from platforms import NEEDS_LINUX, NEEDS_WINDOWS, descriptors, skip_what_cannot_
 # Who starts the suite in the background of a script has the shell ignore SIGINT, in whatever the tests start too: they send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The first example takes as long as it takes to read every source for constants to try: a minute under Wine on a busy machine.
+settings.register_profile("suite", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

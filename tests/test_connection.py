@@ -2,7 +2,6 @@
 
 import array
 import gc
-import os
 import random
 import socket
 import threading
@@ -11,7 +10,8 @@ import weakref
 import pytest
 
 import proactor
-from peers import TIMEOUT, Recorder, RecordingEcho, eventually, ignore, read_exactly, read_to_end, reset
+from peers import TIMEOUT, Recorder, RecordingEcho, ends_with_reset, eventually, ignore, read_exactly, read_to_end, reset
+from platforms import descriptor_count, of_unix_sockets
 
 SENDABLE = {
     "bytes": b"bytes",
@@ -144,23 +144,22 @@ def test_sends_from_handlers_and_other_threads_keep_their_order_each(serve, conn
         assert all(message[2:] == b"x" * 98 for message in mine)
 
 
-@pytest.mark.linux("Unix sockets")
-def test_names_are_those_of_the_sockets(serve, connect, tmp_path) -> None:
-    for address in ("127.0.0.1:0", "[::1]:0", f"unix:{tmp_path}/names.sock"):
-        handler = Recorder()
-        client = connect(serve(handler, address))
-        handler.wait_for_count("connected", 1)
-        [connection] = handler.connections
-        assert connection.peername == client.getsockname()
-        assert connection.sockname == client.getpeername()
-        assert str(connection.id) in repr(connection)
-        assert "open" in repr(connection)
-        client.close()
-        handler.wait_closed()
-        assert connection.peername == client_name(connection), "the peer's name outlives the connection"
-        with pytest.raises(OSError, match="closed"):
-            _ = connection.sockname
-        assert "closed" in repr(connection)
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0", of_unix_sockets("unix:{folder}/names.sock")])
+def test_names_are_those_of_the_sockets(serve, connect, tmp_path, address) -> None:
+    handler = Recorder()
+    client = connect(serve(handler, address.format(folder=tmp_path)))
+    handler.wait_for_count("connected", 1)
+    [connection] = handler.connections
+    assert connection.peername == client.getsockname()
+    assert connection.sockname == client.getpeername()
+    assert str(connection.id) in repr(connection)
+    assert "open" in repr(connection)
+    client.close()
+    handler.wait_closed()
+    assert connection.peername == client_name(connection), "the peer's name outlives the connection"
+    with pytest.raises(OSError, match="closed"):
+        _ = connection.sockname
+    assert "closed" in repr(connection)
 
 
 def client_name(connection):
@@ -405,8 +404,7 @@ def test_abort_resets_and_tells_what_was_dropped(serve, connect) -> None:
     server = serve(handler)
     client = connect(server, receive_buffer=4096)
     client.sendall(b"x")
-    with pytest.raises(ConnectionResetError):
-        read_to_end(client)
+    assert ends_with_reset(client)
     [error] = handler.wait_closed()
     assert isinstance(error, ConnectionAbortedError)
     numbers = handler.connections[0].statistics()
@@ -522,7 +520,9 @@ def test_fail_ends_the_connection_with_the_given_error(serve, connect) -> None:
 
 def test_a_plain_function_needs_no_handler_for_the_ends(serve, connect) -> None:
     server = serve(ignore)
-    reset(connect(server))
+    client = connect(server)
+    eventually(lambda: server.statistics().accepted == 1, "it is served")  # Windows does not accept a client that is gone already
+    reset(client)
     connect(server).close()
     client = connect(server)
     client.shutdown(socket.SHUT_WR)
@@ -554,15 +554,12 @@ def test_a_reply_before_the_end_arrives_whole_although_the_client_is_still_sendi
 
 @pytest.mark.linux("/proc, to look into a process")
 def test_a_connection_that_was_closed_keeps_its_descriptor_for_a_moment_only(serve, connect) -> None:
-    def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
     handler = Recorder()
     handler.on_received = lambda connection, data: (connection.send(b"bye"), connection.close())
     server = serve(handler)
     stays, leaves = connect(server), connect(server)
     handler.wait_for_count("connected", 2)
-    before = descriptors()
+    before = descriptor_count()
     for client in (stays, leaves):
         client.sendall(b"x")
         assert client.recv(9) == b"bye"
@@ -570,5 +567,5 @@ def test_a_connection_that_was_closed_keeps_its_descriptor_for_a_moment_only(ser
     handler.wait_closed(2)
     assert server.connections == ()
     leaves.close()
-    eventually(lambda: descriptors() <= before - 2, "the peer has ended")
-    eventually(lambda: descriptors() <= before - 3, "the peer is quiet")
+    eventually(lambda: descriptor_count() <= before - 2, "the peer has ended")
+    eventually(lambda: descriptor_count() <= before - 3, "the peer is quiet")

@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import contextlib
 import ctypes
 import errno
 import os
@@ -14,7 +13,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually, run_python
-from platforms import FILE_MECHANISMS
+from platforms import FILE_MECHANISMS, threads_of_process
 
 PREPARE = """
 import os, sys, threading
@@ -150,17 +149,14 @@ def test_a_cancel_that_races_the_completion_touches_no_memory_of_others(tmp_path
     assert 0 < cancelled <= 10_000
 
 
-@pytest.mark.linux("/proc, to look into a process")
 def test_the_threads_end_with_the_last_file(tmp_path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(8192))
 
-    def native() -> list[str]:
-        names = []
-        for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/self/task/{thread}/comm") as comm:
-                names.append(comm.read().strip())
-        return [name for name in names if name.startswith(("proactor-ring", "proactor-file", "proactor-direct"))]
+    before = threads_of_process()
+
+    def native() -> set[int]:
+        return threads_of_process() - before
 
     with proactor.open(path, direct=True) as first:
         with proactor.open(path, direct=True) as second:

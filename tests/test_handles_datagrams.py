@@ -13,7 +13,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told
-from platforms import UNIX, of_unix_sockets
+from platforms import LINUX, UNIX, WINE, of_unix_sockets
 from proactor.testing import Network
 
 MakePool = Callable[..., proactor.ThreadPool]
@@ -117,7 +117,7 @@ def test_a_datagram_without_a_peer_or_too_long_says_so(make_pool: MakePool, make
     completion = told.next()
     assert completion.value == 0
     assert completion.error is not None
-    assert completion.error.errno in (errno.EDESTADDRREQ, errno.ENOTCONN)
+    assert completion.error.errno in (errno.EDESTADDRREQ, errno.ENOTCONN, errno.EINVAL if WINE else errno.ENOTCONN)
     handle.send_to(bytes(10_000_000), theirs.getsockname())
     completion = told.next()
     assert completion.error is not None
@@ -135,9 +135,15 @@ def test_that_nobody_listens_completes_one_receive_and_the_next_goes_on(make_poo
     first, second = handle.receive_from(), handle.receive_from()
     handle.connect(address)
     assert told.value() is None
-    handle.send(b"anybody there?")
-    completions = {completion.operation: completion for completion in (told.next(), told.next())}
-    assert isinstance(completions[first].error, ConnectionRefusedError)
+    sent = handle.send(b"anybody there?")
+    if LINUX:
+        completions = {completion.operation: completion for completion in (told.next(), told.next())}
+        assert isinstance(completions[first].error, ConnectionRefusedError)
+    else:
+        # There the engine has the system say nothing, since it would fail a receive of whoever comes next: the first receive goes on.
+        completion = told.next()
+        assert (completion.operation, completion.error) == (sent, None)
+        second = first
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as back:
         back.bind(address)
         back.sendto(b"back again", our_address)
@@ -283,9 +289,9 @@ def test_what_is_submitted_fails_where_the_engine_fails_it(make_pool: MakePool) 
         listener = network.listener()
         number = listener.fileno()
         handle = network.pool.associate(listener, told)
-        network.fail_next("accept_some", errno.ENOMEM)
+        network.fail_next("accept_some", errno.ENOBUFS)
         handle.accept()
-        assert told.next().error.errno == errno.ENOMEM  # type: ignore[union-attr]
+        assert told.next().error.errno == errno.ENOBUFS  # type: ignore[union-attr]
         handle.accept()
         network.connect_to(number)
         assert told.next().error is None

@@ -16,7 +16,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told, eventually
-from platforms import FILE_MECHANISMS, forget_pages
+from platforms import FILE_MECHANISMS, forget_pages, resident_bytes
 
 MakePool = Callable[..., proactor.ThreadPool]
 MakePort = Callable[..., proactor.CompletionPort]
@@ -150,7 +150,7 @@ def test_a_file_beyond_4_gib_has_64_bit_offsets(port: proactor.CompletionPort, t
         assert value(port) == b"\0\0far away"
 
 
-@pytest.mark.linux("O_DIRECT")
+@pytest.mark.linux("a handle of a port that bypasses the page cache as its file does (O_DIRECT)")
 def test_reads_past_the_page_cache_begin_and_end_anywhere(port: proactor.CompletionPort, path: Path) -> None:
     data = content(1_000_003)
     try:
@@ -327,14 +327,14 @@ def test_a_file_object_has_one_handle_at_a_time(
 
 def test_what_is_no_file_says_why(port: proactor.CompletionPort, path: Path) -> None:
     reading, writing = os.pipe()
-    with open(reading, "rb") as pipe, open(writing, "wb"), open(path) as text, open("/dev/null", "rb") as device:
+    with open(reading, "rb") as pipe, open(writing, "wb"), open(path) as text, open(os.devnull, "rb") as device:
         ours, theirs = socket.socketpair()
         with ours, theirs, ours.makefile("rb") as of_a_socket:
             closed = proactor.open(path)
             closed.close()
             wrong: list[tuple[Any, type[Exception], str]] = [
                 (pipe, ValueError, "no offsets: call_when"),
-                (device, ValueError, "/dev/null.* no offsets"),
+                (device, ValueError, f"{os.devnull}.* no offsets"),
                 (of_a_socket, ValueError, "associate the socket itself"),
                 (text, TypeError, "binary mode"),
                 (io.BytesIO(), TypeError, "no descriptor"),
@@ -544,19 +544,7 @@ def test_what_is_pending_when_the_program_ends_is_told(program: Callable[..., An
     assert running.errors() == ""
 
 
-@pytest.fixture
-def resident() -> Callable[[], int]:
-    """Bytes of memory in use."""
-
-    def look() -> int:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    return look
-
-
-@pytest.mark.linux("/proc, to look into a process")
-def test_memory_stays_where_it_is_over_many_operations(port: proactor.CompletionPort, path: Path, resident: Callable[[], int]) -> None:
+def test_memory_stays_where_it_is_over_many_operations(port: proactor.CompletionPort, path: Path) -> None:
     def some() -> None:
         with proactor.open(path, "r+b") as file:
             handle = port.associate(file)
@@ -571,10 +559,10 @@ def test_memory_stays_where_it_is_over_many_operations(port: proactor.Completion
                     port.get(TIMEOUT)
 
     some()
-    before = resident()
+    before = resident_bytes()
     for _ in range(10):
         some()
-    assert resident() - before < 10_000_000
+    assert resident_bytes() - before < 10_000_000
 
 
 def test_a_file_and_its_raw_file_are_one_descriptor_which_has_one_handle(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import collections
 import errno
 import gc
-import os
 import random
 import socket
 import threading
@@ -13,6 +12,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, threads_beside_workers
+from platforms import descriptor_count, resident_bytes
 
 ROUNDS = 10_000
 
@@ -20,8 +20,7 @@ ROUNDS = 10_000
 def resident() -> int:
     """Bytes of memory in use."""
     gc.collect()
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resident_bytes()
 
 
 class Books:
@@ -204,7 +203,6 @@ def test_the_end_of_the_pool_in_the_middle_loses_no_completion() -> None:
             theirs.close()
 
 
-@pytest.mark.linux("/proc, to look into a process")
 def test_many_handles_and_operations_leave_nothing(make_pool: Callable[..., proactor.ThreadPool]) -> None:
     pool = make_pool()
     pool.submit(int).result(TIMEOUT)
@@ -231,10 +229,10 @@ def test_many_handles_and_operations_leave_nothing(make_pool: Callable[..., proa
             theirs.close()
 
     round_of(20_000)
-    descriptors, threads, before = len(os.listdir("/proc/self/fd")), threads_beside_workers(pool), resident()
+    descriptors, threads, before = descriptor_count(), threads_beside_workers(pool), resident()
     for _ in range(4):
         round_of(20_000)
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert descriptor_count() == descriptors
     assert threads_beside_workers(pool) <= threads + 1
     assert resident() - before < 8 << 20, "100 bytes an operation"
     numbers = pool.statistics()

@@ -3,7 +3,6 @@
 import collections
 import errno
 import gc
-import os
 import random
 import socket
 import threading
@@ -14,15 +13,12 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told, eventually
+from platforms import descriptor_count, resident_bytes
 
 MakePool = Callable[..., proactor.ThreadPool]
 
 ROUNDS = 10_000
 CANARY = b"\xcc" * 64
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 class Rounds:
@@ -101,7 +97,7 @@ def test_a_client_of_an_accept_that_is_cancelled_at_the_last_moment_is_not_lost(
     address = listener.getsockname()
     told = Told()
     handle = make_pool(concurrency=2).associate(listener, told)
-    before = descriptors()
+    before = descriptor_count()
     with Rounds() as two:
         for _ in rounds():
             client = socket.socket()
@@ -119,7 +115,7 @@ def test_a_client_of_an_accept_that_is_cancelled_at_the_last_moment_is_not_lost(
             accepted.close()
             client.close()
     assert told.queue.empty()
-    assert eventually(lambda: descriptors() == before, "no descriptor is left")
+    assert eventually(lambda: descriptor_count() == before, "no descriptor is left")
 
 
 @pytest.mark.slow
@@ -131,7 +127,7 @@ def test_connects_that_are_cancelled_or_closed_complete_once_and_leave_nothing(m
     told = Told()
     pool = make_pool(concurrency=2)
     gc.collect()
-    before = descriptors()
+    before = descriptor_count()
     with Rounds() as two:
         for number in rounds():
             random.seed(number)
@@ -154,7 +150,7 @@ def test_connects_that_are_cancelled_or_closed_complete_once_and_leave_nothing(m
             del handle, operations, end, told_of, completion
     listener.close()
     assert told.queue.empty()
-    assert eventually(lambda: descriptors() == before - 1, "no descriptor is left")
+    assert eventually(lambda: descriptor_count() == before - 1, "no descriptor is left")
     assert pool.statistics().handles == 0
 
 
@@ -204,7 +200,7 @@ def test_a_send_that_ends_at_the_last_moment_says_exactly_how_much_has_gone_out(
 
 def test_clients_that_nobody_took_are_closed_with_the_listener_or_the_pool() -> None:
     """Completions hold them until somebody is told, and whoever is told owns them; what is never told is closed."""
-    before = descriptors()
+    before = descriptor_count()
     for number in range(50):
         listener = socket.create_server(("127.0.0.1", 0))
         address = listener.getsockname()
@@ -228,10 +224,9 @@ def test_clients_that_nobody_took_are_closed_with_the_listener_or_the_pool() -> 
             one.close()
         del handle, pool
     gc.collect()
-    assert eventually(lambda: descriptors() == before, "no descriptor is left")
+    assert eventually(lambda: descriptor_count() == before, "no descriptor is left")
 
 
-@pytest.mark.linux("/proc, to look into a process")
 def test_many_operations_of_each_kind_leave_no_memory(make_pool: MakePool) -> None:
     pool = make_pool()
     told = Told()
@@ -247,8 +242,7 @@ def test_many_operations_of_each_kind_leave_no_memory(make_pool: MakePool) -> No
 
     def resident() -> int:
         gc.collect()
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes()
 
     def some(count: int) -> None:
         for number in range(count):
@@ -270,7 +264,7 @@ def test_many_operations_of_each_kind_leave_no_memory(make_pool: MakePool) -> No
 
     with theirs:
         some(2_000)
-        before, opened = resident(), descriptors()
+        before, opened = resident(), descriptor_count()
         some(8_000)
         assert resident() - before < 4 << 20, "100 bytes an operation"
-        assert eventually(lambda: descriptors() == opened, "no descriptor is left")
+        assert eventually(lambda: descriptor_count() == opened, "no descriptor is left")

@@ -231,12 +231,14 @@ def test_a_thread_is_done_with_what_it_got_at(make_port: MakePort, start, how) -
     thread = start(first)
     assert got.wait(TIMEOUT)
     second = start(lambda: (port.get(TIMEOUT), over.set()))
-    eventually(lambda: port.statistics().waiting == 1, "the second one waits")
-    port.post(value=2)
-    assert not over.wait(0.2), "there is one slot, and the first computes in it"
-    if how == "a get of another port":
-        other.post(value="elsewhere")
-    go_on.set()
+    try:
+        eventually(lambda: port.statistics().waiting == 1, "the second one waits")
+        port.post(value=2)
+        assert not over.wait(0.2), "there is one slot, and the first computes in it"
+        if how == "a get of another port":
+            other.post(value="elsewhere")
+    finally:
+        go_on.set()
     port.post(value=3)
     assert over.wait(TIMEOUT)
     thread.join(TIMEOUT)

@@ -144,8 +144,10 @@ def _descriptor(file: Any) -> int:
         descriptor = file.fileno()
     except io.UnsupportedOperation:
         raise TypeError(f"{kind} has no descriptor, so there is nothing for the kernel to do: give a file that is open") from None
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISSOCK(mode):
+    # On Windows a socket's number is none of the C library's, or that of another file.
+    of_socket = isinstance(getattr(file, "raw", file), socket.SocketIO)
+    mode = 0 if of_socket else os.fstat(descriptor).st_mode
+    if of_socket or stat.S_ISSOCK(mode):
         raise ValueError(f"{kind} is a socket's: associate the socket itself")
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         name = getattr(file, "name", kind)

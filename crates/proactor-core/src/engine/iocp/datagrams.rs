@@ -51,7 +51,9 @@ impl Datagrams {
     }
 
     pub(super) fn local_address(&self) -> io::Result<std::net::SocketAddr> {
-        self.0.lock().socket()?.local_addr()
+        let state = self.0.lock();
+        let socket = state.socket()?;
+        socket::local_address(socket, socket.local_addr())
     }
 
     /// The peer of what is sent without an address, and the only one that is received from.

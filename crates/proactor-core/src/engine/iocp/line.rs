@@ -44,7 +44,7 @@ impl Line {
 
     pub(super) fn local_address(&self) -> io::Result<Address> {
         match self {
-            Line::Socket(socket) => socket.local_addr().map(Address::Internet),
+            Line::Socket(socket) => socket::local_address(socket, socket.local_addr()).map(Address::Internet),
             Line::Pipe(end) => Ok(Address::Pipe(Some(end.name().to_owned()))),
         }
     }

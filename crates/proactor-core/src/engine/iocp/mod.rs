@@ -28,7 +28,8 @@ use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletion
 
 use super::sleep::Sleep;
 use super::{
-    AcceptWindow, Address, Closing, Engine, Feature, FileSubmission, Handle, Interest, Kind, SocketOptions, Submission, ThreadClock,
+    AcceptWindow, Activity, Address, Closing, Engine, Feature, FileSubmission, Handle, Interest, Kind, SocketOptions, Submission,
+    ThreadClock,
 };
 use crate::buffer::{BufferSource, LargeBuffer, Outgoing, RECEIVE_SIZE};
 use crate::completion::{Completion, Outcome, Token};
@@ -47,6 +48,7 @@ pub mod pipe;
 mod socket;
 mod stream;
 mod waiting;
+mod wine;
 
 use afd::{Afd, Question};
 use datagrams::Datagrams;
@@ -266,10 +268,6 @@ impl Iocp {
         };
         Ok(Handle::new(descriptor, kind, state, |_| {}))
     }
-
-    fn unsupported(what: &str) -> io::Error {
-        io::Error::new(io::ErrorKind::Unsupported, format!("{what} on Windows yet"))
-    }
 }
 
 impl Engine for Iocp {
@@ -286,14 +284,13 @@ impl Engine for Iocp {
 
     fn adopt(&self, descriptor: i64, kind: Kind) -> io::Result<Handle> {
         let number = SOCKET::try_from(descriptor).map_err(|_| io::Error::from_raw_os_error(EBADF))?;
+        let is_pipe = || socket::type_of(number).is_err() && pipe::is_pipe(descriptor as HANDLE);
         match kind {
+            Kind::Listener if is_pipe() => return Self::adopt_pipe(descriptor, kind),
             Kind::Listener | Kind::Tcp | Kind::Datagram => {}
-            Kind::Unix => return Err(Self::unsupported("Unix sockets are not supported")),
+            Kind::Unix => return Err(io::Error::new(io::ErrorKind::Unsupported, "Unix sockets are not supported on Windows yet")),
             Kind::Watched => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a descriptor to wait for is watched, not adopted")),
             Kind::Pipe => return Self::adopt_pipe(descriptor, kind),
-        }
-        if kind == Kind::Listener && socket::type_of(number).is_err() && pipe::is_pipe(descriptor as HANDLE) {
-            return Self::adopt_pipe(descriptor, kind);
         }
         let type_of = socket::type_of(number)?;
         let refused = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -552,6 +549,10 @@ impl Engine for Iocp {
 
     fn cpu_time(&self, clock: ThreadClock) -> Option<u64> {
         clock::used(clock)
+    }
+
+    fn activity(&self, clock: ThreadClock) -> Activity {
+        clock::activity(clock)
     }
 
     fn release(&self) {

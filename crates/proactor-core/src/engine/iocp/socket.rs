@@ -1,6 +1,7 @@
 //! Winsock's calls, each with its errors as values. Knows sockets; knows nothing of ports and operations.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::windows::io::{AsRawSocket, BorrowedHandle, FromRawSocket, OwnedHandle};
 use std::ptr;
@@ -14,11 +15,12 @@ use windows_sys::Win32::Foundation::{
 use windows_sys::Win32::Networking::WinSock::{
     AF_INET, AF_INET6, INVALID_SOCKET, IPPROTO_TCP, LINGER, LPFN_ACCEPTEX, LPFN_CONNECTEX, LPFN_TRANSMITFILE, SIO_BASE_HANDLE,
     SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_TCP_INFO, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SO_ACCEPTCONN, SO_EXCLUSIVEADDRUSE,
-    SO_KEEPALIVE, SO_LINGER, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TYPE, SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCK_DGRAM,
-    SOCK_STREAM, SOCKADDR_IN, SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOCKET_ERROR, SOL_SOCKET, TCP_INFO_v0, TRANSMIT_FILE_BUFFERS,
-    WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSABUF, WSADATA, WSAEADDRINUSE, WSAEADDRNOTAVAIL, WSAEHOSTUNREACH, WSAENETUNREACH,
-    WSAENOTCONN, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAID_TRANSMITFILE, WSAIoctl, WSARecv, WSASend, WSASendTo, WSASocketW,
-    WSAStartup, bind, getsockopt, setsockopt,
+    SO_KEEPALIVE, SO_LINGER, SO_PROTOCOL_INFOW, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TYPE, SO_UPDATE_ACCEPT_CONTEXT,
+    SO_UPDATE_CONNECT_CONTEXT, SOCK_DGRAM, SOCK_STREAM, SOCKADDR_IN, SOCKADDR_IN6, SOCKADDR_STORAGE, SOCKET, SOCKET_ERROR, SOL_SOCKET,
+    TCP_INFO_v0, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TRANSMIT_FILE_BUFFERS, WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSABUF,
+    WSADATA, WSAEADDRINUSE, WSAEADDRNOTAVAIL, WSAEHOSTUNREACH, WSAEINVAL, WSAENETUNREACH, WSAENOTCONN, WSAGetLastError, WSAID_ACCEPTEX,
+    WSAID_CONNECTEX, WSAID_TRANSMITFILE, WSAIoctl, WSAPROTOCOL_INFOW, WSARecv, WSASend, WSASendTo, WSASocketW, WSAStartup, bind,
+    getsockopt, setsockopt,
 };
 use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileSizeEx, GetFileType};
 use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED, OVERLAPPED_0, OVERLAPPED_0_0};
@@ -119,6 +121,24 @@ pub(super) fn type_of(socket: SOCKET) -> io::Result<Type> {
     })
 }
 
+/// The socket's name. Of one that is not bound Windows tells none; it is no address of the socket's family and no port, as on Linux.
+pub(super) fn local_address(socket: &impl AsRawSocket, name: io::Result<SocketAddr>) -> io::Result<SocketAddr> {
+    if !name.as_ref().is_err_and(|error| error.raw_os_error() == Some(WSAEINVAL)) {
+        return name;
+    }
+    let mut protocol = MaybeUninit::<WSAPROTOCOL_INFOW>::zeroed();
+    let mut length = size_of::<WSAPROTOCOL_INFOW>() as i32;
+    // SAFETY: `protocol` is writable for `length` bytes.
+    let result =
+        unsafe { getsockopt(socket.as_raw_socket() as SOCKET, SOL_SOCKET, SO_PROTOCOL_INFOW, protocol.as_mut_ptr().cast(), &mut length) };
+    if result == SOCKET_ERROR {
+        return Err(last_error());
+    }
+    // SAFETY: numbers and characters only, of which all zeros are valid.
+    let six = unsafe { protocol.assume_init() }.iAddressFamily == i32::from(AF_INET6);
+    Ok(if six { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() })
+}
+
 /// Binds the socket; where no address is given, to whatever the system chooses of the family of `like`.
 pub(super) fn bind_to(socket: &impl AsRawSocket, address: Option<SocketAddr>, like: SocketAddr) -> io::Result<()> {
     let any = match like {
@@ -140,14 +160,26 @@ fn option(socket: SOCKET, name: i32) -> io::Result<i32> {
 }
 
 fn set_option<T>(socket: SOCKET, name: i32, value: &T) -> io::Result<()> {
+    set_option_of(SOL_SOCKET, socket, name, value)
+}
+
+fn set_option_of<T>(level: i32, socket: SOCKET, name: i32, value: &T) -> io::Result<()> {
     // SAFETY: `value` is readable for its size.
-    let result = unsafe { setsockopt(socket, SOL_SOCKET, name, ptr::from_ref(value).cast(), size_of::<T>() as i32) };
+    let result = unsafe { setsockopt(socket, level, name, ptr::from_ref(value).cast(), size_of::<T>() as i32) };
     if result == SOCKET_ERROR { Err(last_error()) } else { Ok(()) }
 }
 
+/// Keep-alive that notices a peer which has gone without a word after two minutes (a minute of silence, then four probes), instead of the system's two hours.
 pub(super) fn set_options(socket: &TcpStream, options: &SocketOptions) -> io::Result<()> {
     socket.set_nodelay(options.no_delay)?;
-    set_option(number(socket), SO_KEEPALIVE, &i32::from(options.keep_alive))
+    set_option(number(socket), SO_KEEPALIVE, &i32::from(options.keep_alive))?;
+    if options.keep_alive {
+        for (name, value) in [(TCP_KEEPIDLE, 60), (TCP_KEEPINTVL, 15), (TCP_KEEPCNT, 4)] {
+            // Windows has them since 10 1709; before that the system's times hold.
+            let _ = set_option_of(IPPROTO_TCP, number(socket), name, &value);
+        }
+    }
+    Ok(())
 }
 
 /// Closing it makes the peer see a reset.
