@@ -44,12 +44,15 @@ test-models: $(PACKAGE)
 test-python: $(TOOLS)
 	$(RUN) pytest
 
+# One profile for both, that of development, so that the standard library is built once and overflows are found; `make wheels` tries the release.
+test-windows: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 test-windows: $(TOOLS) ## runs the core's tests and the Python suite on Windows, under Wine; Debian 12, as root or with sudo: see docs/windows.md
 	tools/windows/install
 	tools/windows/cargo test -p proactor-core
-	MATURIN=$(CURDIR)/$(VENV)/bin/maturin tools/windows/wheel
+	tools/windows/wheel --profile dev
 	tools/windows/suite
 
+wheels: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 wheels: $(VENV)/bin/python ## builds the wheels into dist/, and tries each in a fresh environment; that for Windows under Wine: see docs/windows.md
 	tools/wheels/linux $(abspath $(VENV)/bin/python)
 	tools/wheels/windows

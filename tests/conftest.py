@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # For the helpers beside this fi
 
 import proactor
 from peers import TIMEOUT, Program, dial, echo
-from platforms import NEEDS_LINUX, NEEDS_WINDOWS, descriptors, skip_what_cannot_run_here, thread_names, threads_of_process
+from platforms import LINUX, NEEDS_LINUX, NEEDS_WINDOWS, descriptors, skip_what_cannot_run_here, thread_names, threads_of_process
 
 # Who starts the suite in the background of a script has the shell ignore SIGINT, in whatever the tests start too: they send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -46,12 +46,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{len(skipped)} of the skipped tests need {what}")
 
 
+THREADS_SECONDS = 5 if LINUX else 15
+"""Within which threads have to be gone. Windows waits for processes with threads of its own, which end after seconds without work."""
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """A test leaves no thread, native ones included, and no descriptor behind."""
     threads_before, descriptors_before = threads_of_process(), descriptors()
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + THREADS_SECONDS
     gc.collect()
     while True:
         threads = threads_of_process() - threads_before

@@ -4,9 +4,11 @@ The process raises them: the handler of the C library is called on a thread of i
 its processor time: under Wine, who asks the system for another process's gets his own.
 """
 
+import os
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 
@@ -56,3 +58,15 @@ def _hear(port: int, connected: threading.Event) -> None:
                 connection.sendall(struct.pack("d", time.process_time()))
             else:
                 signal.raise_signal(number[0])
+
+
+USER_SIGNAL: signal.Signals = getattr(signal, "SIGUSR1", None) or signal.SIGBREAK  # type: ignore[attr-defined]
+"""One that nothing else uses."""
+
+
+def signal_this_process(number: int) -> None:
+    """For another thread than the main one, whose handlers run then."""
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        os.kill(os.getpid(), number)

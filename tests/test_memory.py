@@ -7,11 +7,7 @@ import threading
 
 import proactor
 from peers import Recorder, dial, echo, eventually, exchange, read_exactly, reset
-
-
-def resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+from platforms import resident_bytes
 
 
 def blocks() -> int:

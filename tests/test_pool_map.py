@@ -96,9 +96,17 @@ def test_dropping_the_iterator_cancels_what_has_not_begun(make_pool) -> None:
 
 def test_the_time_out_counts_from_the_call_and_cancels_the_rest(make_pool) -> None:
     pool = make_pool(max_workers=1, concurrency=1)
-    release = threading.Event()
+    entered, release = threading.Event(), threading.Event()
+
+    def work(number):
+        if number:
+            entered.set()
+            release.wait(TIMEOUT)
+        return number
+
     begun = time.monotonic()
-    results = pool.map(lambda number: number and release.wait(TIMEOUT), range(10), timeout=0.2)
+    results = pool.map(work, range(10), timeout=0.2)
+    assert entered.wait(TIMEOUT)
     assert next(results) == 0
     with pytest.raises(TimeoutError):
         next(results)

@@ -1,17 +1,15 @@
 """What a pool's shutdown reports, its watchdog, what its numbers say of calls, and how its size follows the need."""
 
 import dataclasses
-import os
 import threading
 import time
 from concurrent.futures import wait
-from pathlib import Path
 
 import pytest
 
 import proactor
 from peers import TIMEOUT, eventually
-from platforms import threads_of_process
+from platforms import descriptor_count, resident_bytes, threads_of_process
 
 
 def stuck_in_here(entered, release):
@@ -173,10 +171,9 @@ def test_computing_calls_never_get_more_runners_than_the_cap(make_pool) -> None:
     assert max(most) <= 2
 
 
-@pytest.mark.linux("/proc, to look into a process")
 @pytest.mark.slow
 def test_a_hundred_thousand_calls_leave_nothing() -> None:
-    threads, descriptors = threads_of_process(), os.listdir("/proc/self/fd")
+    threads, descriptors = threads_of_process(), descriptor_count()
 
     def round_of_calls(pool, count):
         for _ in range(count // 10_000):
@@ -185,17 +182,14 @@ def test_a_hundred_thousand_calls_leave_nothing() -> None:
                 future.cancel()
             wait(futures, TIMEOUT)
 
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
     with proactor.ThreadPool(max_workers=8) as pool:
         round_of_calls(pool, 30_000)
         grown = []
         for _ in range(4):
-            before = resident()
+            before = resident_bytes()
             round_of_calls(pool, 30_000)
-            grown.append(resident() - before)
+            grown.append(resident_bytes() - before)
         assert pool.statistics().queued == 0
     assert min(grown) < 30_000 * 40, "a leak shows in every round, what the allocator keeps does not"
     eventually(lambda: threads_of_process() <= threads, "its threads have ended")
-    eventually(lambda: len(os.listdir("/proc/self/fd")) <= len(descriptors), "its descriptors are closed")
+    eventually(lambda: descriptor_count() <= descriptors, "its descriptors are closed")

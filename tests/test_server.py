@@ -11,6 +11,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Recorder, RecordingEcho, cut, dial, echo, eventually, exchange, ignore, read_exactly, read_to_end
+from platforms import LINUX, resource
 
 
 @pytest.mark.parametrize("longest", [1, 7, 100, 5000])
@@ -120,10 +121,8 @@ def test_a_bound_socket_is_taken_over(serve, connect) -> None:
 
 
 def test_no_delay_and_keepalive_are_on_by_default_and_can_be_switched_off(serve, connect) -> None:
-    import os
-
     def options(connection):
-        with socket.socket(fileno=os.dup(connection._descriptor())) as duplicate:
+        with socket.socket(fileno=socket.dup(connection._descriptor())) as duplicate:
             no_delay = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             return bool(no_delay), bool(duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
@@ -420,14 +419,12 @@ def test_a_failed_start_with_a_shared_pool_does_the_pool_no_harm(make_pool) -> N
     assert pool.submit(lambda: 7).result(TIMEOUT) == 7
 
 
-@pytest.mark.linux("a limit of descriptors (setrlimit)")
 def test_a_burst_of_5000_connects_loses_none(serve) -> None:
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < 11_000:
-        pytest.skip(f"needs 11,000 descriptors, the hard limit is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 11_000), hard))
+    if LINUX:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard < 11_000:
+            pytest.skip(f"needs 11,000 descriptors, the hard limit is {hard}")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 11_000), hard))
     handler = RecordingEcho()
     server = serve(handler, backlog=4096)
     clients = []
@@ -458,4 +455,5 @@ def test_a_burst_of_5000_connects_loses_none(serve) -> None:
         for client in clients:
             client.close()
         handler.wait_closed(len(clients))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if LINUX:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -64,15 +64,14 @@ def test_a_server_served_by_an_ordinary_thread_outlives_the_main_thread(program,
     assert server.errors() == ""
 
 
-@pytest.mark.linux("signals to processes")
 def test_ctrl_c_ends_a_server_that_outlives_the_main_thread(program) -> None:
-    server: Program = program(HEAD + SERVED["a thread that does it all"])
+    server: Program = program(HEAD + SERVED["a thread that does it all"], signals=True)
     address = server.address()
     assert server.line() == "main has ended"
     with dial(address) as client:
         client.sendall(b"hello")
         assert read_exactly(client, 5) == b"hello"
-        server.process.send_signal(signal.SIGINT)
+        server.signal(signal.SIGINT)
         assert client.recv(1) == b"", "in order"
     assert server.wait() == 0
     assert server.errors() == ""
@@ -136,31 +135,29 @@ entered.wait()
 """
 
 
-@pytest.mark.linux("signals to processes")
 @pytest.mark.parametrize("how", ["the handler returns", "Ctrl-C"])
 def test_the_end_of_the_program_says_once_for_which_handlers_it_waits(program, how) -> None:
-    server: Program = program(HEAD + STUCK)
+    server: Program = program(HEAD + STUCK, signals=how == "Ctrl-C")
     server.line()
     server.wait_for_error("the end of the program waits for handlers that have not returned (Ctrl-C ends it): proactor-")
     assert server.errors().count("waits for handlers") == 1
     assert ": stuck (" in server.errors()
     assert server.process.poll() is None
     if how == "Ctrl-C":
-        server.process.send_signal(signal.SIGINT)
+        server.signal(signal.SIGINT)
         server.wait()
     else:
         server.say("go on")
         assert server.wait() == 0
 
 
-@pytest.mark.linux("signals to processes")
 def test_ctrl_c_while_the_end_of_the_program_says_why_it_waits_ends_it(program) -> None:
     interrupts = """
-import logging, signal
+import logging, signal, signalling
 class Interrupts(logging.StreamHandler):
     def emit(self, record):
         super().emit(record)
-        os.kill(os.getpid(), signal.SIGINT)
+        signalling.signal_this_process(signal.SIGINT)
 logging.getLogger("proactor").addHandler(Interrupts())
 """
     server: Program = program(HEAD + interrupts + STUCK)

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import os
 import random
 import socket
 import threading
@@ -14,8 +13,8 @@ from functools import partial
 import pytest
 
 import proactor
-from peers import TIMEOUT, Recorder, RecordingEcho, dial, echo, eventually, ignore, read_exactly, read_to_end
-from platforms import threads_of_process
+from peers import TIMEOUT, Recorder, RecordingEcho, dial, echo, ends_with_reset, eventually, ignore, read_exactly, read_to_end
+from platforms import descriptor_count, threads_of_process
 from proactor.errors import ConnectionEnded
 
 
@@ -78,8 +77,7 @@ def test_shutdown_drops_what_is_left_after_its_timeout_and_says_how_much(connect
     assert report.dropped > 0
     assert report.dropped + report.sent == 30_000_000
     assert handler.count("closed") == 1
-    with pytest.raises(ConnectionResetError):
-        read_to_end(client)
+    assert ends_with_reset(client)
 
 
 def test_handlers_that_do_not_return_are_named_in_the_report(connect) -> None:
@@ -115,8 +113,7 @@ def test_close_ends_everything_at_once_with_resets(connect) -> None:
     assert time.monotonic() - started < 5
     assert [type(error) for error in handler.values("closed")] == [ConnectionAbortedError] * 5
     for client in clients:
-        with pytest.raises(ConnectionResetError):
-            client.recv(1)
+        assert ends_with_reset(client)
     server.close()
     assert server.shutdown().served == 5
 
@@ -398,18 +395,24 @@ def test_serve_forever_in_another_thread_returns_too() -> None:
 # ---- nothing is left ----
 
 
-@pytest.mark.linux("/proc, to look into a process")
 def test_shutdown_gives_back_every_thread_and_descriptor_while_the_server_object_lives() -> None:
-    threads, descriptors = threads_of_process(), set(os.listdir("/proc/self/fd"))
-    server = proactor.serve(echo, ("127.0.0.1", 0))
-    with dial(server.address) as client:
-        client.sendall(b"x")
-        assert read_exactly(client, 1) == b"x"
-        [connection] = server.connections
-    report = server.shutdown(TIMEOUT)
-    assert report.completed
+    def serve_one():
+        server = proactor.serve(echo, ("127.0.0.1", 0))
+        with dial(server.address) as client:
+            client.sendall(b"x")
+            assert read_exactly(client, 1) == b"x"
+            [connection] = server.connections
+        report = server.shutdown(TIMEOUT)
+        assert report.completed
+        return server, connection
+
+    threads = threads_of_process()
+    serve_one()  # Windows opens some things once, for all sockets
     eventually(lambda: threads_of_process() == threads, "every thread is gone")
-    assert set(os.listdir("/proc/self/fd")) == descriptors
+    descriptors = descriptor_count()
+    server, connection = serve_one()
+    eventually(lambda: threads_of_process() == threads, "every thread is gone")
+    assert descriptor_count() == descriptors
     assert "closed" in repr(connection)
     assert connection.statistics().received_bytes == 1
     assert server.statistics().accepted == 1

@@ -168,8 +168,9 @@ def test_a_client_that_cannot_be_associated_is_told_off_and_the_next_one_is_serv
 def test_a_server_that_cannot_start_says_why_and_leaves_the_pool_whole(network) -> None:
     for operation in ("adopt", "associate"):
         network.fail_next(operation, errno.ENOMEM)
-        with pytest.raises(OSError, match="memory"):
+        with pytest.raises(OSError) as caught:
             network.serve(echo)
+        assert caught.value.errno == errno.ENOMEM
     peer = network.connect(network.serve(echo))
     peer.send(b"ok")
     assert peer.receive(2) == b"ok"

@@ -6,6 +6,7 @@ import builtins
 import errno
 import os
 import stat
+import sys
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -225,6 +226,10 @@ def _open(file: Any) -> tuple[int, Any]:
         _core.block()
         try:
             return os.open(file, flags), file
+        except PermissionError:
+            if sys.platform == "win32" and os.path.isdir(file):  # which nobody would take for this
+                raise _is_a_directory(file) from None
+            raise
         finally:
             _core.unblock()
     fileno = getattr(file, "fileno", None)
@@ -233,10 +238,14 @@ def _open(file: Any) -> tuple[int, Any]:
     return os.dup(fileno()), getattr(file, "name", None) or repr(file)
 
 
+def _is_a_directory(name: Any) -> OSError:
+    return IsADirectoryError(errno.EISDIR, "a directory has no bytes to send; send its files one by one", name)
+
+
 def _size(descriptor: int, name: Any) -> int:
     status = os.fstat(descriptor)
     if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "a directory has no bytes to send; send its files one by one", name)
+        raise _is_a_directory(name)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(
             f"{name!r} is a pipe, a socket or a device: it has no offsets and no end that is known; read it, and send what comes, as in"

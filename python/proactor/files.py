@@ -226,7 +226,7 @@ class File(_core.File):
                 return  # the file has no more
             _core.block()
             try:
-                concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+                concurrent.futures.wait(pending, platform.at_a_time(None), return_when=concurrent.futures.FIRST_COMPLETED)
             finally:
                 _core.unblock()
 

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "BINARY",
     "DIRECT",
     "UNIX",
+    "at_a_time",
     "available_processors",
     "in_child_of_fork",
+    "kernels_number",
     "listen_exclusively",
     "name",
     "processors",
@@ -46,6 +49,20 @@ def in_child_of_fork(function: Callable[[], object]) -> None:
     """Has `function` called in each child of a fork, where there is such a thing."""
     if sys.platform != "win32":
         os.register_at_fork(after_in_child=function)
+
+
+def at_a_time(seconds: float | None) -> float | None:
+    """Of a wait for a lock or a thread that may take `seconds`, how much of it in one go; None is for ever.
+
+    Windows does not interrupt the main thread's wait when a signal has come: the handler runs afterwards, so Ctrl-C would not end one that
+    is for ever.
+    """
+    if sys.platform == "win32" and threading.current_thread() is threading.main_thread():
+        return _LOOK_SECONDS if seconds is None else min(seconds, _LOOK_SECONDS)
+    return seconds
+
+
+_LOOK_SECONDS = 0.05
 
 
 def processors() -> int:
@@ -86,6 +103,22 @@ def tell_wakeup_descriptor(descriptor: int, numbers: bytes) -> None:
         borrowed.send(numbers)
     finally:
         borrowed.detach()
+
+
+def kernels_number(number: int) -> int:
+    """What the kernel calls an error of which Python makes this `errno`: Windows has numbers of its own, but for most errors of sockets."""
+    return _WINDOWS_NUMBERS.get(number, number) if sys.platform == "win32" else number
+
+
+# ERROR_FILE_NOT_FOUND, ERROR_NOT_ENOUGH_MEMORY, ERROR_DISK_FULL, ERROR_BROKEN_PIPE, and those of Winsock of which Python makes the C
+# library's.
+_WINDOWS_NUMBERS = {
+    errno.ENOENT: 2,
+    errno.ENOMEM: 8,
+    errno.ENOSPC: 112,
+    errno.EPIPE: 109,
+    **{number: 10_000 + number for number in (errno.EINTR, errno.EBADF, errno.EACCES, errno.EFAULT, errno.EINVAL, errno.EMFILE)},
+}
 
 
 def name() -> str:

@@ -19,7 +19,7 @@ import time
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
-from proactor import _core
+from proactor import _core, platform
 from proactor.handlers import HandlerLike
 from proactor.handles import Completion, ConnectedSocket
 from proactor.listener import Listening
@@ -172,6 +172,8 @@ class WaitableObject:
     Safe from any thread; never blocks.
     """
 
+    _is_waited_for_by_number = True  # on Windows too, where that of a file would be none to wait for
+
     def __init__(self, descriptor: int, core: _core.Signal) -> None:
         self._descriptor = descriptor
         self._core = core
@@ -275,7 +277,7 @@ class Network:
 
     def fail_next(self, operation: Operation, errno: int) -> None:
         """Lets the next such operation fail with the given error number. "accept" loses its client, "accept_paused" keeps it waiting."""
-        self._core.fail_next(operation, errno)
+        self._core.fail_next(operation, platform.kernels_number(errno))
 
     def need_pending_accepts(self) -> None:
         """From here on accepts have to be pending, as on Windows. Call it before `serve`."""
@@ -346,7 +348,7 @@ class PortNetwork:
 
     def fail_next(self, operation: Operation, errno: int) -> None:
         """As `Network.fail_next`."""
-        self._core.fail_next(operation, errno)
+        self._core.fail_next(operation, platform.kernels_number(errno))
 
     def close(self) -> None:
         """Closes the port. Idempotent."""

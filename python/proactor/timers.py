@@ -100,7 +100,7 @@ def _descriptor(handle: int | HasDescriptor | Popen[Any]) -> int:
         if not callable(fileno):
             raise TypeError(f"{type(handle).__name__} {_NOTHING_TO_WAIT_FOR}")
         descriptor = fileno()
-        if sys.platform == "win32" and not isinstance(handle, socket.socket):
+        if sys.platform == "win32" and not isinstance(handle, socket.socket) and not getattr(handle, "_is_waited_for_by_number", False):
             raise ValueError(
                 f"{type(handle).__name__}: Windows waits for sockets and for HANDLEs, given as numbers, and not for files and pipes"
             )

@@ -186,7 +186,7 @@ class Workers:
                     left = seconds_until(deadline)
                     if left == 0:
                         return tuple(describe(threads))
-                    threads[0].join(left)
+                    threads[0].join(platform.at_a_time(left))
             finally:
                 _core.unblock()
             watcher = self._watcher

@@ -39,7 +39,7 @@ pub fn beginning(doing: &str, error: &io::Error) -> PyErr {
         io::ErrorKind::OutOfMemory => "; there is no memory for it",
         _ => "",
     };
-    PyOSError::new_err((number, format!("{doing}: {}{hint}", text_of(number))))
+    os_error(number, format!("{doing}: {}{hint}", text_of(number)), None)
 }
 
 /// The exception that `closed(error)` is told and that later sends raise.

@@ -176,6 +176,14 @@ impl Peer for PipePeer {
         bytes.len()
     }
 
+    fn settle(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.queued.load(Ordering::SeqCst) > 0 {
+            assert!(Instant::now() < deadline, "the writer writes");
+            thread::yield_now();
+        }
+    }
+
     fn finish(&mut self) {
         (self.queue, self.handle) = (None, None);
     }

@@ -77,6 +77,7 @@ pub fn one_poll_receives_about_64_kib_and_a_flood_starves_nobody<W: World>(mut b
             while flood.peer.send(&bytes) == bytes.len() && bench.world.engine().name() == "epoll" {}
         }
         assert_eq!(small.peer.send(b"!"), 1);
+        small.peer.settle();
         let mut polls = 0;
         while bench.record(small.token).data.len() < round {
             bench.poll_for(Duration::ZERO);
@@ -106,6 +107,7 @@ pub fn large_messages_come_in_large_buffers<W: World>(_: Bench<W>) {
         assert!(large > 0, "large buffers were used");
 
         // Small messages are copied again, at the latest from the second one on.
+        connection.peer.settle();
         for round in 1..=20 {
             assert_eq!(connection.peer.send(b"small"), 5);
             bench.until("the bytes come", |bench| bench.record(connection.token).data.len() == bytes.len() + 5 * round);

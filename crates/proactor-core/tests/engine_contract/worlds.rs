@@ -50,6 +50,8 @@ pub enum Place {
 pub trait Peer {
     /// Sends what is taken at once; answers how much that was.
     fn send(&mut self, bytes: &[u8]) -> usize;
+    /// What was sent is with the kernel when this returns: for peers that write on a thread of their own, and of whom all but a little has been received.
+    fn settle(&self) {}
     fn finish(&mut self);
     fn reset(self);
     /// What has come since the last call.

@@ -12,11 +12,14 @@ use std::ptr;
 use windows_sys::Wdk::Foundation::OBJECT_ATTRIBUTES;
 use windows_sys::Wdk::Storage::FileSystem::{FILE_OPEN, NtCreateFile};
 use windows_sys::Win32::Foundation::{HANDLE, INVALID_HANDLE_VALUE, RtlNtStatusToDosError, UNICODE_STRING};
-use windows_sys::Win32::Networking::WinSock::{SOCKET, SOCKET_ERROR};
+use windows_sys::Win32::Networking::WinSock::{SOCKET, SOCKET_ERROR, WSAENOTSOCK, WSASetLastError};
 use windows_sys::Win32::Storage::FileSystem::{FILE_SHARE_READ, FILE_SHARE_WRITE, SYNCHRONIZE};
 use windows_sys::Win32::System::IO::{CancelIoEx, CreateIoCompletionPort, DeviceIoControl, IO_STATUS_BLOCK, IO_STATUS_BLOCK_0, OVERLAPPED};
 
-pub(super) struct Afd(OwnedHandle);
+use crate::sync::Mutex;
+
+/// The driver, until it is closed. Guards the handle against being closed while it is used.
+pub(super) struct Afd(Mutex<Option<OwnedHandle>>);
 
 /// One question: AFD_POLL_INFO, with the answer in its place. The kernel reads and writes it until the packet has come.
 pub(super) struct Question(UnsafeCell<PollInfo>);
@@ -92,7 +95,7 @@ impl Afd {
         let handle = unsafe { OwnedHandle::from_raw_handle(handle) };
         // SAFETY: no pointers are passed.
         let associated = unsafe { CreateIoCompletionPort(handle.as_raw_handle(), port.as_raw_handle(), key, 0) };
-        if associated.is_null() { Err(io::Error::last_os_error()) } else { Ok(Afd(handle)) }
+        if associated.is_null() { Err(io::Error::last_os_error()) } else { Ok(Afd(Mutex::new(Some(handle)))) }
     }
 
     /// Asks; answers as Winsock does.
@@ -100,17 +103,30 @@ impl Afd {
     /// # Safety
     /// `question` and `overlapped` live until the packet has come.
     pub(super) unsafe fn ask(&self, question: &Question, overlapped: *mut OVERLAPPED) -> i32 {
+        let driver = self.0.lock();
+        let Some(driver) = &*driver else {
+            // SAFETY: no pointers are passed.
+            unsafe { WSASetLastError(WSAENOTSOCK) };
+            return SOCKET_ERROR;
+        };
         let info = question.0.get().cast();
         let size = size_of::<PollInfo>() as u32;
         // SAFETY: the caller's promise; `info` is readable and writable for `size` bytes.
-        let asked = unsafe { DeviceIoControl(self.0.as_raw_handle(), IOCTL_AFD_POLL, info, size, info, size, ptr::null_mut(), overlapped) };
+        let asked = unsafe { DeviceIoControl(driver.as_raw_handle(), IOCTL_AFD_POLL, info, size, info, size, ptr::null_mut(), overlapped) };
         if asked != 0 { 0 } else { SOCKET_ERROR }
     }
 
     /// The question of this OVERLAPPED is answered early, with an error, unless its packet is under way already; null: all are.
     pub(super) fn cancel(&self, overlapped: *const OVERLAPPED) {
-        // SAFETY: the pointer is compared, and not followed. A failure says that there is none.
-        unsafe { CancelIoEx(self.0.as_raw_handle(), overlapped) };
+        if let Some(driver) = &*self.0.lock() {
+            // SAFETY: the pointer is compared, and not followed. A failure says that there is none.
+            unsafe { CancelIoEx(driver.as_raw_handle(), overlapped) };
+        }
+    }
+
+    /// Nothing is asked any more.
+    pub(super) fn close(&self) {
+        self.0.lock().take();
     }
 }
 

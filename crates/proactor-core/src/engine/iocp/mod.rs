@@ -87,8 +87,8 @@ unsafe impl Send for Polling {}
 
 struct ReceiveMemory {
     scratch: Box<[u8]>,
-    /// For a read from a pipe that does not wait.
-    event: OwnedHandle,
+    /// For a read from a pipe that does not wait; until the release.
+    event: Option<OwnedHandle>,
     /// A large buffer that was asked for and not used.
     spare: Option<Box<dyn LargeBuffer>>,
 }
@@ -115,7 +115,7 @@ impl Iocp {
             polling: Mutex::new(Polling {
                 entries: vec![OVERLAPPED_ENTRY::default(); ENTRIES_A_POLL].into(),
                 readable: VecDeque::new(),
-                memory: ReceiveMemory { scratch: vec![0; RECEIVE_SIZE].into(), event: pipe::event()?, spare: None },
+                memory: ReceiveMemory { scratch: vec![0; RECEIVE_SIZE].into(), event: Some(pipe::event()?), spare: None },
             }),
         })
     }
@@ -574,10 +574,11 @@ impl Engine for Iocp {
                 drop(self.operations.take(entry.lpOverlapped.addr()));
             }
         }
-        let listed = mem::take(&mut polling.readable);
+        self.afd.close();
+        let (listed, event) = (mem::take(&mut polling.readable), polling.memory.event.take());
         drop(polling);
         let resumed = mem::take(&mut *self.resumed.lock());
-        drop((listed, resumed)); // nobody receives from them any more
+        drop((listed, event, resumed)); // nobody receives from them any more
     }
 
     /// Windows has no fork.

@@ -505,12 +505,12 @@ impl State {
 
     /// What was received, and whether it filled the memory; or the error number, 0 at the end.
     fn receive_once(&mut self, iocp: &Iocp, memory: &mut ReceiveMemory) -> Result<(Received, bool), i32> {
-        let Some(line) = &mut self.line else { return Err(EBADF) };
+        let (Some(line), Some(event)) = (&mut self.line, &memory.event) else { return Err(EBADF) };
         if self.large
             && let Some(mut buffer) = memory.spare.take().or_else(|| iocp.buffers.take())
         {
             let size = buffer.memory().len();
-            let result = read(line, buffer.memory(), &memory.event);
+            let result = read(line, buffer.memory(), event);
             return match result {
                 Ok(count) if count >= LARGE_RECEIVE / 2 => Ok((Received::Large { buffer, length: count }, count == size)),
                 Ok(count) => {
@@ -525,7 +525,7 @@ impl State {
                 }
             };
         }
-        let count = read(line, &mut memory.scratch, &memory.event)?;
+        let count = read(line, &mut memory.scratch, event)?;
         self.large = count >= LARGE_RECEIVE;
         Ok((Received::Small(Copied::of(&memory.scratch[..count])), count == memory.scratch.len()))
     }
