@@ -164,11 +164,6 @@ impl<K: Kernel> Direct<K> {
         Arc::new(Direct { kernel, state: Mutex::new(state), wanted: Condvar::new() })
     }
 
-    pub fn under_way(&self) -> usize {
-        let state = self.state.lock();
-        state.slots.len() - state.free.len()
-    }
-
     /// Begins a read in the calling thread. Does not wait.
     ///
     /// # Errors

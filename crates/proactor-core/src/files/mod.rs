@@ -62,11 +62,6 @@ pub const NAMES: &[&str] = if cfg!(target_os = "linux") {
     &["threads"]
 };
 
-/// So many reads are begun by those who ask for them; others are as well while so many wait for the owner. With many under way it is better that two threads give them to
-/// the kernel.
-const FEW: usize = 8;
-const BEHIND: usize = 4;
-
 /// How an engine is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -234,9 +229,6 @@ impl Files {
             return Err(request);
         }
         let Some(direct) = self.direct() else { return Err(request) };
-        if direct.under_way() >= FEW && self.shared.queue.lock().waiting.len() < BEHIND {
-            return Err(request);
-        }
         let file = request.file.clone();
         match direct.begin(request) {
             Ok(begun) => {
