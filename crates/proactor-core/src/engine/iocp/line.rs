@@ -1,4 +1,4 @@
-//! What a stream's bytes go over: a TCP socket, or a named pipe's end. Nothing here waits.
+//! What a stream's bytes go over: a TCP socket, or a named pipe's end; and what they are received into. Nothing here waits.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,13 +9,28 @@ use windows_sys::Win32::System::IO::OVERLAPPED;
 
 use super::pipe::{self, PipeEnd};
 use super::socket;
-use crate::buffer::Outgoing;
+use crate::buffer::{LargeBuffer, Outgoing, RECEIVE_SIZE};
 use crate::engine::Address;
 use crate::numbers::EIO;
 
 pub(super) enum Line {
     Socket(TcpStream),
     Pipe(PipeEnd),
+}
+
+/// The leader's.
+pub(super) struct ReceiveMemory {
+    pub(super) scratch: Box<[u8]>,
+    /// For a read from a pipe that does not wait; until the release.
+    pub(super) event: Option<OwnedHandle>,
+    /// A large buffer that was asked for and not used.
+    pub(super) spare: Option<Box<dyn LargeBuffer>>,
+}
+
+impl ReceiveMemory {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(ReceiveMemory { scratch: vec![0; RECEIVE_SIZE].into(), event: Some(pipe::event()?), spare: None })
+    }
 }
 
 impl Line {

@@ -31,7 +31,7 @@ use super::{
     AcceptWindow, Activity, Address, Closing, Engine, Feature, FileSubmission, Handle, Interest, Kind, SocketOptions, Submission,
     ThreadClock,
 };
-use crate::buffer::{BufferSource, LargeBuffer, Outgoing, RECEIVE_SIZE};
+use crate::buffer::{BufferSource, Outgoing, RECEIVE_SIZE};
 use crate::completion::{Completion, Outcome, Token};
 use crate::numbers::{EBADF, EISCONN};
 use crate::source::Source;
@@ -52,7 +52,7 @@ mod wine;
 
 use afd::{Afd, Question};
 use datagrams::Datagrams;
-use line::Line;
+use line::{Line, ReceiveMemory};
 use listener::{Came, Door, Listener, Pipes, Socket};
 use operation::{Operations, What};
 use pipe::PipeEnd;
@@ -85,14 +85,6 @@ struct Polling {
 // SAFETY: between two polls the entries are not read, and their pointers say nothing.
 unsafe impl Send for Polling {}
 
-struct ReceiveMemory {
-    scratch: Box<[u8]>,
-    /// For a read from a pipe that does not wait; until the release.
-    event: Option<OwnedHandle>,
-    /// A large buffer that was asked for and not used.
-    spare: Option<Box<dyn LargeBuffer>>,
-}
-
 impl Iocp {
     pub fn open(buffers: Arc<dyn BufferSource>) -> io::Result<Self> {
         socket::start()?;
@@ -115,7 +107,7 @@ impl Iocp {
             polling: Mutex::new(Polling {
                 entries: vec![OVERLAPPED_ENTRY::default(); ENTRIES_A_POLL].into(),
                 readable: VecDeque::new(),
-                memory: ReceiveMemory { scratch: vec![0; RECEIVE_SIZE].into(), event: Some(pipe::event()?), spare: None },
+                memory: ReceiveMemory::new()?,
             }),
         })
     }

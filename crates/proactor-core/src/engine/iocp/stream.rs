@@ -19,9 +19,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use windows_sys::Win32::Networking::WinSock::{WSAENOBUFS, WSAEWOULDBLOCK};
 
-use super::line::{Line, SLICES_A_SEND, first_bytes, read};
+use super::line::{Line, ReceiveMemory, SLICES_A_SEND, first_bytes, read};
 use super::operation::{Operations, What};
-use super::{Iocp, ReceiveMemory, afd, socket};
+use super::{Iocp, afd, socket};
 use crate::buffer::{Copied, LARGE_RECEIVE, Outgoing, Received};
 use crate::completion::Outcome;
 use crate::engine::{Address, Closing, Handle, SocketOptions, Submission};
