@@ -73,6 +73,25 @@ def test_calls_that_compute_never_exceed_the_cap_whatever_runners_short_blocks_h
     assert max(runners.seen) <= concurrency + 1, runners.seen
 
 
+def test_what_waits_behind_a_call_that_computed_and_then_blocks_begins_soon_after_many_short_blocks(make_pool) -> None:
+    """Whoever looked at it last saw it compute. Somebody has to look again: until then nothing else may begin."""
+    pool = make_pool(concurrency=1, max_workers=64)
+    data, waited = os.urandom(1 << 17), []
+
+    def compute_and_block(event: threading.Event) -> None:
+        zlib.compress(data, 6)
+        blocked_at = time.monotonic()
+        assert event.wait(TIMEOUT)
+        waited.append(time.monotonic() - blocked_at)
+
+    for _ in range(5):
+        event = threading.Event()
+        naps = [pool.submit(time.sleep, 0.0005) for _ in range(500)]  # the block itself is what is tested
+        wait([*naps, pool.submit(compute_and_block, event), pool.submit(event.set)], TIMEOUT)
+    assert len(waited) == 5
+    assert max(waited) < 0.5, waited
+
+
 def test_a_computing_handler_keeps_nobody_from_being_served(serve, connect, make_pool) -> None:
     """Below the cap another worker takes the leader's role and the ready connections over."""
     stop, entered = threading.Event(), threading.Event()

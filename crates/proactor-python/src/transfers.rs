@@ -316,7 +316,9 @@ impl Transfer {
         }
         let timeout = timeout.filter(|duration| Instant::now().checked_add(*duration).is_some());
         let tells = telling::tells();
-        worker::wait(py, timeout, |a_while| own.shared.wait_ended(a_while, tells))?;
+        // A signal's handler may have forked, and come back here in the child: what was begun is the parent's to take.
+        worker::wait(py, timeout, |a_while| own.is_of_parent() || own.shared.wait_ended(a_while, tells))?;
+        own.check()?;
         if tells && own.shared.lock().phase == Phase::Stored {
             // A callback waits in the only thread that would tell of this.
             py.import(intern!(py, "proactor.futures"))?.call_method1(intern!(py, "publish"), (this,))?;
@@ -325,7 +327,12 @@ impl Transfer {
     }
 
     fn check(&self) -> PyResult<()> {
-        if std::ptr::eq(self.shared.open.world, world()) { Ok(()) } else { Err(errors::file_forked()) }
+        if self.is_of_parent() { Err(errors::file_forked()) } else { Ok(()) }
+    }
+
+    /// This process is the child of the one that the file was opened in.
+    fn is_of_parent(&self) -> bool {
+        !std::ptr::eq(self.shared.open.world, world())
     }
 
     /// Someone has to be told of the end: from here on the future keeps itself alive, and a Python thread is expected to be there.

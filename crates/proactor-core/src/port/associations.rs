@@ -21,7 +21,7 @@ impl<U: Upper> Queued<'_, U> {
 
     fn wake(&mut self) {
         for wakes in self.wakes.drain(..) {
-            self.port.wake(wakes);
+            self.port.wake_after_post(wakes);
         }
     }
 }

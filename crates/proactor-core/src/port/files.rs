@@ -146,7 +146,7 @@ impl<U: Upper> Port<U> {
                     let scheduled = state.complete(operation, action, Outcome { memory, transferred: count, error: None });
                     let wakes = if scheduled { self.scheduler.post([Item::File(file.clone())]) } else { Wakes::default() };
                     drop(state);
-                    self.wake(wakes);
+                    self.wake_after_post(wakes);
                     return Ok(());
                 }
                 Cached::Part(count) => transferred = count,
@@ -302,7 +302,7 @@ impl<U: Upper> Complete for PortFile<U> {
         };
         if let Some(wakes) = wakes {
             drop(state);
-            port.wake(wakes);
+            port.wake_after_post(wakes);
         } else {
             let lost = state.mailbox.split_off(|_| false);
             drop(state);

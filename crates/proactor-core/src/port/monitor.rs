@@ -30,6 +30,11 @@ impl<U: Upper> Port<U> {
         if verdict.wake_leader {
             self.engine.wake();
         }
+        // Who looked last may have seen what has blocked since, and nobody else comes to look.
+        if self.look_at_fresh(None) {
+            let wakes = self.scheduler.wake_next();
+            self.wake(wakes);
+        }
         if dirty && waited && !verdict.lead {
             if self.scheduler.nobody_leads() { self.flush_dirty() } else { self.engine.wake() }
         }

@@ -22,8 +22,10 @@ impl<I> Scheduler<I> {
         self.state.lock().closing != Closing::No
     }
 
+    /// There is an item that may be begun.
     pub fn has_ready(&self) -> bool {
-        !self.state.lock().ready.is_empty()
+        let state = self.state.lock();
+        !state.ready.is_empty() && state.may_begin(self.limits)
     }
 
     /// Shows what is ready, the oldest first, under the lock, until `go_on` says no.

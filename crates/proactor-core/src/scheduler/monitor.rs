@@ -230,6 +230,7 @@ impl<I> Scheduler<I> {
             state.extra = 0;
             state.allowance = limits.base();
             state.monitor_asleep = true;
+            verdict.eager = false; // there is no tick after this one to say so
             // Who comes back does not say so.
             let relieved = state.workers.iter().flatten().any(|worker| worker.phase == Phase::Relieved);
             verdict.again = relieved.then_some(Duration::from_nanos(RELIEVED_TICK));

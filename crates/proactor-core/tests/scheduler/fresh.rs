@@ -83,6 +83,22 @@ fn who_looks_without_taking_anything_wakes_whoever_may() {
 }
 
 #[test]
+fn an_idle_port_has_no_extra_runners_to_look_out_for() {
+    let (mut rig, first) = Rig::with_extra_runners();
+    for item in 5..=100 {
+        rig.finishes_and_takes(first, item);
+    }
+    rig.finishes(first);
+    rig.parks_or_leads(first);
+    let mut last = rig.tick(MILLISECOND, &[]);
+    assert!(last.eager);
+    while last.again.is_some() {
+        last = rig.tick(MILLISECOND, &[]);
+    }
+    assert!(!last.eager, "its monitor sleeps, and what the looks keep open would stay");
+}
+
+#[test]
 fn the_monitor_relieves_nobody_unseen_where_the_platform_tells() {
     let mut rig = Rig::free(1, 4);
     let [first, second] = rig.idle_workers();

@@ -91,6 +91,10 @@ impl Rig {
         self.leads(worker);
     }
 
+    pub fn parks_or_leads(&self, worker: WorkerId) {
+        assert!(matches!(self.decide(worker), Decision::Park | Decision::Lead));
+    }
+
     pub fn parks(&self, worker: WorkerId) {
         assert_eq!(self.decide(worker), Decision::Park);
     }

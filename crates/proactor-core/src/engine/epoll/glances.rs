@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::*;
 
-/// So many files at most. Beyond that each look opens one anew.
+/// So many files at most. Beyond that all are opened anew.
 const FILES: usize = 128;
 
 #[derive(Default)]
@@ -27,18 +27,20 @@ impl Glances {
         }
         let Some(file) = open_activity(thread) else { return Activity::Unknown };
         let file = own(file);
-        let activity = read_activity(file).unwrap_or_default();
-        if files.len() < FILES {
-            files.insert(thread, file);
-        } else {
-            release(file.into());
+        if files.len() == FILES {
+            close_all(&mut files); // among them may be those of threads that have ended
         }
-        activity
+        files.insert(thread, file);
+        read_activity(file).unwrap_or_default()
     }
 
     pub(super) fn end(&self) {
-        for (_, file) in self.files.lock().drain() {
-            release(file.into());
-        }
+        close_all(&mut self.files.lock());
+    }
+}
+
+fn close_all(files: &mut HashMap<c_int, c_int>) {
+    for (_, file) in files.drain() {
+        release(file.into());
     }
 }
