@@ -31,10 +31,7 @@ impl<U: Upper> Port<U> {
             self.engine.wake();
         }
         // Who looked last may have seen what has blocked since, and nobody else comes to look.
-        if self.look_at_fresh(None) {
-            let wakes = self.scheduler.wake_next();
-            self.wake(wakes);
-        }
+        self.wake_after_look();
         if dirty && waited && !verdict.lead {
             if self.scheduler.nobody_leads() { self.flush_dirty() } else { self.engine.wake() }
         }
@@ -79,7 +76,14 @@ impl<U: Upper> Port<U> {
     pub(super) fn wake_after_post(&self, wakes: Wakes) {
         let nobody = wakes.worker.is_none() && !wakes.leader;
         self.wake(wakes);
-        if nobody && self.look_at_fresh(None) {
+        if nobody {
+            self.wake_after_look();
+        }
+    }
+
+    /// For somebody who takes nothing himself: wakes whoever may begin an item, now that the others were looked at.
+    fn wake_after_look(&self) {
+        if self.look_at_fresh(None) {
             let wakes = self.scheduler.wake_next();
             self.wake(wakes);
         }

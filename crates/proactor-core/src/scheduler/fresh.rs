@@ -4,7 +4,7 @@
 //!
 //! Without extra runners there are fewer slots than that, and nobody is looked at for it.
 
-use super::monitor::{Sample, Watch};
+use super::monitor::Sample;
 use super::*;
 use crate::engine::Activity;
 
@@ -38,8 +38,7 @@ impl<I> Scheduler<I> {
         };
         let (next, end) = (state.watch.next_fresh.min(state.workers.len()), state.workers.len());
         let samples: Vec<Sample> = all(next, end).chain(all(0, next)).take(GLANCES).collect();
-        let Watch { next_fresh, .. } = &mut state.watch;
-        *next_fresh = samples.last().map_or(0, |sample| sample.worker.0 + 1);
+        state.watch.next_fresh = samples.last().map_or(0, |sample| sample.worker.0 + 1);
         samples
     }
 
@@ -68,9 +67,7 @@ impl<I> Scheduler<I> {
             }
         }
     }
-}
 
-impl<I> Scheduler<I> {
     /// After a look by somebody who takes nothing himself.
     pub fn wake_next(&self) -> Wakes {
         self.state.lock().wake_if_useful(self.limits)
