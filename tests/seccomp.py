@@ -5,14 +5,14 @@ seccomp(2), as a filter in classic BPF that looks at the call's number only.
 
 import ctypes
 import errno
-import os
+import platform
 import struct
 
 # The numbers of calls this young are the same on all architectures.
 IO_URING_SETUP, IO_URING_ENTER, IO_URING_REGISTER = 425, 426, 427
 
 # The older ones have one for each: io_setup, io_submit, io_getevents.
-ASYNCHRONOUS_READS = {"x86_64": (206, 209, 208)}.get(os.uname().machine, (0, 2, 4))
+ASYNCHRONOUS_READS = {"x86_64": (206, 209, 208)}.get(platform.machine(), (0, 2, 4))
 
 _LOAD_NUMBER = (0x20, 0, 0, 0)
 _ALLOW = (0x06, 0, 0, 0x7FFF0000)
@@ -37,5 +37,5 @@ def refuse(*calls: int, error: int = errno.EPERM) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
-    if libc.syscall(_SECCOMP[os.uname().machine], _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(program)) != 0:
+    if libc.syscall(_SECCOMP[platform.machine()], _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(program)) != 0:
         raise OSError(ctypes.get_errno(), "seccomp")

@@ -12,6 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import proactor
 from proactor.testing import Network
 
+SHUT_DOWN = getattr(errno, "WSAESHUTDOWN", errno.EPIPE)
+"""How the platform says that a stream was shut down for sending."""
+
 Told = tuple[proactor.Operation, Any, int | None]
 
 
@@ -228,7 +231,7 @@ class OneHandle(RuleBasedStateMachine):
                     self.attempt_over(errno.ECONNREFUSED, sent)
                 continue
             if not self.linked or (self.shut and isinstance(one, Send)):
-                number = errno.EPIPE if self.linked else errno.ENOTCONN
+                number = SHUT_DOWN if self.linked else errno.ENOTCONN
                 sent.append((self.sends.popleft().operation, 0 if isinstance(one, Send) else None, number))
                 continue
             if isinstance(one, Shutdown):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import proactor
+from proactor import pipes
 from proactor.listener import parse
 from proactor.pipes import PipeName
 
@@ -150,3 +151,44 @@ def test_a_connect_waits_its_time_for_a_free_instance(address: str) -> None:
     finally:
         first.close()
         listening.close()
+
+
+@on_windows
+def test_a_completion_port_takes_both_ends_of_a_pipe(address: str) -> None:
+    with proactor.CompletionPort() as port:
+        listening = port.associate(pipes.listen(address), "server")
+        accept = listening.accept()
+        client = port.associate(pipes.connect(address, timeout=30), "client")
+        completion = port.get(timeout=30)
+        assert (completion.key, completion.operation, completion.error) == ("server", accept, None)
+        end, peer = completion.value
+        assert isinstance(end, pipes.End)
+        assert end.getsockname() == peer == address
+        server = port.associate(end, "accepted")
+        assert end.fileno() == -1
+        receives = {server: server.receive(100), client: client.receive(100)}
+        for sender, receiver, data in ((client, server, b"there"), (server, client, b"back")):
+            sent = sender.send(data)
+            completions = {completion.operation: completion for completion in (port.get(timeout=30), port.get(timeout=30))}
+            assert completions[sent].value == len(data)
+            assert completions[receives[receiver]].value == data
+        end_of_it = server.receive(100)
+        client.close()
+        completion = port.get(timeout=30)
+        assert (completion.operation, completion.value, completion.error) == (end_of_it, b"", None)
+
+
+@on_windows
+def test_an_end_that_nobody_takes_over_is_closed_by_its_owner(address: str) -> None:
+    with pipes.listen(address) as listening:
+        with pytest.raises(OSError, match="somebody has a pipe of that name"):
+            pipes.listen(address).close()
+        assert listening.fileno() >= 0
+    with pytest.raises(FileNotFoundError):
+        pipes.connect(address)
+
+
+@pytest.mark.parametrize("make", [pipes.connect, pipes.listen])
+def test_an_end_is_of_what_names_a_pipe(make) -> None:
+    with pytest.raises(ValueError, match="'localhost:1' names no pipe: write \"pipe:name\""):
+        make("localhost:1")

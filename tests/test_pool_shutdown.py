@@ -1,6 +1,7 @@
 """What a pool's shutdown reports, its watchdog, what its numbers say of calls, and how its size follows the need."""
 
 import dataclasses
+import re
 import threading
 import time
 from concurrent.futures import wait
@@ -117,7 +118,7 @@ def test_the_watchdog_logs_the_stack_of_what_takes_too_long_once(make_pool, capl
     [record] = logged()
     assert record.levelname == "WARNING"
     assert record.name == "proactor"
-    assert "slow-1:" in record.getMessage()
+    assert re.search(r" slow-[12]:", record.getMessage())
     entered.clear(), release.clear()
     again = pool.submit(stuck_in_here, entered, release)
     eventually(lambda: len(logged()) == 2, "the next call is another one")

@@ -13,6 +13,7 @@ from typing_extensions import disjoint_base
 
 from proactor.files import FileRequest
 from proactor.handles import ConnectedSocket, HandleStatistics
+from proactor.pipes import End
 from proactor.timers import EventStatistics, TimerStatistics, WaitStatistics
 
 __all__ = [
@@ -215,7 +216,7 @@ class CompletionPort:
         to stop, and join them.
         """
 
-    def _associate(self, socket: socket | ConnectedSocket, kind: str, key: Any) -> Handle: ...
+    def _associate(self, socket: socket | ConnectedSocket | End, kind: str, key: Any) -> Handle: ...
     def _associate_file(self, descriptor: int, name: Any, key: Any) -> Handle: ...
     def _numbers(self) -> tuple[int, int, int, int, int, int, int, int, int, int, int]: ...
     def _pending(self) -> tuple[int, int]: ...
@@ -751,7 +752,7 @@ class Port:
             ValueError, OSError: the descriptor cannot be waited for.
         """
 
-    def associate(self, socket: socket | ConnectedSocket, kind: str, function: Callable[[Completion], object]) -> Handle:
+    def associate(self, socket: socket | ConnectedSocket | End, kind: str, function: Callable[[Completion], object]) -> Handle:
         """Takes over a socket: calls its `fileno` and `detach`. `kind` is "tcp" or "unix", with "unconnected " before it, "listener" or "datagram"."""
 
     def associate_file(self, descriptor: int, name: Any, function: Callable[[Completion], object]) -> Handle:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
-from proactor import _core, platform
+from proactor import _core, pipes, platform
 from proactor._core import Completion, Handle, Operation
 
 __all__ = ["Associable", "Completion", "ConnectedSocket", "Handle", "HandleStatistics", "Operation", "associate", "associate_with_key"]
@@ -66,22 +66,22 @@ class ConnectedSocket:
         return descriptor
 
 
-Associable = socket.socket | ConnectedSocket | _core.File | IO[bytes]
-"""What can be associated: a socket, a `proactor.File`, or a binary file object with a descriptor."""
+Associable = socket.socket | ConnectedSocket | pipes.End | _core.File | IO[bytes]
+"""What can be associated: a socket, a pipe's end (Windows), a `proactor.File`, or a binary file object with a descriptor."""
 
 
 def associate(port: _core.Port, handle: Associable, fn: Callable[[Completion], object]) -> Handle:
     """As `ThreadPool.associate`, on a port."""
     if not callable(fn):
         raise TypeError(f"fn must be a callable that takes a completion, not {type(fn).__name__}")
-    if isinstance(handle, ConnectedSocket | socket.socket):
+    if isinstance(handle, ConnectedSocket | pipes.End | socket.socket):
         return _associate_socket(handle, lambda kind: port.associate(handle, kind, fn))
     return _associate_file(handle, lambda descriptor, name: port.associate_file(descriptor, name, fn))
 
 
 def associate_with_key(port: _core.CompletionPort, handle: Associable, key: Any) -> Handle:
     """As `CompletionPort.associate`."""
-    if isinstance(handle, ConnectedSocket | socket.socket):
+    if isinstance(handle, ConnectedSocket | pipes.End | socket.socket):
         return _associate_socket(handle, lambda kind: port._associate(handle, kind, key))
     return _associate_file(handle, lambda descriptor, name: port._associate_file(descriptor, name, key))
 
@@ -174,9 +174,9 @@ platform.in_child_of_fork(_forked)
 # ---- sockets ----
 
 
-def _associate_socket(handle: socket.socket | ConnectedSocket, make: Callable[[str], Handle]) -> Handle:
+def _associate_socket(handle: socket.socket | ConnectedSocket | pipes.End, make: Callable[[str], Handle]) -> Handle:
     kind, descriptor = _kind_of(handle), handle.fileno()
-    if isinstance(handle, ConnectedSocket):
+    if not isinstance(handle, socket.socket):
         return make(kind)
     with _lock:
         known = _sockets.get(descriptor, _nothing)()
@@ -187,11 +187,11 @@ def _associate_socket(handle: socket.socket | ConnectedSocket, make: Callable[[s
     return made
 
 
-def _kind_of(handle: socket.socket | ConnectedSocket) -> str:
+def _kind_of(handle: socket.socket | ConnectedSocket | pipes.End) -> str:
     """What the port calls it; raises for what cannot be associated."""
     if handle.fileno() < 0:
         raise ValueError("the socket is closed, or a pool or port has taken it over: a handle is associated once")
-    return handle.kind if isinstance(handle, ConnectedSocket) else _kind(handle)
+    return _kind(handle) if isinstance(handle, socket.socket) else handle.kind
 
 
 def _kind(handle: socket.socket) -> str:

@@ -6,12 +6,14 @@ import errno
 import sys
 import time
 from dataclasses import dataclass
+from typing import Self
 
 from proactor import platform
 
 __all__ = ["End", "PipeName", "connect", "listen"]
 
 PREFIX = "pipe:"
+HOW = 'write "pipe:name"'
 
 LONGEST_NAME = 247
 r"""Characters: `\\.\pipe\` and the name have 256 at most (CreateNamedPipe)."""
@@ -51,14 +53,16 @@ class PipeName:
 
 
 class End:
-    """One end of a pipe, with the few methods of a socket that a server or a connection uses. Closes its handle at last."""
+    """One end of a pipe, with the few methods of a socket that a server or a connection uses. `connect` and `listen` make it; a completion
+    port or a pool takes it over with `associate`. Close it otherwise; it is a context manager, which does."""
 
     family = -1
     """No socket's."""
 
-    def __init__(self, handle: int, name: PipeName) -> None:
+    def __init__(self, handle: int, name: PipeName, *, listens: bool = False) -> None:
         self._handle = handle
         self._name = name
+        self.kind = "listener" if listens else "pipe"
 
     def fileno(self) -> int:
         """The handle; -1 once it is closed, or somebody else's."""
@@ -91,13 +95,21 @@ class End:
 
             _winapi.CloseHandle(handle)
 
+    def __enter__(self) -> Self:
+        return self
 
-def listen(name: PipeName) -> End:
-    """The first instance of a pipe that serves this machine, and no other.
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+def listen(name: PipeName | str) -> End:
+    """The first instance of the pipe `"pipe:name"`, which serves this machine and no other. Once it is associated, `accept` takes clients.
 
     Raises:
+        ValueError: such a text names no pipe.
         OSError: what Windows said; EADDRINUSE where somebody has a pipe of that name, EAFNOSUPPORT where there are no such pipes.
     """
+    name = _named(name)
     if sys.platform != "win32":
         raise _unsupported()
     import _winapi
@@ -109,16 +121,18 @@ def listen(name: PipeName) -> End:
         handle = _winapi.CreateNamedPipe(name.path, mode, reject_remote, _winapi.PIPE_UNLIMITED_INSTANCES, quota, quota, 0, 0)
     except PermissionError as error:
         raise OSError(errno.EADDRINUSE, f"somebody has a pipe of that name ({error.strerror})") from None
-    return End(handle, name)
+    return End(handle, name, listens=True)
 
 
-def connect(name: PipeName, timeout: float | None) -> End:
-    """A client's end. Waits for a server that has no instance free.
+def connect(name: PipeName | str, timeout: float | None = None) -> End:
+    """A client's end of the pipe `"pipe:name"`. Waits for a server that has no instance free, `timeout` seconds at most.
 
     Raises:
+        ValueError: such a text names no pipe.
         OSError: what Windows said: FileNotFoundError where nobody serves it; EAFNOSUPPORT where there are no such pipes.
         TimeoutError: no instance was free for `timeout` seconds.
     """
+    name = _named(name)
     if sys.platform != "win32":
         raise _unsupported()
     import _winapi
@@ -141,6 +155,19 @@ def connect(name: PipeName, timeout: float | None) -> End:
         except OSError as error:
             if error.winerror != _winapi.ERROR_SEM_TIMEOUT:
                 raise
+
+
+def accepted(handle: int, address: str) -> End:
+    """The server's end of a pipe that a client has opened; `address` is what it was associated as."""
+    return End(handle, PipeName(address.removeprefix(PREFIX)))
+
+
+def _named(name: PipeName | str) -> PipeName:
+    if isinstance(name, PipeName):
+        return name
+    if not name.startswith(PREFIX):
+        raise ValueError(f"{name!r} names no pipe: {HOW}")
+    return PipeName.parse(name, HOW)
 
 
 def _unsupported() -> OSError:

@@ -113,8 +113,9 @@ class CompletionPort(_core.CompletionPort):
         """Answers a handle of a socket or file; completions of its operations come with `key`.
 
         Stream sockets (TCP or Unix), connected, not connected yet or listening, and datagram sockets; what each can do says `Handle`.
-        A socket object is detached, as by `socket.detach`: the descriptor belongs to the port from here on, which makes it non-blocking
-        and closes it with the handle.
+        On Windows also the ends of named pipes, which `proactor.pipes.connect` and `listen` make. A socket object or a pipe's end is
+        detached, as by `socket.detach`: the descriptor belongs to the port from here on, which makes it non-blocking and closes it with
+        the handle.
 
         A file is one of `proactor.open`, or a binary file object with a descriptor. It stays yours, to use and to close, with and without
         the port: the handle has a descriptor of its own for the same open file, which is closed with the handle. What its buffer holds is

@@ -21,7 +21,7 @@ LAYERS: Mapping[str, frozenset[str]] = {
         "pipes": "platform",
         "connection": "_core arguments errors",
         "handlers": "connection",
-        "handles": "_core platform",
+        "handles": "_core pipes platform",
         "workers": "_core errors platform connection handles",
         "futures": "_core arguments",
         "mapping": "",

@@ -211,7 +211,9 @@ def test_defect_12_exit_sends_what_is_queued_and_has_a_deadline(serve) -> None:
     server = serve("--drain", "1")
     client, deaf = server.connect(receive_buffer=4096), server.connect(receive_buffer=4096)
     server.log.wait_for(" connected$", count=2)
-    lines = [bytes([65 + number]) * 999_999 + b"\n" for number in range(3)]
+    lines = [
+        bytes([65 + number]) * 999_999 + b"\n" for number in range(4)
+    ]  # an outbox has 4 MiB, and the kernel less for one who does not read
     server.type(b"".join(lines) + b"Exit\n")
     assert read_to_end(client) == b"".join(lines)
     began = time.monotonic()

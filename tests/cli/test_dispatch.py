@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 from cli_process import COMMAND, TIMEOUT, Lines, reset
+
+import proactor
 
 ESCAPE = b"\x1b"
 
@@ -181,6 +184,22 @@ def test_each_message_of_a_peer_is_a_completion(peer):
     record = json.loads("\n".join(output))
     assert_consistent(record)
     assert [(work["size"], work["posted"]) for work in record["completions"]] == [(5, None)]
+    assert "The peer ended the connection." in record["summary"]
+
+
+class Greeter(proactor.Handler):
+    def connected(self, connection):
+        connection.send(b"hello")
+        connection.close()
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="Windows has named pipes")
+def test_a_peer_may_be_at_a_named_pipe(dispatch):
+    address = f"pipe:proactor-test-{uuid.uuid4()}"
+    with proactor.serve(Greeter(), address):
+        record = dispatch("--connect", address, "--handler-ms", "1")
+    assert_consistent(record)
+    assert sum(work["size"] for work in record["completions"]) == 5
     assert "The peer ended the connection." in record["summary"]
 
 

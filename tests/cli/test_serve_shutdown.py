@@ -102,7 +102,7 @@ def test_what_cannot_be_sent_in_time_is_reported_as_dropped(serve):
     server = serve("--drain", "0.3")
     client = server.connect(receive_buffer=4096)
     server.log.wait_for(" connected$")
-    for number in range(3):
+    for number in range(5):  # the kernel takes 1 to 4 MB of one who does not read, an outbox 4 MiB
         server.type(b"x" * 999_999 + b"\n")
         server.log.wait_for("broadcast 1000000 bytes to 1 client", count=number + 1)
     started = time.monotonic()
@@ -111,7 +111,7 @@ def test_what_cannot_be_sent_in_time_is_reported_as_dropped(serve):
     assert time.monotonic() - started < 5
     sent, dropped = map(int, re.fullmatch(r"served 1 client, sent (\d+) bytes, dropped (\d+) bytes", server.report()).groups())
     assert dropped > 0
-    assert sent + dropped == 3_000_000
+    assert sent + dropped == 5_000_000
     client.close()
 
 

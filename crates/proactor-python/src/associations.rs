@@ -157,7 +157,7 @@ fn value_and_error<'py>(py: Python<'py>, handle: &Handle, came: Came) -> PyResul
             let kind = accepted.kind();
             let descriptor = handle.port.engine.surrender(accepted);
             let socket = match (handle.port.engine.name(), kind) {
-                (_, Kind::Pipe) => py.import("proactor.handles")?.getattr("ConnectedSocket")?.call1((descriptor, "pipe")),
+                (_, Kind::Pipe) => py.import("proactor.pipes")?.getattr("accepted")?.call1((descriptor, &peer)),
                 ("simulated", _) => py.import("proactor.handles")?.getattr("ConnectedSocket")?.call1((descriptor,)),
                 _ => as_socket(py, descriptor),
             };

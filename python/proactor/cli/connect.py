@@ -6,7 +6,6 @@ on reading. When the server finishes first, piped input that is at hand is still
 
 import argparse
 import codecs
-import errno
 import os
 import select
 import signal
@@ -20,7 +19,7 @@ from proactor.cli.input import Input
 from proactor.cli.options import Help, Options, seconds
 from proactor.cli.output import reader_has_gone
 from proactor.cli.signals import Wakeup, end_process
-from proactor.cli.start import ZONE_HINT, lacks_zone, refuse_simulated_engine
+from proactor.cli.start import HOW_TO_CONNECT, not_connected, refuse_simulated_engine
 from proactor.cli.terminal import is_terminal
 from proactor.cli.text import printable
 from proactor.listener import parse
@@ -163,17 +162,14 @@ class Sender:
 def _connect(address: str, receiver: Receiver, timeout: float) -> proactor.Connection:
     refuse_simulated_engine()
     try:
-        target = parse(address, "write HOST:PORT, [IPV6]:PORT, unix:/path or pipe:name")
+        parse(address, HOW_TO_CONNECT)
     except ValueError as error:
         hint = f"; did you mean 127.0.0.1:{address}?" if address.isascii() and address.isdigit() else ""
         raise CommandError(f"{error}{hint}", ExitCode.USAGE) from error
     try:
         return proactor.connect(address, receiver, timeout=timeout)
     except OSError as error:
-        hint = "; is a server running there?" if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else ""
-        if error.errno == errno.EINVAL and isinstance(target, tuple) and lacks_zone(target[0]):
-            hint = f"; {ZONE_HINT}"
-        raise CommandError(f"{_reason(error)}{hint}", ExitCode.FAILED) from error  # The text names the address.
+        raise not_connected(address, error) from error
     except ValueError as error:  # The address and the limits are right: it is the engine.
         raise CommandError(f"environment variable PROACTOR_ENGINE: {error}", ExitCode.USAGE) from error
     except RuntimeError as error:

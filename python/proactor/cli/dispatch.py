@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import shutil
 import socket
 import sys
@@ -10,6 +9,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from proactor import pipes
 from proactor.cli.dispatch_facts import facts_of
 from proactor.cli.dispatch_picture import picture
 from proactor.cli.dispatch_record import Snapshot
@@ -20,12 +20,10 @@ from proactor.cli.exit_codes import CommandError, ExitCode
 from proactor.cli.options import Help, Options, decimal, text, whole_number
 from proactor.cli.output import write_result
 from proactor.cli.signals import StopRequests
-from proactor.cli.start import ZONE_HINT, lacks_zone, refuse_simulated_engine
+from proactor.cli.start import HOW_TO_CONNECT, not_connected, refuse_simulated_engine
 from proactor.cli.terminal import can_prompt
 from proactor.cli.text import counted
-from proactor.listener import parse
-from proactor.pipes import PipeName
-from proactor.platform import unix_sockets
+from proactor.listener import connect_to, parse
 
 FRAME_SECONDS = 0.1
 """Between two frames of the live view: drawing one costs processor time that the handlers then lack."""
@@ -124,7 +122,7 @@ def _wrapped(lines: list[str]) -> list[str]:
     return [part for line in lines for part in textwrap.wrap(line, columns, break_long_words=False, break_on_hyphens=False)]
 
 
-def _run(scene: Scene, peer: socket.socket | None, stop: StopRequests, *, live: bool) -> tuple[Snapshot, Any]:
+def _run(scene: Scene, peer: socket.socket | pipes.End | None, stop: StopRequests, *, live: bool) -> tuple[Snapshot, Any]:
     """What was recorded, and what the port said at the end. Returns when everything is handled, or somebody has asked to stop."""
     run = _prepared(scene, peer, stop)
     with _view(scene, live=live) as view:
@@ -145,7 +143,7 @@ def _run(scene: Scene, peer: socket.socket | None, stop: StopRequests, *, live: 
     return snapshot, run.statistics
 
 
-def _prepared(scene: Scene, peer: socket.socket | None, stop: StopRequests) -> Run:
+def _prepared(scene: Scene, peer: socket.socket | pipes.End | None, stop: StopRequests) -> Run:
     try:
         return Run(scene, peer, stop.wakeup.wake)
     except (OSError, ValueError) as error:
@@ -181,30 +179,17 @@ def _view(scene: Scene, *, live: bool) -> contextlib.AbstractContextManager[View
     return LiveView(scene)
 
 
-def _connected(address: str) -> socket.socket:
+def _connected(address: str) -> socket.socket | pipes.End:
     refuse_simulated_engine()
     try:
-        target = parse(address, "write HOST:PORT, [IPV6]:PORT or unix:/path")
+        parse(address, HOW_TO_CONNECT)
     except ValueError as error:
         raise CommandError(f"--connect: {error}", ExitCode.USAGE) from error
-    if isinstance(target, PipeName):
-        raise CommandError("--connect: a named pipe cannot be waited for here; write HOST:PORT, [IPV6]:PORT or unix:/path", ExitCode.USAGE)
     try:
-        if isinstance(target, str):
-            peer = socket.socket(unix_sockets())
-            try:
-                peer.connect(target)
-            except BaseException:
-                peer.close()
-                raise
-        else:
-            peer = socket.create_connection((target[0], target[1]), CONNECT_SECONDS)
-            peer.settimeout(None)
+        peer = connect_to(address, CONNECT_SECONDS)
     except OSError as error:
-        hint = "; is a server running there?" if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else ""
-        if error.errno == errno.EINVAL and isinstance(target, tuple) and lacks_zone(target[0]):
-            hint = f"; {ZONE_HINT}"
-        raise CommandError(f"cannot connect to {address}: {error.strerror or error}{hint}", ExitCode.FAILED) from error
+        raise not_connected(address, error) from error
+    peer.settimeout(None)
     return peer
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import proactor
+from proactor import pipes
 from proactor.cli.dispatch_record import Recording, Work
 from proactor.cli.dispatch_scene import Scene
 
@@ -24,7 +25,7 @@ POSTED, FROM_PEER = "posted", "peer"
 class Run:
     """One run. One thread: `start`, then wait until `finished()`, then `end`. `woken` is called, on any thread, when it is finished."""
 
-    def __init__(self, scene: Scene, peer: socket.socket | None, woken: Callable[[], None]) -> None:
+    def __init__(self, scene: Scene, peer: socket.socket | pipes.End | None, woken: Callable[[], None]) -> None:
         self.scene = scene
         self.recording = Recording(scene.workers, scene.concurrency)
         self.statistics: Any = None

@@ -12,11 +12,14 @@ from typing import Any
 import proactor
 from proactor import pipes
 from proactor.cli.exit_codes import CommandError, ExitCode
+from proactor.listener import parse
 
 UNIX = "unix:"
 
 THREADS_LIMIT = 2**31 - 1
 """The most that a pool takes for its numbers of threads."""
+
+HOW_TO_CONNECT = "write HOST:PORT, [IPV6]:PORT, unix:/path or pipe:name"
 
 ZONE_HINT = "a link-local address needs its zone: append it, as in fe80::1%eth0"
 
@@ -53,6 +56,15 @@ def refuse_simulated_engine() -> None:
         raise CommandError(
             "environment variable PROACTOR_ENGINE: the simulated engine is for tests, and reaches no network; unset it", ExitCode.USAGE
         )
+
+
+def not_connected(address: str, error: OSError) -> CommandError:
+    """Of an address that was parsed, and an error whose text names it."""
+    hint = "; is a server running there?" if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else ""
+    target = parse(address)
+    if error.errno == errno.EINVAL and isinstance(target, tuple) and lacks_zone(target[0]):
+        hint = f"; {ZONE_HINT}"
+    return CommandError(f"{error.strerror or error}{hint}", ExitCode.FAILED)
 
 
 def lacks_zone(host: str) -> bool:

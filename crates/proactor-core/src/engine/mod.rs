@@ -259,8 +259,8 @@ pub trait Engine: Send + Sync {
     /// The CPU time, in nanoseconds, that the thread has used; None if it has ended.
     fn cpu_time(&self, clock: ThreadClock) -> Option<u64>;
 
-    /// The calling thread will wait for fractions of a millisecond, and wants them kept.
-    fn wait_finely(&self) {}
+    /// The calling thread, which is always the same, waits for milliseconds and less, and wants them kept; or, not any more.
+    fn wait_finely(&self, _wanted: bool) {}
     /// What the thread does at this moment. May cost some microseconds.
     fn activity(&self, _clock: ThreadClock) -> Activity {
         Activity::Unknown

@@ -3,6 +3,9 @@
 use super::*;
 use crate::engine::Activity;
 
+/// Of this length it may be late by a tick of the system's, 15.6 ms on Windows: only hangs are watched.
+const COARSE_TICK: Duration = Duration::from_millis(50);
+
 impl<U: Upper> Port<U> {
     /// One tick; answers when the next one is due, None: sleep until woken.
     pub fn tick(&self, samples: &mut Vec<Sample>) -> Option<Duration> {
@@ -100,10 +103,13 @@ impl<U: Upper> Port<U> {
 
     /// Runs the monitor until the port is closed; never enters Python.
     pub fn monitor(&self) {
-        self.engine.wait_finely();
-        let mut samples = Vec::new();
+        let (mut samples, mut fine) = (Vec::new(), false);
         while !self.closed.load(Ordering::Acquire) {
             let again = self.tick(&mut samples);
+            if again.is_some_and(|tick| tick < COARSE_TICK) != fine {
+                fine = !fine;
+                self.engine.wait_finely(fine);
+            }
             let mut woken = self.monitor.lock();
             match again {
                 Some(tick) if !*woken => woken = self.monitor_woken.wait_for(woken, tick).0,
@@ -116,6 +122,7 @@ impl<U: Upper> Port<U> {
             }
             *woken = false;
         }
+        self.engine.wait_finely(false);
     }
 
     /// From now on the port hangs when no worker has come out of its handler for so many nanoseconds, a second at the least. By default it never does.

@@ -521,10 +521,12 @@ impl Engine for Epoll {
         read_clock(clock.0 as u32 as libc::clockid_t)
     }
 
-    /// prctl(2): the kernel may let a thread's timers run late by its slack, which is 50 us unless it is set.
-    fn wait_finely(&self) {
-        // SAFETY: no pointers are passed. A failure only leaves the ticks late.
-        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
+    /// prctl(2): the kernel may let a thread's timers run late by its slack, which is 50 us unless it is set. It costs nothing to leave it so.
+    fn wait_finely(&self, wanted: bool) {
+        if wanted {
+            // SAFETY: no pointers are passed. A failure only leaves the ticks late.
+            unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
+        }
     }
 
     fn activity(&self, clock: ThreadClock) -> Activity {

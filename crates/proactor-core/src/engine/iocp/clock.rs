@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use windows_sys::Win32::Foundation::{CloseHandle, FILETIME, HANDLE};
-use windows_sys::Win32::System::Threading::{GetCurrentThreadId, GetThreadTimes, INFINITE, OpenThread, THREAD_QUERY_LIMITED_INFORMATION};
+use windows_sys::Win32::System::Threading::{GetCurrentThreadId, GetThreadTimes, OpenThread, THREAD_QUERY_LIMITED_INFORMATION};
 use windows_sys::Win32::System::WindowsProgramming::QueryThreadCycleTime;
 
 use super::wine;
@@ -81,11 +81,6 @@ fn counter() -> u64 {
 #[cfg(not(target_arch = "x86_64"))]
 fn counter() -> u64 {
     now()
-}
-
-/// Rounded up, so that nobody comes back before the time and asks again.
-pub(super) fn milliseconds(timeout: Option<Duration>) -> u32 {
-    timeout.map_or(INFINITE, |timeout| timeout.as_nanos().div_ceil(1_000_000).min(u128::from(INFINITE - 1)) as u32)
 }
 
 #[cfg(test)]

@@ -22,9 +22,9 @@ use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use windows_sys::Win32::Foundation::{CloseHandle, GetLastError, HANDLE, INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
+use windows_sys::Win32::Foundation::{CloseHandle, HANDLE, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::Networking::WinSock::{SOCKET, closesocket};
-use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletionStatusEx, OVERLAPPED_ENTRY, PostQueuedCompletionStatus};
+use windows_sys::Win32::System::IO::{CreateIoCompletionPort, OVERLAPPED_ENTRY, PostQueuedCompletionStatus};
 
 use super::sleep::Sleep;
 use super::{
@@ -44,6 +44,7 @@ mod datagrams;
 mod line;
 mod listener;
 mod operation;
+mod packets;
 pub mod pipe;
 mod socket;
 mod stream;
@@ -55,6 +56,7 @@ use datagrams::Datagrams;
 use line::{Line, ReceiveMemory};
 use listener::{Came, Door, Listener, Pipes, Socket};
 use operation::{Operations, What};
+use packets::FineWaits;
 use pipe::PipeEnd;
 use socket::Type;
 use stream::{Stream, Transmitting};
@@ -67,6 +69,7 @@ pub struct Iocp {
     operations: Operations,
     transmitting: Transmitting,
     sleep: Sleep,
+    fine: Mutex<Option<FineWaits>>,
     buffers: Arc<dyn BufferSource>,
     /// Guards the handles that have something to tell without a packet.
     resumed: Mutex<Vec<Handle>>,
@@ -101,6 +104,7 @@ impl Iocp {
             operations: Operations::default(),
             transmitting: Transmitting::default(),
             sleep: Sleep::default(),
+            fine: Mutex::new(None),
             buffers,
             resumed: Mutex::new(Vec::new()),
             any_resumed: AtomicBool::new(false),
@@ -148,30 +152,6 @@ impl Iocp {
             let mut resumed = self.resumed.lock();
             self.any_resumed.store(false, Ordering::Relaxed);
             readable.extend(resumed.drain(..));
-        }
-    }
-
-    /// Takes packets; answers how many.
-    fn dequeue(port: &OwnedHandle, entries: &mut [OVERLAPPED_ENTRY], timeout: Option<Duration>) -> io::Result<usize> {
-        let mut count = 0;
-        // SAFETY: `entries` is writable for as many as is said, `count` too.
-        let result = unsafe {
-            GetQueuedCompletionStatusEx(
-                port.as_raw_handle(),
-                entries.as_mut_ptr(),
-                entries.len() as u32,
-                &mut count,
-                clock::milliseconds(timeout),
-                0,
-            )
-        };
-        if result != 0 {
-            return Ok(count as usize);
-        }
-        // SAFETY: no pointers are passed.
-        match unsafe { GetLastError() } {
-            WAIT_TIMEOUT => Ok(0),
-            number => Err(io::Error::from_raw_os_error(number as i32)),
         }
     }
 
@@ -481,7 +461,7 @@ impl Engine for Iocp {
         if may_sleep && !self.sleep.begin() {
             timeout = Some(Duration::ZERO); // `wake` came before us.
         }
-        let count = Self::dequeue(&port, entries, timeout);
+        let count = packets::wait(&port, entries, timeout);
         if may_sleep {
             // A poll that may not sleep leaves a notification to the next one that may.
             self.sleep.end();
@@ -543,6 +523,10 @@ impl Engine for Iocp {
         clock::used(clock)
     }
 
+    fn wait_finely(&self, wanted: bool) {
+        *self.fine.lock() = wanted.then(FineWaits::begin);
+    }
+
     fn activity(&self, clock: ThreadClock) -> Activity {
         clock::activity(clock)
     }
@@ -561,7 +545,7 @@ impl Engine for Iocp {
         self.afd.cancel(ptr::null());
         let deadline = Instant::now() + RELEASE_PATIENCE;
         while self.operations.count() > 0 && Instant::now() < deadline {
-            let Ok(count) = Self::dequeue(&port, &mut polling.entries, Some(Duration::from_millis(10))) else { break };
+            let Ok(count) = packets::take(&port, &mut polling.entries, Some(Duration::from_millis(10))) else { break };
             for entry in &polling.entries[..count] {
                 drop(self.operations.take(entry.lpOverlapped.addr()));
             }

@@ -7,7 +7,6 @@
 
 use std::ffi::{CStr, CString, c_char};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleA, GetProcAddress};
 
@@ -49,45 +48,34 @@ pub(super) fn read_clock(clock: ThreadClock) -> Option<u64> {
 pub(super) fn activity(clock: ThreadClock) -> Activity {
     let thread = !(clock.0 as u32 as i32 >> 3);
     let mut text = [0; 96];
-    let length = read(&format!("/proc/self/task/{thread}/syscall"), 0, &mut text);
-    read_activity(std::str::from_utf8(&text[..length]).unwrap_or_default(), time_at)
+    let length = read(&format!("/proc/self/task/{thread}/syscall"), &mut text);
+    read_activity(std::str::from_utf8(&text[..length]).unwrap_or_default())
 }
 
-/// A timespec of this process; None where there is none any more, since the thread that it was of goes on meanwhile.
-fn time_at(address: usize) -> Option<Duration> {
-    let mut time = [0; 16];
-    let complete = read("/proc/self/mem", address, &mut time) == time.len();
-    let [seconds, nanoseconds] = [&time[..8], &time[8..]].map(|part| u64::from_le_bytes(part.try_into().unwrap_or_default()));
-    complete.then(|| Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds))
-}
-
-/// Reads from a file of Linux; answers how much there was.
-fn read(path: &str, offset: usize, memory: &mut [u8]) -> usize {
+/// Reads the beginning of a file of Linux; answers how much there was.
+fn read(path: &str, memory: &mut [u8]) -> usize {
     let path = CString::new(path).unwrap_or_default();
     // SAFETY: open(2) reads the path, which ends with a zero byte.
     let file = unsafe { call(OPEN, path.as_ptr().addr() as isize, CLOSE_ON_EXEC, 0, 0) };
     if file < 0 {
         return 0;
     }
-    // SAFETY: pread64(2) writes to `memory` as much as there is room for. The descriptor is Linux', and nobody else knows it.
-    let length = unsafe { call(PREAD, file, memory.as_mut_ptr().addr() as isize, memory.len() as isize, offset as isize) };
+    // SAFETY: read(2) writes to `memory` as much as there is room for. The descriptor is Linux', and nobody else knows it.
+    let length = unsafe { call(READ, file, memory.as_mut_ptr().addr() as isize, memory.len() as isize, 0) };
     // SAFETY: opened above, and used no more.
     unsafe { call(CLOSE, file, 0, 0, 0) };
     usize::try_from(length).unwrap_or(0)
 }
 
-fn read_activity(text: &str, time_at: impl Fn(usize) -> Option<Duration>) -> Activity {
+fn read_activity(text: &str) -> Activity {
     let mut words = text.split_ascii_whitespace();
     let call = words.next().unwrap_or_default();
     let mut arguments = words.map_while(|word| usize::from_str_radix(word.trim_start_matches("0x"), 16).ok());
     match call.parse() {
         _ if call == "running" => Activity::Running,
-        // All that is made of SRWLOCK and CONDITION_VARIABLE. The address is one of Wine's for the thread that waits, but the interpreter's lock is known by how long CPython waits for it at a
-        // time: its switch interval. (Its other locks are semaphores.) The fourth argument is the address of the time.
-        Ok(FUTEX) => match (arguments.next(), arguments.nth(2).and_then(time_at)) {
-            (_, Some(SWITCH_INTERVAL)) => Activity::Interpreter,
-            (address, _) => address.map_or(Activity::Unknown, Activity::Lock),
-        },
+        // All that is made of SRWLOCK and CONDITION_VARIABLE; the address is one of Wine's for the thread that waits, so it does not tell which. In a handler it is the interpreter's lock, or
+        // what that is made of, or the allocator's: CPython's other locks are semaphores, and who waits for one of the core's says that he blocks.
+        Ok(FUTEX) => Activity::Interpreter,
         // From its server a thread reads so many bytes when something that it has waited for has come about.
         Ok(READ) if arguments.nth(2) == Some(WAKE_UP) => Activity::Waiting,
         // It asks the server, which answers at once: what Windows does in the call itself.
@@ -109,7 +97,6 @@ const READ: isize = 0;
 const WRITE: isize = 1;
 const OPEN: isize = 2;
 const CLOSE: isize = 3;
-const PREAD: isize = 17;
 const READV: isize = 19;
 const WRITEV: isize = 20;
 const SENDMSG: isize = 46;
@@ -118,8 +105,6 @@ const GETTID: isize = 186;
 const FUTEX: isize = 202;
 const CLOCK_GETTIME: isize = 228;
 
-/// CPython's, unless a program sets another.
-const SWITCH_INTERVAL: Duration = Duration::from_millis(5);
 /// open(2): O_RDONLY | O_CLOEXEC.
 const CLOSE_ON_EXEC: isize = 0o2_000_000;
 /// The size of Wine's `struct wake_up_reply`.
@@ -153,7 +138,7 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::sync::{Condvar, Mutex};
     use std::thread;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::engine::iocp::clock;
@@ -213,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_waits_for_a_condition_is_seen_at_a_lock() {
+    fn a_thread_that_waits_for_a_condition_is_taken_for_one_that_waits_for_the_interpreter() {
         if !under_wine() {
             return;
         }
@@ -228,36 +213,15 @@ mod tests {
             *released.lock().expect("works") = true;
             changed.notify_all();
         };
-        let seen = seen(|activity| matches!(activity, Activity::Lock(_)), 100, waits, end);
-        assert!(seen.iter().all(|activity| matches!(activity, Activity::Lock(_))), "{seen:?}");
+        let seen = seen(|activity| activity == Activity::Interpreter, 100, waits, end);
+        assert!(seen.iter().all(|activity| *activity == Activity::Interpreter), "{seen:?}");
     }
 
     #[test]
     fn a_call_of_wines_server_is_no_wait_and_a_wait_for_it_is_one() {
-        let read_activity = |text| super::read_activity(text, |_| None);
         assert_eq!(read_activity("0 0x10 0x139e5c0 0x10 0x8 0x0 0x139e820 0x139e590 0x7f8d37d152ec\n"), Activity::Waiting);
         assert_eq!(read_activity("0 0x5 0x139e5c0 0x40 0x8 0x0 0x139e820 0x139e590 0x7f8d37d152ec\n"), Activity::Running);
         assert_eq!(read_activity("-1 0x139e5c0 0x7f8d37d152ec\n"), Activity::Unknown);
         assert_eq!(read_activity(""), Activity::Unknown);
-    }
-
-    #[test]
-    fn a_lock_that_is_waited_for_as_the_interpreters_is_taken_for_it() {
-        let waiting = "202 0x7f8d3776d210 0x80 0x0 0x169e960 0x0 0x100000000 0x169e938 0x7f8d37d1e829\n";
-        for (time, expected) in [(Some(SWITCH_INTERVAL), Activity::Interpreter), (None, Activity::Lock(0x7f8d_3776_d210))] {
-            let asked = |address| if address == 0x169e960 { time } else { None };
-            assert_eq!(super::read_activity(waiting, asked), expected);
-        }
-        if !under_wine() {
-            return;
-        }
-        let waits = |stop: &AtomicBool| {
-            let (never, changed) = (Mutex::new(()), Condvar::new());
-            while !stop.load(Ordering::Relaxed) {
-                drop(changed.wait_timeout(never.lock().expect("works"), SWITCH_INTERVAL).expect("works"));
-            }
-        };
-        let seen = seen(|activity| activity == Activity::Interpreter, 100, waits, || {});
-        assert!(seen.iter().all(|activity| matches!(activity, Activity::Interpreter | Activity::Running)), "{seen:?}");
     }
 }
