@@ -6,6 +6,7 @@ platforms lack, never for what fails on them. A test of what Windows has, and Wi
 """
 
 import ctypes
+import functools
 import os
 import re
 import socket
@@ -26,6 +27,8 @@ if LINUX:
     import fcntl
     import resource
 else:
+    import msvcrt
+
     fcntl: Any = None  # Tests that need them are marked.
     resource: Any = None
 
@@ -89,7 +92,7 @@ if LINUX:
         return int(re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
     def descriptor_count(pid: int | None = None) -> int:
-        """How many descriptors a process has open; this process by default. On Windows, how many handles: a socket is one."""
+        """How many descriptors a process has open; this process by default. On Windows, how many handles of files, sockets and pipes."""
         return len(os.listdir(f"/proc/{pid or 'self'}/fd"))
 
     def descriptors() -> dict[int, str]:
@@ -129,7 +132,10 @@ else:
             ("object", ctypes.c_void_p),
             ("process", ctypes.c_size_t),
             ("handle", ctypes.c_size_t),
-            ("others", ctypes.c_uint32 * 4),
+            ("access", ctypes.c_uint32),
+            ("trace", ctypes.c_uint16),
+            ("type", ctypes.c_uint16),
+            ("others", ctypes.c_uint32 * 2),
         )
 
     _TH32CS_SNAPTHREAD = 4
@@ -166,7 +172,19 @@ else:
         return memory.peak_resident if peak else memory.resident
 
     def descriptor_count(pid: int | None = None) -> int:
-        """Of its handles, as the system lists them: GetProcessHandleCount answers 0 under Wine."""
+        """GetProcessHandleCount counts threads and events too, and answers 0 under Wine."""
+        return sum(handle.process == (pid or os.getpid()) and handle.type == _type_of_files() for handle in _handles())
+
+    @functools.cache
+    def _type_of_files() -> int:
+        """The number that the system has for what can be read and written."""
+        with open(os.devnull) as file:
+            number = msvcrt.get_osfhandle(file.fileno())
+            [found] = [handle.type for handle in _handles() if (handle.process, handle.handle) == (os.getpid(), number)]
+        return found
+
+    def _handles() -> Any:
+        """All in the system."""
         size, status, used = 1 << 16, _STATUS_INFO_LENGTH_MISMATCH, ctypes.c_uint32()
         while status == _STATUS_INFO_LENGTH_MISMATCH:
             size *= 2
@@ -174,8 +192,7 @@ else:
             status = _ntdll.NtQuerySystemInformation(_SYSTEM_EXTENDED_HANDLE_INFORMATION, buffer, size, ctypes.byref(used))
         assert status == 0, hex(status)
         count = ctypes.c_size_t.from_buffer(buffer).value  # and a reserved word, then the handles
-        handles = (_Handle * count).from_buffer(buffer, 2 * ctypes.sizeof(ctypes.c_size_t))
-        return sum(handle.process == (pid or os.getpid()) for handle in handles)
+        return (_Handle * count).from_buffer(buffer, 2 * ctypes.sizeof(ctypes.c_size_t))
 
     def descriptors() -> dict[int, str]:
         """The C library's open descriptors. Sockets and other handles are not among them: see `descriptor_count`."""

@@ -13,7 +13,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told, eventually
-from platforms import descriptor_count, resident_bytes
+from platforms import LINUX, WINE, descriptor_count, resident_bytes
 
 MakePool = Callable[..., proactor.ThreadPool]
 
@@ -142,16 +142,24 @@ def test_connects_that_are_cancelled_or_closed_complete_once_and_leave_nothing(m
             assert {completion.operation for completion in told_of} == set(operations)
             for completion in told_of:
                 assert completion.error is None or completion.error.errno in (errno.ECANCELED, errno.ENOTCONN)
-            try:
-                while True:
-                    listener.accept()[0].close()
-            except BlockingIOError:
-                pass
+            take_all(listener)
             del handle, operations, end, told_of, completion
     listener.close()
     assert told.queue.empty()
     assert eventually(lambda: descriptor_count() == before - 1, "no descriptor is left")
     assert pool.statistics().handles == 0
+
+
+def take_all(listener: socket.socket) -> None:
+    """Accepts and closes whoever is there."""
+    while True:
+        try:
+            listener.accept()[0].close()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if not WINE or error.errno != errno.WSAENOTCONN:  # there it is no client any more after its reset
+                raise
 
 
 @pytest.mark.slow
@@ -167,6 +175,9 @@ def test_a_send_that_ends_at_the_last_moment_says_exactly_how_much_has_gone_out(
         for number in rounds():
             random.seed(number)
             ours, theirs = socket.socketpair()
+            if not LINUX:  # a pair of TCP's, which holds more
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             with theirs:
                 handle = pool.associate(ours, told)
                 operation = handle.send(data)
@@ -186,7 +197,9 @@ def test_a_send_that_ends_at_the_last_moment_says_exactly_how_much_has_gone_out(
                     two.race(lambda operation=operation, handle=handle: (operation.cancel(), handle.shutdown()), drain)  # type: ignore[misc]
                 completion = told.next()
                 assert completion.operation is operation
-                assert completion.value == arrived + read
+                # On Windows a copy of the next 64 KiB counts as sent, which a close may drop.
+                dropped = 0 if LINUX or end == "cancel" else 65536
+                assert 0 <= completion.value - (arrived + read) <= dropped
                 assert (completion.error is None) == (completion.value == len(data))
                 assert completion.error is None or completion.error.errno == errno.ECANCELED
                 assert handle.statistics().sent_bytes == completion.value

@@ -158,7 +158,7 @@ def connect(name: PipeName | str, timeout: float | None = None) -> End:
 
 
 def accepted(handle: int, address: str) -> End:
-    """The server's end of a pipe that a client has opened; `address` is what it was associated as."""
+    """The server's end of the pipe at `address`, which a client has opened."""
     return End(handle, PipeName(address.removeprefix(PREFIX)))
 
 

@@ -138,6 +138,7 @@ pub fn completion(py: Python<'_>, operation: Py<Operation>, became: Became, tick
 /// What a completion says.
 fn value_and_error<'py>(py: Python<'py>, handle: &Handle, came: Came) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let none = || py.None().into_bound(py);
+    let address = |address: Option<&Address>| address.map_or_else(|| Ok(none()), |address| addresses::exact(py, address));
     let failed = |number| errors::from_errno(number).into_value(py).into_bound(py).into_any();
     Ok(match came {
         Came::Received(bytes) => (to_bytes(py, bytes).into_any(), none()),
@@ -145,10 +146,7 @@ fn value_and_error<'py>(py: Python<'py>, handle: &Handle, came: Came) -> PyResul
         Came::Sent { bytes } | Came::Filled { bytes } => (bytes.into_pyobject(py)?.into_any(), none()),
         Came::Done => (none(), none()),
         Came::ReceivedFrom(datagram) => {
-            let sender = match &datagram.sender {
-                Some(address) => addresses::exact(py, address)?,
-                None => none(),
-            };
+            let sender = address(datagram.sender.as_ref())?;
             let error = if datagram.truncated { failed(TOO_LONG) } else { none() };
             ((to_bytes(py, datagram.bytes), sender).into_pyobject(py)?.into_any(), error)
         }
@@ -157,7 +155,7 @@ fn value_and_error<'py>(py: Python<'py>, handle: &Handle, came: Came) -> PyResul
             let kind = accepted.kind();
             let descriptor = handle.port.engine.surrender(accepted);
             let socket = match (handle.port.engine.name(), kind) {
-                (_, Kind::Pipe) => py.import("proactor.pipes")?.getattr("accepted")?.call1((descriptor, &peer)),
+                (_, Kind::Pipe) => py.import("proactor.pipes")?.getattr("accepted")?.call1((descriptor, address(handle.local())?)),
                 ("simulated", _) => py.import("proactor.handles")?.getattr("ConnectedSocket")?.call1((descriptor,)),
                 _ => as_socket(py, descriptor),
             };
@@ -228,6 +226,10 @@ const EBADF: i32 = 9;
 impl Handle {
     pub fn check(&self) -> PyResult<()> {
         errors::check_process(&self.port)
+    }
+
+    fn local(&self) -> Option<&Address> {
+        if let Target::Socket(socket) = &self.target { socket.local.as_ref() } else { None }
     }
 
     /// # Errors

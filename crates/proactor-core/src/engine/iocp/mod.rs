@@ -13,7 +13,7 @@
 //!
 //! Not here: Unix sockets, which are refused by name.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::mem::{self, ManuallyDrop};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -22,7 +22,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use windows_sys::Win32::Foundation::{CloseHandle, HANDLE, INVALID_HANDLE_VALUE};
+use windows_sys::Win32::Foundation::{CloseHandle, ERROR_INVALID_PARAMETER, HANDLE, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::Networking::WinSock::{SOCKET, closesocket};
 use windows_sys::Win32::System::IO::{CreateIoCompletionPort, OVERLAPPED_ENTRY, PostQueuedCompletionStatus};
 
@@ -38,6 +38,7 @@ use crate::source::Source;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
+mod adopting;
 mod afd;
 mod clock;
 mod datagrams;
@@ -70,6 +71,8 @@ pub struct Iocp {
     transmitting: Transmitting,
     sleep: Sleep,
     fine: Mutex<Option<FineWaits>>,
+    /// Pipes that have joined and are somebody else's now, by their numbers: whoever closes one without giving it back leaves its number here, which may be another's later.
+    surrendered: Mutex<HashSet<i64>>,
     buffers: Arc<dyn BufferSource>,
     /// Guards the handles that have something to tell without a packet.
     resumed: Mutex<Vec<Handle>>,
@@ -105,6 +108,7 @@ impl Iocp {
             transmitting: Transmitting::default(),
             sleep: Sleep::default(),
             fine: Mutex::new(None),
+            surrendered: Mutex::default(),
             buffers,
             resumed: Mutex::new(Vec::new()),
             any_resumed: AtomicBool::new(false),
@@ -121,13 +125,6 @@ impl Iocp {
     }
 
     /// From here on what is pending on a socket comes to the port. The key says nothing, since the operation does.
-    fn join(&self, socket: HANDLE) -> io::Result<()> {
-        let Some(port) = self.port() else { return Err(io::Error::from_raw_os_error(EBADF)) };
-        // SAFETY: no pointers are passed. A socket belongs to a port for as long as it lives.
-        let result = unsafe { CreateIoCompletionPort(socket, port.as_raw_handle(), OURS, 0) };
-        if result.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-
     /// Asks the driver for events of a socket that stays open until it has answered; the operation's address.
     fn ask(&self, handle: &Handle, socket: &impl AsRawSocket, events: u32) -> io::Result<usize> {
         let question = Question::new(socket::base(socket)?, events);
@@ -222,24 +219,6 @@ impl Iocp {
             }
         }
     }
-
-    /// What a listener's or a stream's owner gives away. On failure it is still his.
-    fn adopt_pipe(descriptor: i64, kind: Kind) -> io::Result<Handle> {
-        // SAFETY: the caller gives it away; after an error it is let go of.
-        let end = PipeEnd::take(unsafe { OwnedHandle::from_raw_handle(descriptor as _) }).map_err(|(error, handle)| {
-            let _ = handle.into_raw_handle();
-            error
-        })?;
-        if kind == Kind::Listener && !end.serves() {
-            let _ = end.into_handle().into_raw_handle();
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is the client's end of a named pipe, which does not listen"));
-        }
-        let state: Box<dyn std::any::Any + Send + Sync> = match kind {
-            Kind::Listener => Box::new(Listener::new(Door::Pipe(Pipes::new(end)))),
-            _ => Box::new(Stream::new(Line::Pipe(end))),
-        };
-        Ok(Handle::new(descriptor, kind, state, |_| {}))
-    }
 }
 
 impl Engine for Iocp {
@@ -258,11 +237,11 @@ impl Engine for Iocp {
         let number = SOCKET::try_from(descriptor).map_err(|_| io::Error::from_raw_os_error(EBADF))?;
         let is_pipe = || socket::type_of(number).is_err() && pipe::is_pipe(descriptor as HANDLE);
         match kind {
-            Kind::Listener if is_pipe() => return Self::adopt_pipe(descriptor, kind),
+            Kind::Listener if is_pipe() => return self.adopt_pipe(descriptor, kind),
             Kind::Listener | Kind::Tcp | Kind::Datagram => {}
             Kind::Unix => return Err(io::Error::new(io::ErrorKind::Unsupported, "Unix sockets are not supported on Windows yet")),
             Kind::Watched => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a descriptor to wait for is watched, not adopted")),
-            Kind::Pipe => return Self::adopt_pipe(descriptor, kind),
+            Kind::Pipe => return self.adopt_pipe(descriptor, kind),
         }
         let type_of = socket::type_of(number)?;
         let refused = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -319,7 +298,7 @@ impl Engine for Iocp {
         match handle.kind() {
             // What is watched is its owner's, and stays with the port that it has, or none.
             Kind::Watched => Ok(()),
-            // An instance that a client came by has joined while it waited for one.
+            // It has joined while it waited for a client, or when it was adopted.
             Kind::Pipe if handle.state::<Stream>().has_joined() => Ok(()),
             _ => self.join(handle.descriptor() as HANDLE),
         }
@@ -345,6 +324,9 @@ impl Engine for Iocp {
 
     fn surrender(&self, handle: Handle) -> i64 {
         let descriptor = handle.disown().expect("an accepted handle that was not associated");
+        if handle.state::<Stream>().has_joined() {
+            self.surrendered.lock().insert(descriptor);
+        }
         handle.state::<Stream>().disown();
         descriptor
     }
