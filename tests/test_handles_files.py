@@ -150,7 +150,6 @@ def test_a_file_beyond_4_gib_has_64_bit_offsets(port: proactor.CompletionPort, t
         assert value(port) == b"\0\0far away"
 
 
-@pytest.mark.linux("a handle of a port that bypasses the page cache as its file does (O_DIRECT)")
 def test_reads_past_the_page_cache_begin_and_end_anywhere(port: proactor.CompletionPort, path: Path) -> None:
     data = content(1_000_003)
     try:

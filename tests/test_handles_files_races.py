@@ -11,9 +11,8 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, eventually
-from platforms import FILE_MECHANISMS, forget_pages
+from platforms import FILE_MECHANISMS, RACE_ROUNDS, forget_pages
 
-ROUNDS = 10_000
 SIZE = 8192
 CANARY = b"\xa5" * 64
 
@@ -65,7 +64,7 @@ def test_ten_thousand_cancels_against_completions_leave_the_canaries_alive(
             descriptor = file.fileno()
             handle = port.associate(file)
             piece = bytes(range(256)) * 32
-            for number in range(ROUNDS):
+            for number in range(RACE_ROUNDS):
                 random.seed(number)
                 if number % 2:
                     forget_pages(descriptor)
@@ -102,7 +101,7 @@ def test_ten_thousand_cancels_against_completions_leave_the_canaries_alive(
         over = True
         barrier.wait(TIMEOUT)
         thread.join(TIMEOUT)
-    assert rounds == ROUNDS
+    assert rounds == RACE_ROUNDS
     with pytest.raises(TimeoutError):
         port.get(0)
     assert path.read_bytes() == bytes(range(256)) * 32 * 16

@@ -12,9 +12,7 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, threads_beside_workers
-from platforms import descriptor_count, resident_bytes
-
-ROUNDS = 10_000
+from platforms import RACE_ROUNDS, descriptor_count, resident_bytes
 
 
 def resident() -> int:
@@ -129,7 +127,7 @@ def test_every_operation_completes_exactly_once_in_ten_thousand_races(make_pool:
     thread.start()
     rounds = 0
     try:
-        for number in range(ROUNDS):
+        for number in range(RACE_ROUNDS):
             random.seed(number)
             ours, theirs = connect(listener)
             theirs.setblocking(False)
@@ -156,7 +154,7 @@ def test_every_operation_completes_exactly_once_in_ten_thousand_races(make_pool:
             barrier.wait(TIMEOUT)
         thread.join(TIMEOUT)
         listener.close()
-    assert rounds == ROUNDS
+    assert rounds == RACE_ROUNDS
     numbers = pool.statistics()
     assert (numbers.handles, numbers.operations) == (0, 0)
 

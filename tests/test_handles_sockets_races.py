@@ -13,11 +13,10 @@ import pytest
 
 import proactor
 from peers import TIMEOUT, Told, eventually
-from platforms import LINUX, WINE, descriptor_count, resident_bytes
+from platforms import LINUX, RACE_ROUNDS, WINE, descriptor_count, resident_bytes
 
 MakePool = Callable[..., proactor.ThreadPool]
 
-ROUNDS = 10_000
 CANARY = b"\xcc" * 64
 
 
@@ -55,7 +54,7 @@ class Rounds:
 
 
 def rounds() -> Iterator[int]:
-    yield from range(1, ROUNDS + 1)
+    yield from range(1, RACE_ROUNDS + 1)
 
 
 @pytest.mark.slow

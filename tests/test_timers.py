@@ -406,15 +406,14 @@ def test_a_wait_that_is_over_keeps_no_descriptor(pool: ThreadPool, pair: Any) ->
     before = descriptor_count()
     waits = [pool.call_when(pair[0], calls, timeout=1000) for _ in range(10)]
     cancelled = [pool.call_when(pair[0], calls, repeat=True) for _ in range(10)]
-    assert descriptor_count() == before + 20 or not LINUX  # where a wait has a handle, and a thread that has begun has some too
+    assert descriptor_count() == before + 20 or not LINUX  # where a wait has a descriptor
     assert all(wait.cancel() for wait in cancelled)
     assert descriptor_count() == before + 10 or not LINUX
     waits += [pool.call_when(pair[0], calls, timeout=0.02) for _ in range(10)]
     calls.wait_for(10)
     pair[1].send(b"x")
     calls.wait_for(20)
-    few = 0 if LINUX else 5  # a thread has handles on Windows, and one or two may have begun
-    eventually(lambda: descriptor_count() <= before + few, "the descriptors are given back")
+    eventually(lambda: descriptor_count() <= before, "the descriptors are given back")
     assert not any(wait.pending for wait in waits)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import proactor
 from peers import eventually, threads_beside_workers
-from platforms import LINUX, descriptor_count, resident_bytes, resource
+from platforms import descriptor_count, resident_bytes, resource
 
 TIMEOUT = 60.0
 
@@ -130,8 +130,7 @@ def test_ten_thousand_waits_for_one_event_need_no_descriptor(make_pool: Callable
     assert pool.call_when(event, called, timeout=1000).cancel()
     descriptors = descriptor_count()
     waits = [pool.call_when(event, called, timeout=1000) for _ in range(10_000)]
-    # On Windows a thread has handles, and one or two may have begun.
-    assert descriptor_count() <= descriptors + (0 if LINUX else 10)
+    assert descriptor_count() <= descriptors
     event.set()
     assert called.over.wait(TIMEOUT)
     assert not any(wait.cancel() for wait in waits)

@@ -217,7 +217,7 @@ class CompletionPort:
         """
 
     def _associate(self, socket: socket | ConnectedSocket | End, kind: str, key: Any) -> Handle: ...
-    def _associate_file(self, descriptor: int, name: Any, key: Any) -> Handle: ...
+    def _associate_file(self, file: tuple[int, Any, bool], key: Any) -> Handle: ...
     def _numbers(self) -> tuple[int, int, int, int, int, int, int, int, int, int, int]: ...
     def _pending(self) -> tuple[int, int]: ...
     def _inside(self) -> int: ...
@@ -755,8 +755,8 @@ class Port:
     def associate(self, socket: socket | ConnectedSocket | End, kind: str, function: Callable[[Completion], object]) -> Handle:
         """Takes over a socket: calls its `fileno` and `detach`. `kind` is "tcp" or "unix", with "unconnected " before it, "listener" or "datagram"."""
 
-    def associate_file(self, descriptor: int, name: Any, function: Callable[[Completion], object]) -> Handle:
-        """Gives a file a handle with a descriptor of its own; errors call it `name`."""
+    def associate_file(self, file: tuple[int, Any, bool], function: Callable[[Completion], object]) -> Handle:
+        """Gives a file a handle with a descriptor of its own: `(descriptor, name in errors, whether its owner bypasses the cache)`."""
 
     def pending(self) -> tuple[int, int, int, int]:
         """`(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them."""
@@ -980,6 +980,10 @@ class File:
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
+
+    @property
+    def _direct(self) -> bool:
+        """Whether it bypasses the cache."""
 
     @property
     def name(self) -> Any:

@@ -76,14 +76,14 @@ def associate(port: _core.Port, handle: Associable, fn: Callable[[Completion], o
         raise TypeError(f"fn must be a callable that takes a completion, not {type(fn).__name__}")
     if isinstance(handle, ConnectedSocket | pipes.End | socket.socket):
         return _associate_socket(handle, lambda kind: port.associate(handle, kind, fn))
-    return _associate_file(handle, lambda descriptor, name: port.associate_file(descriptor, name, fn))
+    return _associate_file(handle, lambda owned: port.associate_file(owned, fn))
 
 
 def associate_with_key(port: _core.CompletionPort, handle: Associable, key: Any) -> Handle:
     """As `CompletionPort.associate`."""
     if isinstance(handle, ConnectedSocket | pipes.End | socket.socket):
         return _associate_socket(handle, lambda kind: port._associate(handle, kind, key))
-    return _associate_file(handle, lambda descriptor, name: port._associate_file(descriptor, name, key))
+    return _associate_file(handle, lambda owned: port._associate_file(owned, key))
 
 
 # ---- files ----
@@ -102,7 +102,7 @@ def _nothing() -> None:
     return None
 
 
-def _associate_file(file: Any, make: Callable[[int, Any], Handle]) -> Handle:
+def _associate_file(file: Any, make: Callable[[tuple[int, Any, bool]], Handle]) -> Handle:
     descriptor = _descriptor(file)
     name = getattr(file, "name", descriptor)
     flush = getattr(file, "flush", None)
@@ -119,7 +119,7 @@ def _associate_file(file: Any, make: Callable[[int, Any], Handle]) -> Handle:
                 f"{name!r} is associated already, by another object of descriptor {descriptor}: close that handle first, or open the file "
                 "once more for another port"
             )
-        handle = make(descriptor, name)
+        handle = make((descriptor, name, isinstance(file, _core.File) and file._direct))
         _handles[file] = weakref.ref(handle)
         _owners[descriptor] = weakref.ref(file), weakref.ref(handle)
     return handle

@@ -17,7 +17,7 @@ use crate::addresses;
 use crate::buffers::{Pool, Writable, gather, to_bytes};
 use crate::completion::Completion;
 use crate::errors;
-use crate::file_handles::{self, OpenFile, Place};
+use crate::file_handles::{self, OpenFile, Owned, Place};
 use crate::layer::{DataOnly, Layer};
 use crate::operations::{Became, Operation};
 
@@ -88,15 +88,9 @@ pub fn associate(port: &Arc<CorePort<Layer>>, pool: &Arc<Pool>, socket: &Bound<'
     }
 }
 
-/// Gives a file a handle: it stays its owner's, who knows it by `descriptor` and `name`.
-pub fn associate_file(
-    py: Python<'_>,
-    port: &Arc<CorePort<Layer>>,
-    pool: &Arc<Pool>,
-    (descriptor, name): (i32, Py<PyAny>),
-    told: Told,
-) -> PyResult<Handle> {
-    let file = file_handles::associate(port, descriptor, name, &told, py)?;
+/// Gives a file a handle: it stays its owner's.
+pub fn associate_file(py: Python<'_>, port: &Arc<CorePort<Layer>>, pool: &Arc<Pool>, file: Owned, told: Told) -> PyResult<Handle> {
+    let file = file_handles::associate(port, file, &told, py)?;
     Ok(Handle { port: port.clone(), pool: pool.clone(), told, target: Target::File(file) })
 }
 

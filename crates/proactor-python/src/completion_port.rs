@@ -16,6 +16,7 @@ use crate::associations::{self, Handle, Told};
 use crate::buffers::Pool;
 use crate::completion::Completion;
 use crate::errors;
+use crate::file_handles::Owned;
 use crate::layer::{Call, Layer, SIGNALS_EVERY, timeout_of};
 use crate::operations::Became;
 use crate::port::{drop_untold, join, open_engine, start};
@@ -249,9 +250,9 @@ impl CompletionPort {
     }
 
     /// Gives a file a handle.
-    fn _associate_file(&self, py: Python<'_>, descriptor: i32, name: Py<PyAny>, key: Py<PyAny>) -> PyResult<Handle> {
+    fn _associate_file(&self, py: Python<'_>, file: Owned, key: Py<PyAny>) -> PyResult<Handle> {
         self.check()?;
-        associations::associate_file(py, &self.core, &self.pool, (descriptor, name), Told::Key(key))
+        associations::associate_file(py, &self.core, &self.pool, file, Told::Key(key))
     }
 
     /// `(threads, waiting, running, blocked, queued, compensations, hand_overs, monitor_leads, posted, completed, dropped)`

@@ -35,9 +35,14 @@ pub struct Place {
     pub size: usize,
 }
 
-/// Gives the file behind `descriptor`, which stays its owner's, a handle on the port.
-pub fn associate(port: &Arc<CorePort<Layer>>, descriptor: i32, name: Py<PyAny>, told: &Told, py: Python<'_>) -> PyResult<OpenFile> {
-    let (file, access) = files::File::duplicate(platform::raw(py, descriptor)?).map_err(|error| match error.raw_os_error() {
+/// A file as its owner has it: by a descriptor, with what errors call it, and whether he bypasses the cache.
+#[derive(FromPyObject)]
+pub struct Owned(i32, Py<PyAny>, bool);
+
+/// Gives a file, which stays its owner's, a handle on the port.
+pub fn associate(port: &Arc<CorePort<Layer>>, Owned(descriptor, name, direct): Owned, told: &Told, py: Python<'_>) -> PyResult<OpenFile> {
+    let duplicate = if direct { files::File::duplicate_direct } else { files::File::duplicate };
+    let (file, access) = duplicate(platform::raw(py, descriptor)?).map_err(|error| match error.raw_os_error() {
         Some(number) => errors::of_file(py, number, "associating", &name),
         None => errors::from_io(&error),
     })?;

@@ -455,6 +455,12 @@ impl File {
     }
 
     /// What it was opened as.
+    /// Whether it bypasses the cache.
+    #[getter]
+    fn _direct(&self) -> bool {
+        self.access.direct
+    }
+
     #[getter]
     fn name(&self, py: Python<'_>) -> Py<PyAny> {
         self.name.clone_ref(py)

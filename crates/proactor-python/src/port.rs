@@ -23,6 +23,7 @@ use crate::buffers::{Data, Pool, Source};
 use crate::call::{self, Submissions};
 use crate::connection::public_object;
 use crate::errors;
+use crate::file_handles::Owned;
 use crate::layer::{Call, Functions, Handlers, Layer, SIGNALS_EVERY, duration, nanoseconds, seconds};
 use crate::simulated::Network;
 use crate::worker::{Blocking, Loop, Progress, Worker, current_of};
@@ -462,10 +463,10 @@ impl Port {
         associations::associate(&self.core, &self.pool, socket, kind, Told::Function(function))
     }
 
-    /// Gives a file a handle with a descriptor of its own; errors call it `name`.
-    fn associate_file(&self, py: Python<'_>, descriptor: i32, name: Py<PyAny>, function: Py<PyAny>) -> PyResult<Handle> {
+    /// Gives a file a handle with a descriptor of its own.
+    fn associate_file(&self, py: Python<'_>, file: Owned, function: Py<PyAny>) -> PyResult<Handle> {
         self.check()?;
-        associations::associate_file(py, &self.core, &self.pool, (descriptor, name), Told::Function(function))
+        associations::associate_file(py, &self.core, &self.pool, file, Told::Function(function))
     }
 
     /// `(timers, waits, handles, operations)`: whose functions will be called (again); open handles, and operations that are pending on them.

@@ -27,7 +27,16 @@ impl File {
     /// # Errors
     /// It is no open descriptor, or there is none left.
     pub fn duplicate(descriptor: RawDescriptor) -> io::Result<(Arc<Self>, Access)> {
-        let (descriptor, access) = system::duplicate(descriptor)?;
+        let (descriptor, access) = system::duplicate(descriptor, false)?;
+        Ok((Self::new(descriptor, access.direct), access))
+    }
+
+    /// As `duplicate`, of a file whose owner bypasses the cache, which on Windows this descriptor does not say.
+    ///
+    /// # Errors
+    /// As `duplicate`; the file cannot be opened so.
+    pub fn duplicate_direct(descriptor: RawDescriptor) -> io::Result<(Arc<Self>, Access)> {
+        let (descriptor, access) = system::duplicate(descriptor, true)?;
         Ok((Self::new(descriptor, access.direct), access))
     }
 

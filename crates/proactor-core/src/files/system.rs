@@ -39,8 +39,8 @@ pub(super) fn close(descriptor: RawFd) {
     unsafe { libc::close(descriptor) };
 }
 
-/// The same open file once more: fcntl(2), F_DUPFD_CLOEXEC and F_GETFL.
-pub(super) fn duplicate(descriptor: RawFd) -> io::Result<(OwnedFd, Access)> {
+/// The same open file once more: fcntl(2), F_DUPFD_CLOEXEC and F_GETFL, which tells whether it bypasses the page cache.
+pub(super) fn duplicate(descriptor: RawFd, _direct: bool) -> io::Result<(OwnedFd, Access)> {
     // SAFETY: no pointers are passed.
     let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFL) };
     // SAFETY: as above.

@@ -74,13 +74,13 @@ pub(super) fn close(descriptor: RawDescriptor) {
     unsafe { CloseHandle(descriptor) };
 }
 
-/// The same open file by a handle of its own, and what the file was opened for.
-pub(super) fn duplicate(descriptor: RawDescriptor) -> io::Result<(Descriptor, Access)> {
+/// The same open file by a handle of its own, and what the file was opened for. `direct`: its owner bypasses the cache, with another handle than this.
+pub(super) fn duplicate(descriptor: RawDescriptor, direct: bool) -> io::Result<(Descriptor, Access)> {
     let granted = granted(descriptor).ok_or_else(|| io::Error::from_raw_os_error(ERROR_INVALID_HANDLE as i32))?;
     let access = Access {
         readable: granted & FILE_READ_DATA != 0,
         writable: granted & (FILE_WRITE_DATA | FILE_APPEND_DATA) != 0,
-        direct: mode(descriptor).is_some_and(|mode| mode & FILE_NO_INTERMEDIATE_BUFFERING != 0),
+        direct: direct || mode(descriptor).is_some_and(|mode| mode & FILE_NO_INTERMEDIATE_BUFFERING != 0),
     };
     // SAFETY: `granted` has found that it is open, and the caller keeps it so during the call.
     let file = unsafe { BorrowedHandle::borrow_raw(descriptor) };
