@@ -128,6 +128,6 @@ def test_whole_servers_leave_nothing() -> None:
                 assert exchange(client, b"x" * 1000) == b"x" * 1000
 
     left, grown = growth(work, 15)
-    assert left < 500, "blocks for 75 servers"
+    assert left < 750, "blocks for 75 servers"
     assert grown < 8_000_000
     assert threading.active_count() < 10

@@ -753,7 +753,7 @@ class Port:
         """
 
     def associate(self, socket: socket | ConnectedSocket | End, kind: str, function: Callable[[Completion], object]) -> Handle:
-        """Takes over a socket: calls its `fileno` and `detach`. `kind` is "tcp" or "unix", with "unconnected " before it, "listener" or "datagram"."""
+        """Takes over a socket: calls its `fileno` and `detach`. `kind` is "tcp" or "unix", with "unconnected " before it, "listener", "datagram" or "pipe"."""
 
     def associate_file(self, file: tuple[int, Any, bool], function: Callable[[Completion], object]) -> Handle:
         """Gives a file a handle with a descriptor of its own: `(descriptor, name in errors, whether its owner bypasses the cache)`."""

@@ -175,10 +175,12 @@ platform.in_child_of_fork(_forked)
 
 
 def _associate_socket(handle: socket.socket | ConnectedSocket | pipes.End, make: Callable[[str], Handle]) -> Handle:
-    kind, descriptor = _kind_of(handle), handle.fileno()
-    if not isinstance(handle, socket.socket):
-        return make(kind)
+    if isinstance(handle, ConnectedSocket):
+        return make(_kind_of(handle))
     with _lock:
+        kind, descriptor = _kind_of(handle), handle.fileno()
+        if isinstance(handle, pipes.End):
+            return make(kind)
         known = _sockets.get(descriptor, _nothing)()
         if known is not None and not known.closed:
             raise ValueError(f"descriptor {descriptor} belongs to a handle already, which took it over from another socket object")
@@ -190,7 +192,8 @@ def _associate_socket(handle: socket.socket | ConnectedSocket | pipes.End, make:
 def _kind_of(handle: socket.socket | ConnectedSocket | pipes.End) -> str:
     """What the port calls it; raises for what cannot be associated."""
     if handle.fileno() < 0:
-        raise ValueError("the socket is closed, or a pool or port has taken it over: a handle is associated once")
+        what = "end of a pipe" if isinstance(handle, pipes.End) else "socket"
+        raise ValueError(f"the {what} is closed, or a pool or port has taken it over: a handle is associated once")
     return _kind(handle) if isinstance(handle, socket.socket) else handle.kind
 
 

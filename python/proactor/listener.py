@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import struct
 from typing import Any, TypeAlias
 
 from proactor import pipes, platform
@@ -210,12 +211,32 @@ def connect_to(address: Address, timeout: float | None) -> socket.socket | pipes
 def _connected(family: int, target: Any, timeout: float | None) -> socket.socket:
     connected = socket.socket(family, socket.SOCK_STREAM)
     try:
-        connected.settimeout(timeout)
-        connected.connect(target)
+        if family == platform.UNIX:
+            _connect_unix(connected, target, timeout)
+        else:
+            connected.settimeout(timeout)
+            connected.connect(target)
     except BaseException:
         connected.close()
         raise
     return connected
+
+
+def _connect_unix(connecting: socket.socket, path: str, timeout: float | None) -> None:
+    """Where the backlog is full, Linux has a non-blocking connect fail at once, and tells nobody when there is room: unix(7), EAGAIN.
+
+    So it blocks, for as long as it may send: socket(7), SO_SNDTIMEO, a `struct timeval`.
+    """
+    if timeout is not None:
+        microseconds = max(1, round(timeout * 1e6))
+        connecting.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *divmod(microseconds, 1_000_000)))
+    try:
+        connecting.connect(path)
+    except BlockingIOError:
+        raise TimeoutError from None
+    if timeout is not None:
+        connecting.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bytes(struct.calcsize("ll")))
+    connecting.settimeout(timeout)
 
 
 def _check_connected(given: socket.socket) -> None:

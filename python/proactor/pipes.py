@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Self
 
@@ -59,10 +60,14 @@ class End:
     family = -1
     """No socket's."""
 
-    def __init__(self, handle: int, name: PipeName, *, listens: bool = False) -> None:
+    _handle = -1
+
+    def __init__(self, handle: int, name: PipeName, *, listens: bool = False, engine: int = 0) -> None:
         self._handle = handle
         self._name = name
         self.kind = "listener" if listens else "pipe"
+        self.engine = engine
+        """Which engine has accepted it; 0: none."""
 
     def fileno(self) -> int:
         """The handle; -1 once it is closed, or somebody else's."""
@@ -101,12 +106,20 @@ class End:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if self._handle >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<End of {self._name}, {self._handle}>"
+
 
 def listen(name: PipeName | str) -> End:
     """The first instance of the pipe `"pipe:name"`, which serves this machine and no other. Once it is associated, `accept` takes clients.
 
     Raises:
-        ValueError: such a text names no pipe.
+        ValueError, TypeError: that names no pipe.
         OSError: what Windows said; EADDRINUSE where somebody has a pipe of that name, EAFNOSUPPORT where there are no such pipes.
     """
     name = _named(name)
@@ -128,7 +141,7 @@ def connect(name: PipeName | str, timeout: float | None = None) -> End:
     """A client's end of the pipe `"pipe:name"`. Waits for a server that has no instance free, `timeout` seconds at most.
 
     Raises:
-        ValueError: such a text names no pipe.
+        ValueError, TypeError: that names no pipe.
         OSError: what Windows said: FileNotFoundError where nobody serves it; EAFNOSUPPORT where there are no such pipes.
         TimeoutError: no instance was free for `timeout` seconds.
     """
@@ -157,14 +170,16 @@ def connect(name: PipeName | str, timeout: float | None = None) -> End:
                 raise
 
 
-def accepted(handle: int, address: str) -> End:
+def accepted(handle: int, address: str, engine: int) -> End:
     """The server's end of the pipe at `address`, which a client has opened."""
-    return End(handle, PipeName(address.removeprefix(PREFIX)))
+    return End(handle, PipeName(address.removeprefix(PREFIX)), engine=engine)
 
 
 def _named(name: PipeName | str) -> PipeName:
     if isinstance(name, PipeName):
         return name
+    if not isinstance(name, str):
+        raise TypeError(f"a pipe is named by a string, not {type(name).__name__}: {HOW}")
     if not name.startswith(PREFIX):
         raise ValueError(f"{name!r} names no pipe: {HOW}")
     return PipeName.parse(name, HOW)

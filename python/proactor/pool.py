@@ -492,7 +492,8 @@ class ThreadPool(Executor):
 
     def associate(self, handle: Associable, fn: Callable[[Completion], object], /) -> Handle:
         """Answers a handle, whose operations call `fn(completion)` when complete: of a stream socket (TCP or Unix), connected, to be
-        connected, or listening; of a datagram socket (UDP or Unix); or of a file. `Handle` says what each can do.
+        connected, or listening; of a datagram socket (UDP or Unix); on Windows of an end of a named pipe (`proactor.pipes`); or of a file.
+        `Handle` says what each can do.
 
         (Win32's CreateThreadpoolIo.) The socket object is detached, as by `socket.detach`: the descriptor belongs to the pool from here on,
         which makes it non-blocking and closes it with the handle. So no number is used again under an operation that is under way.

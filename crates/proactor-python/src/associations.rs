@@ -8,10 +8,10 @@ use proactor_core::association::{Came, Numbers, OperationId, Request};
 use proactor_core::engine::{Address, Kind, TOO_LONG};
 use proactor_core::port::{Association, FileNumbers, Port as CorePort, Refusal};
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyOSError, PyOverflowError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyTuple};
 
 use crate::addresses;
 use crate::buffers::{Pool, Writable, gather, to_bytes};
@@ -19,6 +19,7 @@ use crate::completion::Completion;
 use crate::errors;
 use crate::file_handles::{self, OpenFile, Owned, Place};
 use crate::layer::{DataOnly, Layer};
+use crate::limits::{Limit, at_least_one};
 use crate::operations::{Became, Operation};
 
 /// What `associate` answers: a socket or file whose operations are submitted one by one, each with one completion. Safe from any thread; never blocks.
@@ -75,7 +76,12 @@ pub fn associate(port: &Arc<CorePort<Layer>>, pool: &Arc<Pool>, socket: &Bound<'
         "datagram" => (Kind::Datagram, false),
         other => return Err(PyValueError::new_err(format!("{other:?} is no kind of socket"))),
     };
-    let handle = port.engine.adopt(descriptor, kind).map_err(|error| errors::from_io(&error))?;
+    let handle = match if kind == Kind::Pipe { socket.getattr("engine")?.extract()? } else { 0 } {
+        0 => port.engine.adopt(descriptor, kind),
+        engine if engine == port.engine.identity() => port.engine.adopt_again(descriptor, kind),
+        _ => return Err(PyValueError::new_err("the end of the pipe stays with the port that has accepted it: associate it there")),
+    }
+    .map_err(|error| errors::from_io(&error))?;
     socket.call_method0("detach")?;
     let local = port.engine.local_address(&handle).ok();
     match py.detach(|| port.associate(handle, connected)) {
@@ -146,14 +152,14 @@ fn value_and_error<'py>(py: Python<'py>, handle: &Handle, came: Came) -> PyResul
         }
         Came::Accepted { handle: accepted, peer } => {
             let peer = addresses::exact(py, &peer)?;
-            let kind = accepted.kind();
-            let descriptor = handle.port.engine.surrender(accepted);
-            let socket = match (handle.port.engine.name(), kind) {
-                (_, Kind::Pipe) => py.import("proactor.pipes")?.getattr("accepted")?.call1((descriptor, address(handle.local())?)),
+            let (engine, kind) = (&handle.port.engine, accepted.kind());
+            let descriptor = engine.surrender(accepted);
+            let made = || match (engine.name(), kind) {
+                (_, Kind::Pipe) => pipes_end(py, (descriptor, address(handle.local())?, engine.identity())),
                 ("simulated", _) => py.import("proactor.handles")?.getattr("ConnectedSocket")?.call1((descriptor,)),
                 _ => as_socket(py, descriptor),
             };
-            let socket = socket.inspect_err(|_| handle.port.engine.discard(descriptor))?;
+            let socket = made().inspect_err(|_| engine.discard(descriptor))?;
             ((socket, peer).into_pyobject(py)?.into_any(), none())
         }
         Came::Failed { number, sent } => {
@@ -178,39 +184,12 @@ fn as_socket(py: Python<'_>, descriptor: i64) -> PyResult<Bound<'_, PyAny>> {
     Ok(socket)
 }
 
-/// How many bytes an operation brings at most, as Python says it; what suits is another question.
-struct Limit(isize);
-
-impl<'py> FromPyObject<'_, 'py> for Limit {
-    type Error = PyErr;
-
-    fn extract(limit: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let number = match limit.is_instance_of::<PyBool>() {
-            true => Err(PyTypeError::new_err("")), // as everywhere: True and False are no numbers
-            false => limit.extract(),
-        };
-        number.map(Limit).map_err(|error: PyErr| match error {
-            error if error.is_instance_of::<PyOverflowError>(limit.py()) => {
-                PyValueError::new_err(format!("limit must be at least 1 byte and below 2**63, not {}", *limit))
-            }
-            error if error.is_instance_of::<PyTypeError>(limit.py()) => match limit.repr() {
-                Ok(shown) => PyTypeError::new_err(format!("limit must be a whole number of bytes, not {shown}")),
-                Err(error) => error,
-            },
-            error => error, // what its own `__index__` raised
-        })
-    }
-}
-
-fn at_least_one(Limit(limit): Limit, why: &str) -> PyResult<usize> {
-    match usize::try_from(limit) {
-        Ok(limit) if limit > 0 => Ok(limit),
-        _ => Err(PyValueError::new_err(format!("limit must be at least 1 byte, not {limit}: {why}"))),
-    }
-}
-
 pub fn closed() -> PyErr {
     PyOSError::new_err((EBADF, "the handle is closed: associate another socket, or the file once more"))
+}
+
+fn pipes_end<'py>(py: Python<'py>, arguments: (i64, Bound<'py, PyAny>, u64)) -> PyResult<Bound<'py, PyAny>> {
+    py.import("proactor.pipes")?.getattr("accepted")?.call1(arguments)
 }
 
 const STREAMS: &[Kind] = &[Kind::Tcp, Kind::Unix, Kind::Pipe];

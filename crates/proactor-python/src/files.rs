@@ -454,13 +454,13 @@ impl File {
         self.lock().is_none()
     }
 
-    /// What it was opened as.
     /// Whether it bypasses the cache.
     #[getter]
     fn _direct(&self) -> bool {
         self.access.direct
     }
 
+    /// What it was opened as.
     #[getter]
     fn name(&self, py: Python<'_>) -> Py<PyAny> {
         self.name.clone_ref(py)

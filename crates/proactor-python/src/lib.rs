@@ -18,6 +18,7 @@ mod file_memory;
 mod files;
 mod group;
 mod layer;
+mod limits;
 mod methods;
 mod operations;
 mod platform;

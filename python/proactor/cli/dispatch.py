@@ -70,9 +70,8 @@ def add_parser(commands: Any, epilog: str) -> None:
     options.add("--count", whole_number(1, COUNT_LIMIT), None, shown="8", metavar="N", meaning="completions in all")
     options.add("--rate", decimal("completions a second", 0.001, 1e6), None, shown="4", metavar="N", meaning="completions a second")
     options.add("--burst", whole_number(1, COUNT_LIMIT), None, shown="1", metavar="N", meaning="completions posted at a time")
-    options.add(
-        "--connect", text, None, shown="they are posted", metavar="HOST:PORT", meaning="each message that comes from there is a completion"
-    )
+    each_message = "each message that comes from there is a completion; also [IPV6]:PORT, unix:/path and, on Windows, pipe:name"
+    options.add("--connect", text, None, shown="they are posted", metavar="HOST:PORT", meaning=each_message)
     options.add("--handler-ms", decimal("milliseconds", 0, 3.6e6), None, shown="1000", metavar="MS", meaning="how long each is handled for")
     options.add_switch(
         "--block",

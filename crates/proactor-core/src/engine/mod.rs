@@ -176,6 +176,14 @@ pub trait Engine: Send + Sync {
     /// Takes over a socket of the platform (a file descriptor, a SOCKET) and sets it non-blocking. On failure the descriptor
     /// still belongs to the caller. The simulated engine takes numbers that its network gave out.
     fn adopt(&self, descriptor: i64, kind: Kind) -> io::Result<Handle>;
+    /// As `adopt`, of what was surrendered by the engine of this identity: on Windows the end of a pipe stays on the port that has accepted it.
+    fn adopt_again(&self, descriptor: i64, kind: Kind) -> io::Result<Handle> {
+        self.adopt(descriptor, kind)
+    }
+    /// Which of the process's engines it is, from 1 on; 0 where nothing that it surrenders needs to know.
+    fn identity(&self) -> u64 {
+        0
+    }
     /// Closes a descriptor that was given to be adopted and was not.
     fn discard(&self, descriptor: i64);
 

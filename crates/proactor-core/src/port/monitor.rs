@@ -3,8 +3,10 @@
 use super::*;
 use crate::engine::Activity;
 
-/// Of this length it may be late by a tick of the system's, 15.6 ms on Windows: only hangs are watched.
-const COARSE_TICK: Duration = Duration::from_millis(50);
+/// From this length on a tick may be late by one of the system's, 15.6 ms on Windows. All that anybody waits for has shorter ones (`scheduler/monitor.rs`).
+const COARSE_TICK: Duration = Duration::from_millis(20);
+/// So long waits stay fine after the last tick that needed them: to change that often has a price.
+const FINE_FOR: Duration = Duration::from_secs(1);
 
 impl<U: Upper> Port<U> {
     /// One tick; answers when the next one is due, None: sleep until woken.
@@ -106,15 +108,22 @@ impl<U: Upper> Port<U> {
         let (mut samples, mut fine) = (Vec::new(), false);
         while !self.closed.load(Ordering::Acquire) {
             let again = self.tick(&mut samples);
-            if again.is_some_and(|tick| tick < COARSE_TICK) != fine {
-                fine = !fine;
-                self.engine.wait_finely(fine);
+            if !fine && again.is_some_and(|tick| tick < COARSE_TICK) {
+                fine = true;
+                self.engine.wait_finely(true);
             }
             let mut woken = self.monitor.lock();
             match again {
                 Some(tick) if !*woken => woken = self.monitor_woken.wait_for(woken, tick).0,
                 Some(_) => {}
                 None => {
+                    if fine && !*woken {
+                        woken = self.monitor_woken.wait_for(woken, FINE_FOR).0;
+                        if !*woken {
+                            fine = false;
+                            self.engine.wait_finely(false);
+                        }
+                    }
                     while !*woken {
                         woken = self.monitor_woken.wait(woken);
                     }

@@ -380,8 +380,11 @@ impl<I> Scheduler<I> {
         let mut state = self.state.lock();
         let state = &mut *state;
         let worker = state.worker(me);
+        if worker.phase == Phase::Relieved {
+            worker.phase = Phase::Blocked; // the slot is free already, and nobody need look whether it is back: it will say so
+        }
         if worker.phase != Phase::Running {
-            return Wakes::default(); // relieved already: the slot is free
+            return Wakes::default();
         }
         worker.phase = Phase::Blocked;
         state.no_longer_fresh(me);

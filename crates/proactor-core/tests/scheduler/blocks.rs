@@ -118,6 +118,25 @@ fn the_monitor_comes_by_now_and_then_while_all_who_are_in_handlers_are_blocked()
     assert!(rig.scheduler.pop(leader).1.monitor);
 }
 
+/// It was relieved in one wait, and says that it blocks in the next: nobody takes it for one that is back, whatever it waits for.
+#[test]
+fn a_relieved_worker_that_says_that_it_blocks_is_not_looked_at_any_more() {
+    let mut rig = Rig::free(1, 4);
+    let [blocked, _] = rig.idle_workers();
+    rig.post([1]);
+    rig.takes(blocked, 1);
+    rig.tick(MILLISECOND, &[]);
+    rig.activity[0] = Activity::Waiting;
+    rig.tick(MILLISECOND, &[]);
+    assert_eq!(rig.phase(blocked), Phase::Relieved);
+    drop(rig.scheduler.block(blocked));
+    rig.activity[0] = Activity::Interpreter;
+    rig.tick(MILLISECOND, &[MICROSECOND]);
+    assert_eq!((rig.phase(blocked), rig.counts().running, rig.counts().compensations), (Phase::Blocked, 0, 1));
+    drop(rig.scheduler.unblock(blocked));
+    assert_eq!((rig.phase(blocked), rig.counts().running), (Phase::Running, 1));
+}
+
 // ---- short blocks ----
 
 #[test]

@@ -3,6 +3,7 @@
 use super::*;
 
 impl Iocp {
+    /// From here on what is pending on it comes to the port. The key says nothing, since the operation does.
     pub(super) fn join(&self, handle: HANDLE) -> io::Result<()> {
         let Some(port) = self.port() else { return Err(io::Error::from_raw_os_error(EBADF)) };
         // SAFETY: no pointers are passed. The port lives until the call has returned.
@@ -12,11 +13,7 @@ impl Iocp {
 
     /// What a listener's or a stream's owner gives away. On failure it is still his.
     pub(super) fn adopt_pipe(&self, descriptor: i64, kind: Kind) -> io::Result<Handle> {
-        // SAFETY: the caller gives it away; after an error it is let go of.
-        let mut end = PipeEnd::take(unsafe { OwnedHandle::from_raw_handle(descriptor as _) }).map_err(|(error, handle)| {
-            let _ = handle.into_raw_handle();
-            error
-        })?;
+        let mut end = take_end(descriptor)?;
         let checked = match kind {
             Kind::Listener if end.serves() => Ok(()), // it joins once it is associated
             Kind::Listener => {
@@ -40,11 +37,27 @@ impl Iocp {
     fn join_pipe(&self, descriptor: i64) -> io::Result<()> {
         match self.join(descriptor as HANDLE) {
             Err(error) if error.raw_os_error() == Some(ERROR_INVALID_PARAMETER as i32) => {
-                let text = "the end of the pipe is on a completion port already, and stays there: associate it where it was accepted";
-                let ours = self.surrendered.lock().remove(&descriptor);
-                if ours { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, text)) }
+                let text =
+                    "the end of the pipe was not opened for overlapped operations, or is on a completion port already, where it stays";
+                Err(io::Error::new(io::ErrorKind::InvalidInput, text))
             }
             result => result,
         }
     }
+
+    /// A pipe's end that this engine has accepted and given away comes back.
+    pub(super) fn adopt_pipe_again(&self, descriptor: i64) -> io::Result<Handle> {
+        let mut end = take_end(descriptor)?;
+        end.joined = true;
+        Ok(Handle::new(descriptor, Kind::Pipe, Box::new(Stream::new(Line::Pipe(end))), |_| {}))
+    }
+}
+
+/// On failure it is still its owner's.
+fn take_end(descriptor: i64) -> io::Result<PipeEnd> {
+    // SAFETY: the caller gives it away; after an error it is let go of.
+    PipeEnd::take(unsafe { OwnedHandle::from_raw_handle(descriptor as _) }).map_err(|(error, handle)| {
+        let _ = handle.into_raw_handle();
+        error
+    })
 }

@@ -13,13 +13,14 @@
 //!
 //! Not here: Unix sockets, which are refused by name.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::mem::{self, ManuallyDrop};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::windows::io::{AsRawHandle, AsRawSocket, FromRawHandle, FromRawSocket, IntoRawHandle, OwnedHandle};
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use windows_sys::Win32::Foundation::{CloseHandle, ERROR_INVALID_PARAMETER, HANDLE, INVALID_HANDLE_VALUE};
@@ -57,7 +58,7 @@ use datagrams::Datagrams;
 use line::{Line, ReceiveMemory};
 use listener::{Came, Door, Listener, Pipes, Socket};
 use operation::{Operations, What};
-use packets::FineWaits;
+use packets::{FineWaits, Waits};
 use pipe::PipeEnd;
 use socket::Type;
 use stream::{Stream, Transmitting};
@@ -70,9 +71,9 @@ pub struct Iocp {
     operations: Operations,
     transmitting: Transmitting,
     sleep: Sleep,
+    /// The monitor's, while it ticks.
     fine: Mutex<Option<FineWaits>>,
-    /// Pipes that have joined and are somebody else's now, by their numbers: whoever closes one without giving it back leaves its number here, which may be another's later.
-    surrendered: Mutex<HashSet<i64>>,
+    identity: u64,
     buffers: Arc<dyn BufferSource>,
     /// Guards the handles that have something to tell without a packet.
     resumed: Mutex<Vec<Handle>>,
@@ -83,6 +84,7 @@ pub struct Iocp {
 
 struct Polling {
     entries: Box<[OVERLAPPED_ENTRY]>,
+    waits: Waits,
     /// Handles with something to receive, in turn.
     readable: VecDeque<Handle>,
     memory: ReceiveMemory,
@@ -108,12 +110,13 @@ impl Iocp {
             transmitting: Transmitting::default(),
             sleep: Sleep::default(),
             fine: Mutex::new(None),
-            surrendered: Mutex::default(),
+            identity: ENGINES.fetch_add(1, Ordering::Relaxed) + 1,
             buffers,
             resumed: Mutex::new(Vec::new()),
             any_resumed: AtomicBool::new(false),
             polling: Mutex::new(Polling {
                 entries: vec![OVERLAPPED_ENTRY::default(); ENTRIES_A_POLL].into(),
+                waits: Waits::default(),
                 readable: VecDeque::new(),
                 memory: ReceiveMemory::new()?,
             }),
@@ -124,7 +127,6 @@ impl Iocp {
         self.port.lock().clone()
     }
 
-    /// From here on what is pending on a socket comes to the port. The key says nothing, since the operation does.
     /// Asks the driver for events of a socket that stays open until it has answered; the operation's address.
     fn ask(&self, handle: &Handle, socket: &impl AsRawSocket, events: u32) -> io::Result<usize> {
         let question = Question::new(socket::base(socket)?, events);
@@ -150,6 +152,58 @@ impl Iocp {
             self.any_resumed.store(false, Ordering::Relaxed);
             readable.extend(resumed.drain(..));
         }
+    }
+
+    /// `fine`: at the end of the time something is due.
+    fn poll_as(&self, timeout: Option<Duration>, fine: bool, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let mut polling = self.polling.lock();
+        let Some(port) = self.port() else { return Ok(()) };
+        let Polling { entries, waits, readable, memory } = &mut *polling;
+        self.collect_resumed(readable);
+        let mut timeout = if readable.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let may_sleep = timeout != Some(Duration::ZERO);
+        if may_sleep && !self.sleep.begin() {
+            timeout = Some(Duration::ZERO); // `wake` came before us.
+        }
+        let count = if fine { waits.wait(&port, entries, timeout) } else { packets::take(&port, entries, timeout) };
+        if may_sleep {
+            // A poll that may not sleep leaves a notification to the next one that may.
+            self.sleep.end();
+        }
+        for entry in &entries[..count?] {
+            self.packet(entry, readable, completions);
+        }
+        self.collect_resumed(readable);
+
+        // Once from each, in turn; what is left waits behind the others for the next poll, which does not sleep.
+        let mut bytes = 0;
+        for _ in 0..readable.len() {
+            if bytes >= BYTES_A_POLL {
+                break;
+            }
+            let Some(handle) = readable.pop_front() else { break };
+            let Some(token) = handle.token() else { continue };
+            if handle.kind() == Kind::Listener {
+                self.tell_held(&handle, token, completions);
+                continue;
+            }
+            if handle.kind() == Kind::Datagram {
+                let socket: &Datagrams = handle.state();
+                let (taken, stays) = socket.take(&handle, token, self, &mut memory.scratch, completions, BYTES_A_POLL - bytes);
+                bytes += taken;
+                if stays {
+                    readable.push_back(handle);
+                }
+                continue;
+            }
+            let taken = handle.state::<Stream>().take(&handle, self, memory);
+            completions.extend(taken.outcome.map(|outcome| Completion { token, outcome }));
+            bytes += taken.bytes;
+            if taken.stays {
+                readable.push_back(handle);
+            }
+        }
+        Ok(())
     }
 
     /// One packet. None of its pointers is followed unless it is that of an operation of ours.
@@ -288,6 +342,14 @@ impl Engine for Iocp {
         waiting::watch(descriptor)
     }
 
+    fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    fn adopt_again(&self, descriptor: i64, kind: Kind) -> io::Result<Handle> {
+        if kind == Kind::Pipe { self.adopt_pipe_again(descriptor) } else { self.adopt(descriptor, kind) }
+    }
+
     fn associate(&self, handle: &Handle, token: Token) -> io::Result<()> {
         if self.port().is_none() {
             return Err(io::Error::from_raw_os_error(EBADF));
@@ -324,9 +386,6 @@ impl Engine for Iocp {
 
     fn surrender(&self, handle: Handle) -> i64 {
         let descriptor = handle.disown().expect("an accepted handle that was not associated");
-        if handle.state::<Stream>().has_joined() {
-            self.surrendered.lock().insert(descriptor);
-        }
         handle.state::<Stream>().disown();
         descriptor
     }
@@ -434,54 +493,13 @@ impl Engine for Iocp {
     }
 
     fn poll(&self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
-        let mut polling = self.polling.lock();
-        let Some(port) = self.port() else { return Ok(()) };
-        let Polling { entries, readable, memory } = &mut *polling;
-        self.collect_resumed(readable);
-        let mut timeout = if readable.is_empty() { timeout } else { Some(Duration::ZERO) };
-        let may_sleep = timeout != Some(Duration::ZERO);
-        if may_sleep && !self.sleep.begin() {
-            timeout = Some(Duration::ZERO); // `wake` came before us.
-        }
-        let count = packets::wait(&port, entries, timeout);
-        if may_sleep {
-            // A poll that may not sleep leaves a notification to the next one that may.
-            self.sleep.end();
-        }
-        for entry in &entries[..count?] {
-            self.packet(entry, readable, completions);
-        }
-        self.collect_resumed(readable);
+        self.poll_as(timeout, true, completions)
+    }
 
-        // Once from each, in turn; what is left waits behind the others for the next poll, which does not sleep.
-        let mut bytes = 0;
-        for _ in 0..readable.len() {
-            if bytes >= BYTES_A_POLL {
-                break;
-            }
-            let Some(handle) = readable.pop_front() else { break };
-            let Some(token) = handle.token() else { continue };
-            if handle.kind() == Kind::Listener {
-                self.tell_held(&handle, token, completions);
-                continue;
-            }
-            if handle.kind() == Kind::Datagram {
-                let socket: &Datagrams = handle.state();
-                let (taken, stays) = socket.take(&handle, token, self, &mut memory.scratch, completions, BYTES_A_POLL - bytes);
-                bytes += taken;
-                if stays {
-                    readable.push_back(handle);
-                }
-                continue;
-            }
-            let taken = handle.state::<Stream>().take(&handle, self, memory);
-            completions.extend(taken.outcome.map(|outcome| Completion { token, outcome }));
-            bytes += taken.bytes;
-            if taken.stays {
-                readable.push_back(handle);
-            }
-        }
-        Ok(())
+    /// Nothing is due when the patience ends.
+    fn poll_patiently(&self, timeout: Option<Duration>, patience: Duration, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let timeout = timeout.filter(|timeout| *timeout < patience);
+        self.poll_as(Some(timeout.unwrap_or(patience)), timeout.is_some(), completions)
     }
 
     fn wake(&self) {
@@ -549,6 +567,8 @@ impl Drop for Iocp {
     }
 }
 
+/// How many there were.
+static ENGINES: AtomicU64 = AtomicU64::new(0);
 const ENTRIES_A_POLL: usize = 256;
 /// About this many bytes are received in one poll: the worst case is one byte less and a full receive.
 const BYTES_A_POLL: usize = RECEIVE_SIZE;

@@ -74,7 +74,7 @@ fn read_activity(text: &str) -> Activity {
     match call.parse() {
         _ if call == "running" => Activity::Running,
         // All that is made of SRWLOCK and CONDITION_VARIABLE; the address is one of Wine's for the thread that waits, so it does not tell which. In a handler it is the interpreter's lock, or
-        // what that is made of, or the allocator's: CPython's other locks are semaphores, and who waits for one of the core's says that he blocks.
+        // what that is made of, or the allocator's: CPython's other locks are semaphores, and who waits for one of the core's has said that he blocks.
         Ok(FUTEX) => Activity::Interpreter,
         // From its server a thread reads so many bytes when something that it has waited for has come about.
         Ok(READ) if arguments.nth(2) == Some(WAKE_UP) => Activity::Waiting,
