@@ -1,5 +1,6 @@
 """`connect`: the same connections and handlers from the client's side."""
 
+import contextlib
 import errno
 import gc
 import random
@@ -11,7 +12,7 @@ import time
 import pytest
 
 import proactor
-from peers import TIMEOUT, Program, Recorder, RecordingEcho, echo, eventually, read_exactly
+from peers import TIMEOUT, Program, Recorder, RecordingEcho, dial, echo, eventually, read_exactly
 from platforms import LINUX, WINE, of_unix_sockets, threads_of_process
 
 
@@ -193,6 +194,27 @@ def test_a_connect_that_is_not_answered_times_out() -> None:
         finally:
             for filler in fillers:
                 filler.close()
+
+
+@pytest.mark.linux("Unix sockets")
+def test_a_full_backlog_of_a_unix_socket_is_waited_for(tmp_path) -> None:
+    """Linux has a connect that must not wait fail there at once."""
+    path = str(tmp_path / "full")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(path)
+        listener.listen(0)
+        waiting.enter_context(dial(f"unix:{path}"))  # the one that it has room for
+        started = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"did not answer within 0\.3 seconds"):
+            proactor.connect(f"unix:{path}", echo, timeout=0.3)
+        assert 0.25 < time.monotonic() - started < 5
+        handler = Recorder()
+        connecting = threading.Thread(target=proactor.connect, args=(f"unix:{path}", handler), kwargs={"timeout": TIMEOUT})
+        connecting.start()
+        for _ in range(2):
+            waiting.enter_context(listener.accept()[0])
+        connecting.join()
+    handler.wait_closed()
 
 
 @pytest.mark.linux("Unix sockets")

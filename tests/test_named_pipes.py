@@ -3,8 +3,10 @@
 import errno
 import queue
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -164,7 +166,7 @@ def test_a_completion_port_takes_both_ends_of_a_pipe(address: str) -> None:
         end, peer = completion.value
         assert isinstance(end, pipes.End)
         assert (end.getsockname(), peer) == (address, "pipe:")
-        with proactor.CompletionPort() as other, pytest.raises(ValueError, match="stays there: associate it where it was accepted"):
+        with proactor.CompletionPort() as other, pytest.raises(ValueError, match="stays with the port that has accepted it"):
             other.associate(end)
         server = port.associate(end, "accepted")
         assert end.fileno() == -1
@@ -186,6 +188,45 @@ def test_an_end_that_nobody_takes_over_is_closed_by_its_owner(address: str) -> N
         assert listening.fileno() >= 0
     with pytest.raises(FileNotFoundError):
         pipes.connect(address)
+
+
+@on_windows
+def test_an_end_that_is_forgotten_is_closed_with_a_warning(address: str) -> None:
+    with proactor.CompletionPort() as port:
+        listening = port.associate(pipes.listen(address))
+        listening.accept()
+        client = port.associate(pipes.connect(address, timeout=30))
+        completion = port.get(timeout=30)
+        receive = client.receive()
+        with pytest.warns(ResourceWarning, match=f"unclosed <End of {address}"):
+            del completion
+        completion = port.get(timeout=30)
+        assert (completion.operation, completion.value) == (receive, b"")
+
+
+@on_windows
+def test_two_threads_cannot_give_away_one_end(address: str) -> None:
+    start = threading.Barrier(2)
+
+    def associate(end: pipes.End) -> str:
+        start.wait()
+        try:
+            port.associate(end).close()
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    refusal = "the end of a pipe is closed, or a pool or port has taken it over: a handle is associated once"
+    with proactor.CompletionPort() as port, ThreadPoolExecutor(2) as executor:
+        for _ in range(50):
+            end = pipes.listen(address)
+            assert sorted(executor.map(associate, (end, end))) == ["", refusal]
+
+
+@pytest.mark.parametrize("make", [pipes.connect, pipes.listen])
+def test_an_end_is_of_no_other_type(make) -> None:
+    with pytest.raises(TypeError, match="a pipe is named by a string, not tuple"):
+        make(("localhost", 1))
 
 
 @pytest.mark.parametrize("make", [pipes.connect, pipes.listen])

@@ -29,6 +29,9 @@ def check(server: Program, count: int) -> None:
     address = server.address()
     clients: list[socket.socket] = []
     with room_for(count + 1000), contextlib.ExitStack() as open_clients:
+        with dial(address) as first:  # what every server needs once
+            first.sendall(b"ping")
+            assert read_exactly(first, 4) == b"ping"
         before = resident_bytes(server.process.pid)
         clients.extend(open_clients.enter_context(dial(address)) for _ in range(count))
         server.say("how many")
