@@ -21,7 +21,7 @@ from rings import needs_io_uring
 
 LINUX = sys.platform == "linux"
 WINE = not LINUX and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
-RACE_ROUNDS = 2_000 if WINE else 10_000
+RACE_ROUNDS = 1_000 if WINE else 10_000
 """Of a race between an operation and its end. Fewer under Wine, where each call of the kernel asks a server."""
 
 UNIX: Any = getattr(socket, "AF_UNIX", None)

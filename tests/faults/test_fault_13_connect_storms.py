@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from peers import TIMEOUT, Recorder, RecordingEcho, dial, echo, eventually, read_exactly, reset
-from platforms import descriptor_count
+from platforms import WINE, descriptor_count
 
 
 def storm(address, count: int, leave) -> None:
@@ -75,7 +75,8 @@ def test_good_clients_are_served_during_a_storm(serve, connect) -> None:
     for thread in threads:
         thread.start()
     try:
-        for number in range(100):
+        # Under Wine the storm is quicker than the accepts: thousands of resets lie in the backlog, and each good client waits a second behind them.
+        for number in range(20 if WINE else 100):
             client = connect(server)
             client.sendall(b"%03d" % number)
             assert read_exactly(client, 3) == b"%03d" % number

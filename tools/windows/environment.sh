@@ -13,7 +13,8 @@ unset DISPLAY
 # Each Python of the suite would compile everything that it imports.
 unset PYTHONDONTWRITEBYTECODE
 
-# For one command: Debian's Rust for Windows, apart from any other Rust of the machine. Its standard library is built from source (RUSTC_BOOTSTRAP: -Zbuild-std).
+# For one command: Debian's Rust for Windows, apart from any other Rust of the machine. Its standard library is built from source (RUSTC_BOOTSTRAP: -Zbuild-std); no debugger is run there, so
+# what only that needs is left out of the builds of tests.
 with_windows_rust() {
     local rust=$WINDOWS_TOOLCHAIN/rust/usr
     env -u RUSTUP_TOOLCHAIN -u RUSTUP_HOME \
@@ -22,6 +23,7 @@ with_windows_rust() {
         RUSTC="$rust/bin/rustc" RUSTDOC="$rust/bin/rustdoc" \
         RUSTC_BOOTSTRAP=1 \
         CARGO_HOME="$WINDOWS_TOOLCHAIN/cargo" \
+        CARGO_PROFILE_DEV_DEBUG=0 \
         CARGO_TARGET_DIR="$WINDOWS_TOOLCHAIN/target" \
         CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc \
         CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER="$WINDOWS_ROOT/tools/windows/run" \
