@@ -75,7 +75,7 @@ def test_good_clients_are_served_during_a_storm(serve, connect) -> None:
     for thread in threads:
         thread.start()
     try:
-        # Under Wine the storm is quicker than the accepts: thousands of resets lie in the backlog, and each good client waits a second behind them.
+        # Under Wine the storm is quicker than the accepts: each good client waits a second behind thousands of resets in the backlog.
         for number in range(20 if WINE else 100):
             client = connect(server)
             client.sendall(b"%03d" % number)
