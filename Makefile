@@ -45,11 +45,10 @@ test-python: $(TOOLS)
 	$(RUN) pytest
 
 # One profile for both, that of development, so that the standard library is built once and overflows are found; `make wheels` tries the release.
-test-windows: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-test-windows: $(TOOLS) ## runs the core's tests and the Python suite on Windows, under Wine; Debian 12, as root or with sudo: see docs/windows.md
+test-windows: ## runs the core's tests and the Python suite on Windows, under Wine; Debian 12, as root or with sudo: see docs/windows.md
 	tools/windows/install
 	tools/windows/cargo test -p proactor-core
-	tools/windows/wheel --profile dev
+	MATURIN=$$(tools/wheels/builder) tools/windows/wheel --profile dev
 	tools/windows/suite
 
 wheels: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
