@@ -97,13 +97,7 @@ fn all_of_many_that_were_relieved_have_their_turn() {
 
 #[test]
 fn the_monitor_comes_by_now_and_then_while_all_who_are_in_handlers_are_blocked() {
-    let mut rig = Rig::free(1, 4);
-    let [blocked, leader] = rig.idle_workers();
-    rig.post([1]);
-    rig.takes(blocked, 1);
-    rig.tick(MILLISECOND, &[]);
-    rig.activity[0] = Activity::Waiting;
-    rig.tick(MILLISECOND, &[]);
+    let (mut rig, _, leader) = with_one_relieved();
     rig.leads(leader);
     let pauses: Vec<_> = (0..40).map(|_| rig.tick(MILLISECOND, &[]).again.expect("somebody may come back").as_millis()).collect();
     assert_eq!(pauses.last(), Some(&50));
@@ -118,17 +112,23 @@ fn the_monitor_comes_by_now_and_then_while_all_who_are_in_handlers_are_blocked()
     assert!(rig.scheduler.pop(leader).1.monitor);
 }
 
-/// It was relieved in one wait, and says that it blocks in the next: nobody takes it for one that is back, whatever it waits for.
-#[test]
-fn a_relieved_worker_that_says_that_it_blocks_is_not_looked_at_any_more() {
+/// And another that is idle.
+fn with_one_relieved() -> (Rig, WorkerId, WorkerId) {
     let mut rig = Rig::free(1, 4);
-    let [blocked, _] = rig.idle_workers();
+    let [relieved, other] = rig.idle_workers();
     rig.post([1]);
-    rig.takes(blocked, 1);
+    rig.takes(relieved, 1);
     rig.tick(MILLISECOND, &[]);
     rig.activity[0] = Activity::Waiting;
     rig.tick(MILLISECOND, &[]);
-    assert_eq!(rig.phase(blocked), Phase::Relieved);
+    assert_eq!(rig.phase(relieved), Phase::Relieved);
+    (rig, relieved, other)
+}
+
+/// It was relieved in one wait, and says that it blocks in the next: nobody takes it for one that is back, whatever it waits for.
+#[test]
+fn a_relieved_worker_that_says_that_it_blocks_is_not_looked_at_any_more() {
+    let (mut rig, blocked, _) = with_one_relieved();
     drop(rig.scheduler.block(blocked));
     rig.activity[0] = Activity::Interpreter;
     rig.tick(MILLISECOND, &[MICROSECOND]);
