@@ -226,12 +226,13 @@ def test_many_handles_and_operations_leave_nothing(make_pool: Callable[..., proa
         for _, theirs in sides:
             theirs.close()
 
-    round_of(20_000)
+    operations = 2 * RACE_ROUNDS
+    round_of(operations)
     descriptors, threads, before = descriptor_count(), threads_beside_workers(pool), resident()
     for _ in range(4):
-        round_of(20_000)
+        round_of(operations)
     assert descriptor_count() == descriptors
     assert threads_beside_workers(pool) <= threads + 1
-    assert resident() - before < 8 << 20, "100 bytes an operation"
+    assert resident() - before < 8 << 20, "100 bytes an operation of 80,000"
     numbers = pool.statistics()
     assert (numbers.handles, numbers.operations) == (0, 0)
