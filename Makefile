@@ -48,7 +48,7 @@ test-python: $(TOOLS)
 test-windows: ## runs the core's tests and the Python suite on Windows, under Wine; Debian 12, as root or with sudo: see docs/windows.md
 	tools/windows/install
 	tools/windows/cargo test -p proactor-core
-	MATURIN=$$(tools/wheels/builder) tools/windows/wheel --profile dev
+	tools/windows/wheel --profile dev
 	tools/windows/suite
 
 wheels: export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)

@@ -162,14 +162,14 @@ class Sender:
 def _connect(address: str, receiver: Receiver, timeout: float) -> proactor.Connection:
     refuse_simulated_engine()
     try:
-        parse(address, HOW_TO_CONNECT)
+        target = parse(address, HOW_TO_CONNECT)
     except ValueError as error:
         hint = f"; did you mean 127.0.0.1:{address}?" if address.isascii() and address.isdigit() else ""
         raise CommandError(f"{error}{hint}", ExitCode.USAGE) from error
     try:
         return proactor.connect(address, receiver, timeout=timeout)
     except OSError as error:
-        raise not_connected(address, error) from error
+        raise not_connected(target, error) from error
     except ValueError as error:  # The address and the limits are right: it is the engine.
         raise CommandError(f"environment variable PROACTOR_ENGINE: {error}", ExitCode.USAGE) from error
     except RuntimeError as error:

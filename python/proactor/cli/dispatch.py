@@ -181,13 +181,13 @@ def _view(scene: Scene, *, live: bool) -> contextlib.AbstractContextManager[View
 def _connected(address: str) -> socket.socket | pipes.End:
     refuse_simulated_engine()
     try:
-        parse(address, HOW_TO_CONNECT)
+        target = parse(address, HOW_TO_CONNECT)
     except ValueError as error:
         raise CommandError(f"--connect: {error}", ExitCode.USAGE) from error
     try:
         peer = connect_to(address, CONNECT_SECONDS)
     except OSError as error:
-        raise not_connected(address, error) from error
+        raise not_connected(target, error) from error
     peer.settimeout(None)
     return peer
 

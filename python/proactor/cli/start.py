@@ -12,7 +12,7 @@ from typing import Any
 import proactor
 from proactor import pipes
 from proactor.cli.exit_codes import CommandError, ExitCode
-from proactor.listener import parse
+from proactor.listener import Target
 
 UNIX = "unix:"
 
@@ -58,10 +58,9 @@ def refuse_simulated_engine() -> None:
         )
 
 
-def not_connected(address: str, error: OSError) -> CommandError:
-    """Of an address that was parsed, and an error whose text names it."""
+def not_connected(target: Target, error: OSError) -> CommandError:
+    """Of what an address was parsed to, and an error whose text names it."""
     hint = "; is a server running there?" if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else ""
-    target = parse(address)
     if error.errno == errno.EINVAL and isinstance(target, tuple) and lacks_zone(target[0]):
         hint = f"; {ZONE_HINT}"
     return CommandError(f"{error.strerror or error}{hint}", ExitCode.FAILED)
