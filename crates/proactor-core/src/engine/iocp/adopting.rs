@@ -11,31 +11,26 @@ impl Iocp {
         if result.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// What a listener's or a stream's owner gives away. On failure it is still his.
-    pub(super) fn adopt_pipe(&self, descriptor: i64, kind: Kind) -> io::Result<Handle> {
-        let mut end = take_end(descriptor)?;
-        let checked = match kind {
-            Kind::Listener if end.serves() => Ok(()), // it joins once it is associated
-            Kind::Listener => {
-                Err(io::Error::new(io::ErrorKind::InvalidInput, "it is the client's end of a named pipe, which does not listen"))
-            }
-            _ => self.join_pipe(descriptor),
-        };
-        if let Err(error) = checked {
+    /// What a listener's or a stream's owner gives away. On failure, of `check` too, it is still his.
+    pub(super) fn adopt_pipe(descriptor: i64, kind: Kind, check: impl FnOnce(&PipeEnd) -> io::Result<()>) -> io::Result<Handle> {
+        // SAFETY: the caller gives it away; after an error it is let go of.
+        let end = PipeEnd::take(unsafe { OwnedHandle::from_raw_handle(descriptor as _) }).map_err(|(error, handle)| {
+            let _ = handle.into_raw_handle();
+            error
+        })?;
+        if let Err(error) = check(&end) {
             let _ = end.into_handle().into_raw_handle();
             return Err(error);
         }
-        let state: Box<dyn std::any::Any + Send + Sync> = if kind == Kind::Listener {
-            Box::new(Listener::new(Door::Pipe(Pipes::new(end))))
-        } else {
-            end.joined = true;
-            Box::new(Stream::new(Line::Pipe(end)))
+        let state: Box<dyn std::any::Any + Send + Sync> = match kind {
+            Kind::Listener => Box::new(Listener::new(Door::Pipe(Pipes::new(end)))), // it joins once it is associated
+            _ => Box::new(Stream::new(Line::Pipe(end))),
         };
         Ok(Handle::new(descriptor, kind, state, |_| {}))
     }
 
-    fn join_pipe(&self, descriptor: i64) -> io::Result<()> {
-        match self.join(descriptor as HANDLE) {
+    pub(super) fn join_pipe(&self, end: &PipeEnd) -> io::Result<()> {
+        match self.join(end.raw()) {
             Err(error) if error.raw_os_error() == Some(ERROR_INVALID_PARAMETER as i32) => {
                 let text =
                     "the end of the pipe was not opened for overlapped operations, or is on a completion port already, where it stays";
@@ -44,20 +39,4 @@ impl Iocp {
             result => result,
         }
     }
-
-    /// A pipe's end that this engine has accepted and given away comes back.
-    pub(super) fn adopt_pipe_again(&self, descriptor: i64) -> io::Result<Handle> {
-        let mut end = take_end(descriptor)?;
-        end.joined = true;
-        Ok(Handle::new(descriptor, Kind::Pipe, Box::new(Stream::new(Line::Pipe(end))), |_| {}))
-    }
-}
-
-/// On failure it is still its owner's.
-fn take_end(descriptor: i64) -> io::Result<PipeEnd> {
-    // SAFETY: the caller gives it away; after an error it is let go of.
-    PipeEnd::take(unsafe { OwnedHandle::from_raw_handle(descriptor as _) }).map_err(|(error, handle)| {
-        let _ = handle.into_raw_handle();
-        error
-    })
 }

@@ -212,15 +212,14 @@ impl Iocp {
     }
 
     fn begin_instance(&self, handle: &Handle, pipes: &mut Pipes, generation: u64) -> io::Result<Begun> {
-        let mut end = match pipes.idle.pop() {
-            Some(end) => end,
+        let end = match pipes.idle.pop() {
+            Some(end) => end, // the first one has joined as the listener's handle
             None => {
                 let end = PipeEnd::another(&pipes.name)?;
                 self.join(end.raw())?;
                 end
             }
         };
-        end.joined = true; // the first one as the listener's handle
         let begun = self.operations.begin(handle, What::Instance { generation }, |overlapped, _| {
             // SAFETY: the operation lives until its packet has come.
             unsafe { end.begin_accept(overlapped) }

@@ -291,11 +291,11 @@ impl Engine for Iocp {
         let number = SOCKET::try_from(descriptor).map_err(|_| io::Error::from_raw_os_error(EBADF))?;
         let is_pipe = || socket::type_of(number).is_err() && pipe::is_pipe(descriptor as HANDLE);
         match kind {
-            Kind::Listener if is_pipe() => return self.adopt_pipe(descriptor, kind),
+            Kind::Listener if is_pipe() => return Self::adopt_pipe(descriptor, kind, PipeEnd::may_listen),
             Kind::Listener | Kind::Tcp | Kind::Datagram => {}
             Kind::Unix => return Err(io::Error::new(io::ErrorKind::Unsupported, "Unix sockets are not supported on Windows yet")),
             Kind::Watched => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a descriptor to wait for is watched, not adopted")),
-            Kind::Pipe => return self.adopt_pipe(descriptor, kind),
+            Kind::Pipe => return Self::adopt_pipe(descriptor, kind, |end| self.join_pipe(end)),
         }
         let type_of = socket::type_of(number)?;
         let refused = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -347,7 +347,7 @@ impl Engine for Iocp {
     }
 
     fn adopt_again(&self, descriptor: i64, kind: Kind) -> io::Result<Handle> {
-        if kind == Kind::Pipe { self.adopt_pipe_again(descriptor) } else { self.adopt(descriptor, kind) }
+        if kind == Kind::Pipe { Self::adopt_pipe(descriptor, kind, |_| Ok(())) } else { self.adopt(descriptor, kind) }
     }
 
     fn associate(&self, handle: &Handle, token: Token) -> io::Result<()> {
@@ -361,7 +361,7 @@ impl Engine for Iocp {
             // What is watched is its owner's, and stays with the port that it has, or none.
             Kind::Watched => Ok(()),
             // It has joined while it waited for a client, or when it was adopted.
-            Kind::Pipe if handle.state::<Stream>().has_joined() => Ok(()),
+            Kind::Pipe => Ok(()),
             _ => self.join(handle.descriptor() as HANDLE),
         }
     }

@@ -30,8 +30,6 @@ pub(super) struct PipeEnd {
     /// Without `\\.\pipe\`.
     name: String,
     serves: bool,
-    /// It completes on its engine's port, which is for ever.
-    pub(super) joined: bool,
 }
 
 impl PipeEnd {
@@ -51,14 +49,14 @@ impl PipeEnd {
             return Err((refused("a named pipe of messages is no stream; make it with PIPE_TYPE_BYTE"), handle));
         }
         match name_of(handle.as_raw_handle()) {
-            Ok(name) => Ok(PipeEnd { handle, name, serves: flags & PIPE_SERVER_END != 0, joined: false }),
+            Ok(name) => Ok(PipeEnd { handle, name, serves: flags & PIPE_SERVER_END != 0 }),
             Err(error) => Err((error, handle)),
         }
     }
 
     /// A further instance, for one more client.
     pub(super) fn another(name: &str) -> io::Result<Self> {
-        Ok(PipeEnd { handle: create(name, false)?, name: name.to_owned(), serves: true, joined: false })
+        Ok(PipeEnd { handle: create(name, false)?, name: name.to_owned(), serves: true })
     }
 
     pub(super) fn raw(&self) -> HANDLE {
@@ -73,8 +71,11 @@ impl PipeEnd {
         &self.name
     }
 
-    pub(super) fn serves(&self) -> bool {
-        self.serves
+    /// # Errors
+    /// `InvalidInput`: it is the client's.
+    pub(super) fn may_listen(&self) -> io::Result<()> {
+        let refused = || io::Error::new(io::ErrorKind::InvalidInput, "it is the client's end of a named pipe, which does not listen");
+        if self.serves { Ok(()) } else { Err(refused()) }
     }
 
     /// Waits for a client; answers as Winsock does, with an error where one is there already (`is_connected`).

@@ -129,12 +129,6 @@ impl Stream {
     pub(super) fn local_address(&self) -> io::Result<Address> {
         self.0.lock().line.as_ref().map_or_else(|| Err(io::Error::from_raw_os_error(EBADF)), Line::local_address)
     }
-
-    /// Whether it is on the engine's port already.
-    pub(super) fn has_joined(&self) -> bool {
-        matches!(&self.0.lock().line, Some(Line::Pipe(end)) if end.joined)
-    }
-
     /// True: the handle is to be listed.
     #[must_use]
     pub(super) fn receive(&self, handle: &Handle, operations: &Operations) -> bool {
