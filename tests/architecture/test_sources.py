@@ -26,6 +26,7 @@ PLATFORM_ALLOWED = (
     "crates/proactor-core/src/numbers.rs",
     "crates/proactor-core/tests/files_contract/",
     "crates/proactor-core/tests/engine_contract/",
+    "crates/proactor-core/tests/direct_gathers.rs",
     "crates/proactor-core/tests/loom_epoll.rs",
     "crates/proactor-core/tests/shuttle_direct.rs",
     "crates/proactor-core/tests/shuttle_files.rs",

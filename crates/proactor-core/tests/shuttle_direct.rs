@@ -1,29 +1,30 @@
 //! Who takes the completions of reads that their askers began, over many schedules: several threads begin, wait, look and push, with the native thread beside them,
-//! while a device completes in any order and the end comes. However they race: each read that was begun completes once, nobody sleeps for ever, and the native thread ends.
+//! while a device completes in any order, refuses some, and the end comes. However they race: each read that was begun completes once, nobody sleeps for ever, and the native thread ends.
 //!
 //! PROACTOR_SEED as in `shuttle_port`; of SHUTTLE_ITERATIONS ten times as many seeds, because a scenario is short.
 
 #![cfg(all(feature = "shuttle", target_os = "linux"))]
 
-use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proactor_core::files::direct::{Begun, Direct, Kernel, Read, Reader, Refusal, Told, Waited};
-use proactor_core::files::{self, Action, Complete, File, Memory, Outcome, Request};
+use proactor_core::files::direct::{Begun, Direct, Kernel, Read, Reader, Refusal, TOGETHER, Told, Waited};
+use proactor_core::files::{self, Action, Complete, File, Outcome, Request};
 use proactor_core::sync::{Condvar, Mutex, thread};
 
+#[path = "direct/bytes.rs"]
+mod bytes;
 #[path = "shuttle_port/random.rs"]
 mod random;
 #[path = "shuttle_port/seeds.rs"]
 mod seeds;
+use bytes::{Bytes, LENGTH};
 use random::Random;
 use seeds::lock;
 
-const LENGTH: usize = 512;
-/// Fewer than are asked for at a time, so that some find no room.
-const ROOM: usize = 3;
+/// Fewer than are asked for at a time, so that some find no room; more than go to the kernel one by one.
+const ROOM: usize = 5;
 
 #[test]
 fn every_read_that_was_begun_completes_once() {
@@ -42,6 +43,8 @@ struct Device {
 struct DeviceState {
     at_work: Vec<u64>,
     done: Vec<Told>,
+    /// How many calls there were: each fifth is refused.
+    calls: usize,
     off: bool,
 }
 
@@ -52,12 +55,21 @@ impl Kernel for OfDevice {
     type Reader = Completions;
     const AWAKE: Duration = Duration::ZERO;
 
+    const MANY: usize = 1;
+
     // SAFETY: it touches no memory.
-    unsafe fn begin(&self, read: Read, told_as: u64) -> Result<(), Refusal> {
-        assert_eq!(read.length, LENGTH);
-        self.0.state.lock().at_work.push(told_as);
+    unsafe fn begin(&self, reads: &[Read]) -> Result<usize, Refusal> {
+        assert!(!reads.is_empty() && reads.iter().all(|read| read.length == LENGTH));
+        let mut state = self.0.state.lock();
+        state.calls += 1;
+        if state.calls.is_multiple_of(5) {
+            return Err(Refusal::Now);
+        }
+        // Not always all of them.
+        let count = reads.len().min(1 + state.calls % TOGETHER);
+        state.at_work.extend(reads[..count].iter().map(|read| read.told_as));
         self.0.changed.notify_all();
-        Ok(())
+        Ok(count)
     }
 }
 
@@ -133,27 +145,6 @@ impl Asker {
     }
 }
 
-struct Bytes([u8; LENGTH]);
-
-// SAFETY: the bytes lie in the box that the request has of it, and do not move.
-unsafe impl Memory for Bytes {
-    fn start(&self) -> *mut u8 {
-        self.0.as_ptr().cast_mut()
-    }
-
-    fn length(&self) -> usize {
-        LENGTH
-    }
-
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        self
-    }
-}
-
 fn play(seed: u64) {
     let mut random = Random(seed ^ 0xd13ec7);
     let device = Arc::new(Device::default());
@@ -188,14 +179,14 @@ fn play(seed: u64) {
 /// `askers`: those whose requests were begun.
 fn use_it(direct: &Direct<OfDevice>, file: &Arc<File>, askers: &std::sync::Mutex<Vec<Arc<Asker>>>, random: &mut Random) {
     let mut pending: Vec<(Begun, Arc<Asker>)> = Vec::new();
-    for _ in 0..random.below(6) {
+    for _ in 0..random.below(9) {
         match random.below(6) {
             0..=2 => {
                 let asker = Arc::new(Asker::default());
                 let memory = Box::new(Bytes([0; LENGTH]));
                 let (file, sink) = (file.clone(), asker.clone());
                 let request = Request { id: files::next_id(), file, action: Action::Read, offset: 0, memory, transferred: 0, sink };
-                if let Ok(begun) = direct.begin(request) {
+                if let Ok(begun) = direct.begin(request, &files::end) {
                     lock(askers).push(asker.clone());
                     pending.push((begun, asker));
                 }

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::direct::{Kernel, Read, Reader, Refusal, Told};
+use super::direct::{Kernel, Read, Reader, Refusal, TOGETHER, Told};
 use super::system;
 
 /// A context: io_setup(2). It lives until its reader is dropped.
@@ -85,14 +85,34 @@ pub(super) fn open(room: usize) -> io::Result<(Aio, Events)> {
 impl Kernel for Aio {
     type Reader = Events;
     const AWAKE: Duration = Duration::from_micros(50);
+    const MANY: usize = 16;
 
     // SAFETY: the caller's promise is the trait's.
-    unsafe fn begin(&self, read: Read, told_as: u64) -> Result<(), Refusal> {
-        let Ok(offset) = i64::try_from(read.offset) else { return Err(Refusal::Now) };
+    unsafe fn begin(&self, reads: &[Read]) -> Result<usize, Refusal> {
+        let mut blocks: [Block; TOGETHER] = Default::default();
+        let mut pointers = [std::ptr::null_mut(); TOGETHER];
+        let mut count = 0;
+        for ((read, block), pointer) in reads.iter().zip(&mut blocks).zip(&mut pointers) {
+            // What cannot be asked for ends the call, and is refused when it is the first.
+            let Ok(offset) = i64::try_from(read.offset) else { break };
+            *block = Block::of(read, offset);
+            *pointer = &raw mut *block;
+            count += 1;
+        }
+        // SAFETY: so many blocks, which the kernel copies; the memory that they name is the caller's promise. A context that is no more is an error.
+        match unsafe { libc::syscall(libc::SYS_io_submit, self.0, count as libc::c_long, pointers.as_ptr()) } {
+            begun @ 1.. => Ok(begun as usize),
+            _ => Err(if count > 0 && system::errno() == libc::EOPNOTSUPP { Refusal::File } else { Refusal::Now }),
+        }
+    }
+}
+
+impl Block {
+    fn of(read: &Read, offset: i64) -> Self {
         let mut key_and_flags = [0; 2];
         key_and_flags[usize::from(cfg!(target_endian = "little"))] = libc::RWF_NOWAIT;
-        let mut block = Block {
-            data: told_as,
+        Block {
+            data: read.told_as,
             key_and_flags,
             operation: PREAD,
             descriptor: read.descriptor as u32,
@@ -100,12 +120,6 @@ impl Kernel for Aio {
             length: read.length as u64,
             offset,
             ..Block::default()
-        };
-        let blocks = [&raw mut block];
-        // SAFETY: one block, which the kernel copies; the memory that it names is the caller's promise. A context that is no more is an error.
-        match unsafe { libc::syscall(libc::SYS_io_submit, self.0, ONE, blocks.as_ptr()) } {
-            1 => Ok(()),
-            _ => Err(if system::errno() == libc::EOPNOTSUPP { Refusal::File } else { Refusal::Now }),
         }
     }
 }

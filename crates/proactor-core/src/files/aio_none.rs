@@ -15,9 +15,10 @@ pub(super) fn open(_room: usize) -> io::Result<(Aio, Events)> {
 impl Kernel for Aio {
     type Reader = Events;
     const AWAKE: Duration = Duration::ZERO;
+    const MANY: usize = 0;
 
     // SAFETY: never called, since there is none.
-    unsafe fn begin(&self, _read: Read, _told_as: u64) -> Result<(), Refusal> {
+    unsafe fn begin(&self, _reads: &[Read]) -> Result<usize, Refusal> {
         match *self {}
     }
 }

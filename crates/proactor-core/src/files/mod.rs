@@ -45,8 +45,8 @@ mod system;
 mod system;
 mod threads;
 
+use direct::Direct;
 pub use direct::{Begun, Waited};
-use direct::{Direct, Refusal};
 pub use file::{Access, Cached, File};
 pub use request::{Action, Complete, Memory, NoMemory, Outcome, Request, next_id};
 #[cfg(windows)]
@@ -86,7 +86,7 @@ pub struct Statistics {
     /// Why it is not the default.
     pub refusal: Option<String>,
     pub submitted: u64,
-    /// Given to the kernel by whoever asked, at once.
+    /// Given to the kernel by whoever asked, at once or with the next few.
     pub begun: u64,
     /// Done by a thread that had nothing to do but to wait for it.
     pub taken_back: u64,
@@ -229,20 +229,10 @@ impl Files {
             return Err(request);
         }
         let Some(direct) = self.direct() else { return Err(request) };
-        let file = request.file.clone();
-        match direct.begin(request) {
-            Ok(begun) => {
-                self.shared.submitted.fetch_add(1, Ordering::Relaxed);
-                self.shared.begun.fetch_add(1, Ordering::Relaxed);
-                Ok(begun)
-            }
-            Err((request, refusal)) => {
-                if refusal == Refusal::File {
-                    file.never_prompt();
-                }
-                Err(request)
-            }
-        }
+        let begun = direct.begin(request, &self.shared.elsewhere())?;
+        self.shared.submitted.fetch_add(1, Ordering::Relaxed);
+        self.shared.begun.fetch_add(1, Ordering::Relaxed);
+        Ok(begun)
     }
 
     /// Completes what was begun and has arrived. Does not wait.
