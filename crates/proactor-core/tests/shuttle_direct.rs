@@ -1,5 +1,6 @@
 //! Who takes the completions of reads that their askers began, over many schedules: several threads begin, wait, look and push, with the native thread beside them,
-//! while a device completes in any order, refuses some, and the end comes. However they race: each read that was begun completes once, nobody sleeps for ever, and the native thread ends.
+//! while a device completes in any order, refuses some, and the end comes. However they race: each read that was begun completes once, nobody sleeps for ever, and the native
+//! thread ends. No time passes here: what the native thread does after a while, `direct_gathers.rs` shows.
 //!
 //! PROACTOR_SEED as in `shuttle_port`; of SHUTTLE_ITERATIONS ten times as many seeds, because a scenario is short.
 
@@ -54,7 +55,6 @@ struct Completions(Arc<Device>);
 impl Kernel for OfDevice {
     type Reader = Completions;
     const AWAKE: Duration = Duration::ZERO;
-
     const MANY: usize = 1;
 
     // SAFETY: it touches no memory.

@@ -99,10 +99,13 @@ impl Kernel for Aio {
             *pointer = &raw mut *block;
             count += 1;
         }
+        if count == 0 {
+            return Err(Refusal::Now);
+        }
         // SAFETY: so many blocks, which the kernel copies; the memory that they name is the caller's promise. A context that is no more is an error.
         match unsafe { libc::syscall(libc::SYS_io_submit, self.0, count as libc::c_long, pointers.as_ptr()) } {
             begun @ 1.. => Ok(begun as usize),
-            _ => Err(if count > 0 && system::errno() == libc::EOPNOTSUPP { Refusal::File } else { Refusal::Now }),
+            _ => Err(if system::errno() == libc::EOPNOTSUPP { Refusal::File } else { Refusal::Now }),
         }
     }
 }

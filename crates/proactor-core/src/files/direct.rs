@@ -1,18 +1,21 @@
-//! Reads that the thread which asks for them gives to the kernel itself, and whose completions the thread that waits for them takes itself: no other thread stands
-//! between the caller and the device. Knows who takes completions; the kernel's part is `Kernel`'s, on Linux `aio.rs`. Has no queue: what there is no room for, or
-//! what would have to wait before it is under way, goes to the mechanism's.
+//! Reads that the thread which asks for them gives to the kernel itself, and whose completions the thread that waits for them takes itself: where somebody waits, no other
+//! thread stands between the caller and the device. Knows who takes completions; the kernel's part is `Kernel`'s, on Linux `aio.rs`. Has no queue for what there is no room for,
+//! or what would have to wait before it is under way: that goes to the mechanism's.
 //!
 //! ```text
 //!   begin ──▶ in a slot, at the kernel ──▶ taken by whoever leads ──▶ Complete::complete, once
-//!     └── Err: it is the caller's again                 └── would have had to wait, or is short: elsewhere
+//!     │  └──▶ put by ──▶ at the kernel            └── would have had to wait, or is short: elsewhere
+//!     │             └── refused: elsewhere
+//!     └── Err: it is the caller's again
 //! ```
 //! * **One thread leads**: it has the `Reader`, and completes whatever comes, its own requests and others'. A thread that waits for one leads if nobody does, until
 //!   its own has come. `look` leads for a moment.
 //! * **What nobody leads for is pushed.** Whoever cannot lead (somebody else does), or does not want to wait (a callback, asyncio, a future that is dropped), says so: from
 //!   then on the native thread of this engine leads whenever nobody else does, until nothing that was pushed is under way. Whoever gives the lead back wakes it.
 //! * **No completion is missed**: a push and the end of a lead are both under the lock, so one of them sees the other.
-//! * **While many are under way, some are given to the kernel together**: one call for four costs less than four, and the device has enough to do meanwhile. What was put
-//!   by goes with the next that fills the call, with any wait, with a look that brings nothing, and else after a millisecond by the native thread.
+//! * **While many are under way, some are given to the kernel together**: one call for four costs less than four, and the device has others meanwhile. What was put by goes
+//!   with the next that fills the call, with any wait, with a look that brings nothing, and else after a millisecond by the native thread. While that one leads, which may
+//!   be for long, nothing is put by.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +28,7 @@ pub trait Kernel: Send + Sync + 'static {
     type Reader: Reader;
     /// So long a thread that waits looks again and again before it sleeps.
     const AWAKE: Duration;
-    /// While more are with the kernel, a read may wait for others to go with it.
+    /// While so many are with the kernel, a read may wait for others to go with it.
     const MANY: usize;
 
     /// Begins reads, at least one and at most `TOGETHER`, without waiting for anything: the first so many. The reader tells of the end of each.
@@ -40,9 +43,10 @@ pub trait Kernel: Send + Sync + 'static {
 
 /// So many reads go to the kernel in one call.
 pub const TOGETHER: usize = 4;
-/// The native thread looks this often whether something waits since the last time: so it does for twice that at most.
+/// The native thread looks this often whether something was put by before the last time: so nothing waits for more than twice that.
 const SHORTLY: Duration = Duration::from_micros(500);
 
+#[derive(Clone, Copy)]
 pub struct Read {
     pub told_as: u64,
     pub descriptor: RawDescriptor,
@@ -95,7 +99,7 @@ pub struct Direct<K: Kernel> {
     kernel: K,
     // Guards what is under way, and who leads. Never held in a system call, nor while a request completes.
     state: Mutex<State<K::Reader>>,
-    /// The native thread waits for something to be pushed, and for nobody else to lead.
+    /// The native thread waits for something to be put by, or to be pushed while nobody else leads.
     wanted: Condvar,
 }
 
@@ -104,7 +108,7 @@ struct State<R> {
     free: Vec<usize>,
     /// None: somebody leads; after the end, for ever.
     reader: Option<R>,
-    /// What was put by, to be given to the kernel together.
+    /// What was put by, to be given to the kernel together: fewer than `TOGETHER`.
     gathered: Vec<u64>,
     /// So many times something was taken of it.
     gatherings: u64,
@@ -144,8 +148,8 @@ struct Slot {
     generation: u32,
     request: Option<Request>,
     pushed: bool,
-    /// Not with the kernel yet: put by, or somebody gives it to the kernel just now.
-    waits: bool,
+    /// It was put by, and is not with the kernel yet, though somebody may give it to the kernel just now.
+    put_by: bool,
 }
 
 impl<R> State<R> {
@@ -164,7 +168,7 @@ impl<R> State<R> {
     fn release(&mut self, told_as: u64) -> Option<Request> {
         let slot = self.slot(told_as)?;
         slot.generation = slot.generation.wrapping_add(1) & (u32::MAX >> 1);
-        slot.waits = false;
+        slot.put_by = false;
         let (request, pushed) = (slot.request.take(), std::mem::take(&mut slot.pushed));
         self.pushed -= usize::from(pushed);
         self.free.push(told_as as u32 as usize);
@@ -175,7 +179,7 @@ impl<R> State<R> {
         self.free.len() == self.slots.len()
     }
 
-    /// With the kernel, or on the way to it.
+    /// So many are with the kernel, or on the way to it. Counts what has arrived and nobody has taken.
     fn given(&self) -> usize {
         self.slots.len() - self.free.len() - self.gathered.len()
     }
@@ -186,12 +190,24 @@ impl<R> State<R> {
         Read { told_as, descriptor: request.file.descriptor(), start, length, offset }
     }
 
-    /// What was put by, for whoever gives it to the kernel now.
-    fn take_gathered(&mut self) -> Vec<Read> {
+    /// What was put by, and then this one, for whoever gives them to the kernel now. Nothing, where there is nothing.
+    fn take_gathered(&mut self, last: Option<u64>) -> Option<Together> {
         self.gatherings += u64::from(!self.gathered.is_empty());
-        let gathered = std::mem::take(&mut self.gathered);
-        gathered.into_iter().map(|told_as| self.read_of(told_as)).collect()
+        let mut all = self.gathered.iter().copied().chain(last).map(|told_as| self.read_of(told_as));
+        let mut together = Together { reads: [all.next()?; TOGETHER], count: 1 };
+        for read in all {
+            together.reads[together.count] = read;
+            together.count += 1;
+        }
+        self.gathered.clear();
+        Some(together)
     }
+}
+
+/// Reads that go to the kernel in one call.
+struct Together {
+    reads: [Read; TOGETHER],
+    count: usize,
 }
 
 impl<K: Kernel> Direct<K> {
@@ -203,7 +219,7 @@ impl<K: Kernel> Direct<K> {
             slots,
             free,
             reader: Some(reader),
-            gathered: Vec::new(),
+            gathered: Vec::with_capacity(TOGETHER),
             gatherings: 0,
             is_minded: false,
             leads_natively: false,
@@ -225,63 +241,85 @@ impl<K: Kernel> Direct<K> {
         }
         let Some(index) = state.free.pop() else { return Err(request) };
         let told_as = u64::from(state.slots[index].generation) << 32 | index as u64;
+        let gathers = state.given() > K::MANY && !state.leads_natively; // this one is counted
         // Before it is begun: it may be complete before this thread goes on.
         state.slots[index].request = Some(request);
-        if state.given() > K::MANY && !state.leads_natively {
-            state.slots[index].waits = true;
+        if gathers && state.gathered.len() + 1 < TOGETHER {
+            state.slots[index].put_by = true;
             state.gathered.push(told_as);
-            if state.gathered.len() == TOGETHER {
-                self.give_gathered(state, elsewhere);
-            } else if !std::mem::replace(&mut state.is_minded, true) {
-                drop(state);
+            let newly = !std::mem::replace(&mut state.is_minded, true);
+            drop(state);
+            if newly {
                 self.wanted.notify_one();
             }
             return Ok(Begun(told_as));
         }
-        let read = state.read_of(told_as);
-        self.give_gathered(state, elsewhere);
-        // SAFETY: the slot keeps the request, and so its memory and its file, until it is told of.
-        match unsafe { self.kernel.begin(&[read]) } {
-            Ok(_) => Ok(Begun(told_as)),
-            Err(refusal) => Err(self.refused(told_as, refusal)),
+        match self.give(state, Some(told_as), elsewhere) {
+            None => Ok(Begun(told_as)),
+            Some(request) => Err(request),
         }
     }
 
-    fn refused(&self, told_as: u64, refusal: Refusal) -> Request {
-        let request = self.state.lock().release(told_as).expect("nothing is told of it");
-        if refusal == Refusal::File {
-            request.file.never_prompt();
-        }
-        request
-    }
-
-    /// Gives the kernel what was put by.
-    fn give_gathered(&self, mut state: MutexGuard<'_, State<K::Reader>>, elsewhere: &dyn Fn(Request)) {
-        if state.gathered.is_empty() {
-            return;
-        }
-        let reads = state.take_gathered();
+    /// Gives the kernel what was put by, and then this one, which is answered if the kernel refuses it.
+    fn give(&self, mut state: MutexGuard<'_, State<K::Reader>>, last: Option<u64>, elsewhere: &dyn Fn(Request)) -> Option<Request> {
+        let together = state.take_gathered(last)?;
         drop(state);
-        let mut left = &reads[..];
-        while !left.is_empty() {
-            // SAFETY: as in `begin`.
-            match unsafe { self.kernel.begin(left) } {
-                Ok(count) => left = &left[count..],
+        let reads = &together.reads[..together.count];
+        let mut refusals = [None; TOGETHER];
+        let mut given = 0;
+        while given < reads.len() {
+            // SAFETY: the slots keep the requests, and so their memory and their files, until they are told of.
+            match unsafe { self.kernel.begin(&reads[given..]) } {
+                Ok(count) => given += count,
                 Err(refusal) => {
-                    elsewhere(self.refused(left[0].told_as, refusal));
-                    left = &left[1..];
+                    refusals[given] = Some(refusal);
+                    given += 1;
                 }
             }
         }
-        let mut state = self.state.lock();
-        for read in &reads {
-            if let Some(slot) = state.slot(read.told_as) {
-                slot.waits = false;
+        let mut own = None;
+        for refused in self.settle(reads, &refusals).into_iter().flatten() {
+            match last {
+                Some(last) if refused.0 == last => own = Some(refused.1),
+                _ => elsewhere(refused.1),
             }
         }
+        own
     }
 
-    /// Completes what there is, unless somebody leads, who does that. Does not wait. `elsewhere` takes what has to go on in another way.
+    /// Says of what was given that it was, and takes what was refused out of its slot: nobody else can tell of that.
+    fn settle(&self, reads: &[Read], refusals: &[Option<Refusal>; TOGETHER]) -> [Option<(u64, Request)>; TOGETHER] {
+        let mut refused = [const { None }; TOGETHER];
+        let mut state = self.state.lock();
+        for (index, (read, refusal)) in reads.iter().zip(refusals).enumerate() {
+            if let Some(refusal) = refusal {
+                let request = state.release(read.told_as).expect("nothing is told of it");
+                if *refusal == Refusal::File {
+                    request.file.never_prompt();
+                }
+                refused[index] = Some((read.told_as, request));
+            } else if let Some(slot) = state.slot(read.told_as) {
+                slot.put_by = false;
+            }
+        }
+        refused
+    }
+
+    /// Gives the kernel what was put by, if there is any; meanwhile the lock is let go.
+    fn give_gathered<'a>(
+        &'a self,
+        state: MutexGuard<'a, State<K::Reader>>,
+        elsewhere: &dyn Fn(Request),
+    ) -> MutexGuard<'a, State<K::Reader>> {
+        if state.gathered.is_empty() {
+            return state;
+        }
+        self.give(state, None, elsewhere);
+        self.state.lock()
+    }
+
+    /// Completes what there is, unless somebody leads, who does that. Where that is nothing, what was put by is given to the kernel. Does not wait. `elsewhere` takes what
+    /// has to go on in another way.
     pub fn look(&self, elsewhere: &dyn Fn(Request)) {
         let mut state = self.state.lock();
         if state.closing || state.is_idle() {
@@ -289,21 +327,23 @@ impl<K: Kernel> Direct<K> {
         }
         if let Some(reader) = state.reader.take() {
             drop(state);
-            let came = Lead { direct: self, reader: Some(reader) }.take_all(elsewhere);
-            if !came {
-                self.give_gathered(self.state.lock(), elsewhere);
+            if (Lead { direct: self, reader: Some(reader) }).take_all(elsewhere) {
+                return;
             }
+            state = self.state.lock();
+        }
+        if !state.closing {
+            drop(self.give_gathered(state, elsewhere));
         }
     }
 
-    /// Leads until that request has come, the time is out or a signal's handler has run. If somebody leads already the request is pushed, and this thread may sleep
+    /// Gives the kernel what was put by, and leads until that request has come, the time is out or a signal's handler has run. If somebody leads already the request is pushed, and this thread may sleep
     /// until it is told.
     pub fn wait(&self, begun: Begun, timeout: Duration, elsewhere: &dyn Fn(Request)) -> Waited {
         let until = Instant::now() + timeout;
-        self.give_gathered(self.state.lock(), elsewhere);
-        let mut state = self.state.lock();
+        let mut state = self.give_gathered(self.state.lock(), elsewhere);
         let Some(slot) = state.slot(begun.0) else { return Waited::Left };
-        if slot.waits {
+        if slot.put_by {
             // Somebody gives it to the kernel just now, and may be refused: then the reader does not tell of it.
             let newly = state.push(begun.0);
             self.call(state, newly);
@@ -376,8 +416,7 @@ impl<K: Kernel> Direct<K> {
                 continue;
             }
             if !state.gathered.is_empty() {
-                self.give_gathered(state, elsewhere);
-                state = self.state.lock();
+                state = self.give_gathered(state, elsewhere);
                 continue;
             }
             state.leads_natively = true;
@@ -412,8 +451,7 @@ impl<K: Kernel> Direct<K> {
             state.is_minded = false;
             return state;
         }
-        self.give_gathered(state, elsewhere);
-        self.state.lock()
+        self.give_gathered(state, elsewhere)
     }
 
     fn is_needed(&self) -> bool {

@@ -2,7 +2,7 @@
 //! ports, workers or whoever waits for a request.
 //!
 //! ```text
-//!   begin ───▶ at the kernel ───────────────────▶ Complete::complete, once        (an Err: not begun, to be submitted)
+//!   begin ───▶ (put by) ──▶ at the kernel ──────▶ Complete::complete, once        (an Err: not begun, to be submitted)
 //!   submit ──▶ waiting ──▶ at the mechanism ──▶ Complete::complete, once
 //!                 ├── take_back: the caller does it itself, or drops it
 //!                 └── cancel: completes with ECANCELED        (at the mechanism: with ECANCELED or its result, whatever comes first)
@@ -14,7 +14,7 @@
 //! * **Two mechanisms on each platform.** One native thread owns what the kernel completes: a ring (`io_uring.rs`), on Windows a completion port (`overlapped.rs`). Where the kernel
 //!   refuses the ring, at the start or later, `threads.rs` goes on, a few native threads; nothing is lost on the way. Both take from one queue, in the order of submission. What the
 //!   owner could only wait for (on Windows: a sync, a pipe) goes to threads in any case, through a queue of its own.
-//! * **Beside them**: short reads past the page cache, where the kernel takes them from any thread, are begun by whoever asks (`direct.rs`). They need no queue, and cannot be cancelled.
+//! * **Beside them**: short reads past the page cache, where the kernel takes them from any thread, are begun by whoever asks (`direct.rs`), and cannot be cancelled.
 
 use std::collections::VecDeque;
 use std::io;
@@ -86,7 +86,7 @@ pub struct Statistics {
     /// Why it is not the default.
     pub refusal: Option<String>,
     pub submitted: u64,
-    /// Given to the kernel by whoever asked, at once or with the next few.
+    /// Left to whoever asked to give to the kernel, at once or with the next few; of those the kernel may have refused some.
     pub begun: u64,
     /// Done by a thread that had nothing to do but to wait for it.
     pub taken_back: u64,
@@ -219,8 +219,8 @@ impl Files {
         self.shared.queue(request, Closing::Refuse);
     }
 
-    /// Begins a read past the page cache in the calling thread, if that takes no waiting. Then somebody has to `wait` for it, `look` after it or `push` it; else it is told
-    /// when others are.
+    /// Begins a read past the page cache in the calling thread, if that takes no waiting, or puts it by for a moment while many are under way. Then somebody has to
+    /// `wait` for it, `look` after it or `push` it; else it is told when others are.
     ///
     /// # Errors
     /// The request, to be submitted.

@@ -216,3 +216,33 @@ fn a_file_that_cannot_be_read_so_is_the_callers_again() {
     assert!(direct.world.files.begin(direct.request(&kernels, 0)).is_err());
     assert_eq!(direct.world.alive.load(Ordering::SeqCst), 0);
 }
+
+/// How much was transferred.
+struct Amounts(Mutex<Sender<usize>>);
+
+impl Complete for Amounts {
+    fn complete(&self, _id: u64, outcome: Outcome) {
+        self.0.lock().unwrap().send(outcome.transferred).expect("the test waits for it");
+    }
+}
+
+#[test]
+fn what_goes_to_the_kernel_together_completes_each_for_itself() {
+    let Some(direct) = Direct::new(|limits| Files::open(Limits { ring: BLOCKS as u32, ..limits })) else { return };
+    for place in BLOCKS / 2..BLOCKS / 2 + 8 {
+        let mut begun: Vec<Begun> = (0..place).map(|number| direct.begin(number)).collect();
+        // The first are refused, more than a few in a row, because what was written has to go to the disk before: later ones are tried again.
+        // Among those that go together one that the kernel refuses.
+        let kernels = File::new(std::fs::File::open("/proc/self/stat").unwrap().into(), true);
+        let (sender, amounts) = channel();
+        let request = Request { sink: Arc::new(Amounts(Mutex::new(sender))), ..direct.request(&kernels, 0) };
+        if let Err(request) = direct.world.files.begin(request) {
+            direct.world.files.submit(request);
+        }
+        begun.extend((place..BLOCKS - 1).map(|number| direct.begin(number)));
+        begun.into_iter().for_each(|begun| direct.wait(begun));
+        assert_eq!(direct.told(BLOCKS - 1), (0..BLOCKS - 1).collect::<Vec<_>>());
+        assert!(amounts.recv_timeout(PATIENCE).expect("the mechanism reads it") > 0);
+    }
+    assert_eq!(direct.world.alive.load(Ordering::SeqCst), 0);
+}
