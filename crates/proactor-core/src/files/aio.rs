@@ -85,7 +85,7 @@ pub(super) fn open(room: usize) -> io::Result<(Aio, Events)> {
 impl Kernel for Aio {
     type Reader = Events;
     const AWAKE: Duration = Duration::from_micros(50);
-    const MANY: usize = 16;
+    const MANY: usize = 4;
 
     // SAFETY: the caller's promise is the trait's.
     unsafe fn begin(&self, reads: &[Read]) -> Result<usize, Refusal> {
