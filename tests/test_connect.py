@@ -457,11 +457,12 @@ class OpensAfterwards:
             with pytest.raises(OSError) as caught:
                 fail()
             assert caught.value.errno == CLOSED
+            for each in self.opened:
+                each.close()  # an error if it was closed a second time
+            self.opened.clear()
             return self.has_number
 
         eventually(failed_and_opened, "the number was free when the call had failed")
-        for each in self.opened:
-            each.close()  # an error if it was closed a second time
 
 
 def test_a_descriptor_that_cannot_be_attached_is_closed_once(serve, exhausted, monkeypatch) -> None:

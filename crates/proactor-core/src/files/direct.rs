@@ -14,8 +14,8 @@
 //!   then on the native thread of this engine leads whenever nobody else does, until nothing that was pushed is under way. Whoever gives the lead back wakes it.
 //! * **No completion is missed**: a push and the end of a lead are both under the lock, so one of them sees the other.
 //! * **While many are under way, some are given to the kernel together**: one call for four costs less than four, and the device has others meanwhile. What was put by goes
-//!   with the next that fills the call, with any wait, with a look that brings nothing, and else after a millisecond by the native thread. While that one leads, which may
-//!   be for long, nothing is put by.
+//!   with the next that is not put by (it would fill the call, or few are with the kernel), with any wait, with a look that brings nothing, and else after a millisecond by the
+//!   native thread. While that one leads, which may be for long, nothing is put by.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ pub trait Kernel: Send + Sync + 'static {
 
 /// So many reads go to the kernel in one call.
 pub const TOGETHER: usize = 4;
-/// The native thread looks this often whether something was put by before the last time: so nothing waits for more than twice that.
+/// The native thread looks this often, and gives what was put by if nobody has taken any since the last time: so nothing waits for more than twice that.
 const SHORTLY: Duration = Duration::from_micros(500);
 
 #[derive(Clone, Copy)]
@@ -266,14 +266,14 @@ impl<K: Kernel> Direct<K> {
         drop(state);
         let reads = &together.reads[..together.count];
         let mut refusals = [None; TOGETHER];
-        let mut given = 0;
-        while given < reads.len() {
+        let mut at = 0;
+        while at < reads.len() {
             // SAFETY: the slots keep the requests, and so their memory and their files, until they are told of.
-            match unsafe { self.kernel.begin(&reads[given..]) } {
-                Ok(count) => given += count,
+            match unsafe { self.kernel.begin(&reads[at..]) } {
+                Ok(count) => at += count,
                 Err(refusal) => {
-                    refusals[given] = Some(refusal);
-                    given += 1;
+                    refusals[at] = Some(refusal);
+                    at += 1;
                 }
             }
         }
@@ -295,7 +295,7 @@ impl<K: Kernel> Direct<K> {
             if let Some(refusal) = refusal {
                 let request = state.release(read.told_as).expect("nothing is told of it");
                 if *refusal == Refusal::File {
-                    request.file.never_prompt();
+                    request.file.promptness.never();
                 }
                 refused[index] = Some((read.told_as, request));
             } else if let Some(slot) = state.slot(read.told_as) {
@@ -318,7 +318,7 @@ impl<K: Kernel> Direct<K> {
         self.state.lock()
     }
 
-    /// Completes what there is, unless somebody leads, who does that. Where that is nothing, what was put by is given to the kernel. Does not wait. `elsewhere` takes what
+    /// Completes what there is, unless somebody leads, who does that. Gives the kernel what was put by, unless this has completed any. Does not wait. `elsewhere` takes what
     /// has to go on in another way.
     pub fn look(&self, elsewhere: &dyn Fn(Request)) {
         let mut state = self.state.lock();
@@ -337,8 +337,8 @@ impl<K: Kernel> Direct<K> {
         }
     }
 
-    /// Gives the kernel what was put by, and leads until that request has come, the time is out or a signal's handler has run. If somebody leads already the request is pushed, and this thread may sleep
-    /// until it is told.
+    /// Gives the kernel what was put by, and leads until that request has come, the time is out or a signal's handler has run. If somebody leads already the request is pushed,
+    /// and this thread may sleep until it is told.
     pub fn wait(&self, begun: Begun, timeout: Duration, elsewhere: &dyn Fn(Request)) -> Waited {
         let until = Instant::now() + timeout;
         let mut state = self.give_gathered(self.state.lock(), elsewhere);
@@ -512,7 +512,7 @@ impl<K: Kernel> Lead<'_, K> {
 
     fn take(&self, told: Told, elsewhere: &dyn Fn(Request)) {
         let Some(mut request) = self.direct.state.lock().release(told.told_as) else { return };
-        request.file.tell_promptness(told.result.is_some());
+        request.file.promptness.tell(told.result.is_some());
         let Some(result) = told.result else { return elsewhere(request) };
         match request.advance(result) {
             Some(result) => request.complete(result),

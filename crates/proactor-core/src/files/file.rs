@@ -2,8 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::promptness::Promptness;
 use super::{Descriptor, Memory, RawDescriptor, system};
 
 /// An open file. Closes its descriptor when nobody has it any more.
@@ -12,16 +12,13 @@ pub struct File {
     /// Opened with O_DIRECT: what a read leaves short of a sector is the end.
     pub(super) direct: bool,
     pub(super) nature: system::Nature,
-    /// So many reads in a row could not be begun at once, without waiting: up to `UNREADY`. `NEVER`: none can.
-    unready: AtomicU32,
-    /// So many reads were not tried since then.
-    untried: AtomicU32,
+    pub(super) promptness: Promptness,
 }
 
 impl File {
     pub fn new(descriptor: Descriptor, direct: bool) -> Arc<Self> {
         let nature = system::Nature::of(&descriptor, direct);
-        Arc::new(File { descriptor, direct, nature, unready: AtomicU32::new(0), untried: AtomicU32::new(0) })
+        Arc::new(File { descriptor, direct, nature, promptness: Promptness::default() })
     }
 
     /// The same open file with a descriptor of its own, and what may be done with it. On Windows an overlapped one, where there can be one.
@@ -65,30 +62,9 @@ impl File {
         system::sync(self.descriptor(), data_only)
     }
 
-    /// Reads of it may be begun by whoever asks for them.
-    pub(super) fn is_prompt(&self) -> bool {
-        self.direct
-            && match self.unready.load(Ordering::Relaxed) {
-                ..UNREADY => true,
-                NEVER => false,
-                _ => self.untried.fetch_add(1, Ordering::Relaxed) % AGAIN == AGAIN - 1,
-            }
-    }
-
-    pub(super) fn tell_promptness(&self, begun_at_once: bool) {
-        let unready = self.unready.load(Ordering::Relaxed);
-        let now = match (begun_at_once, unready) {
-            (_, NEVER) | (true, 0) | (false, UNREADY) => return,
-            (true, _) => 0,
-            (false, unready) => unready + 1,
-        };
-        // Nothing but a read tried in vain hangs on a count that was lost.
-        self.unready.store(now, Ordering::Relaxed);
-    }
-
-    /// Its reads cannot be begun so.
-    pub(super) fn never_prompt(&self) {
-        self.unready.store(NEVER, Ordering::Relaxed);
+    /// Whether the next read of it is to be begun by whoever asks for it.
+    pub(super) fn may_be_prompt(&self) -> bool {
+        self.direct && self.promptness.may_try()
     }
 
     /// In the child of a fork: closes the child's descriptor. Those who held the file there, threads that are gone, never drop it.
@@ -97,13 +73,6 @@ impl File {
         std::mem::forget(self);
     }
 }
-
-/// After so many refusals in a row a file's reads are not tried at once any more, but for a few: its file system has to wait for each, or had to for a while (for what was
-/// written and is not on the disk yet).
-const UNREADY: u32 = 32;
-/// Then one of so many is tried again.
-const AGAIN: u32 = 64;
-const NEVER: u32 = u32::MAX;
 
 /// What a descriptor was opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

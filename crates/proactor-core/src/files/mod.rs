@@ -10,7 +10,7 @@
 //! * **A request owns its memory and its file** until it completes, and hands the memory over with its outcome. The file's descriptor is closed with the
 //!   last request that uses it, so that its number is never another's under a live request.
 //! * **Short transfers go on** until everything is transferred, or the file has ended.
-//! * **Completions come on the engine's own threads**, or on the thread that cancels, submits or closes, with no lock held.
+//! * **Completions come on the engine's own threads**, or on a thread that begins, waits, looks, cancels, submits or closes, with no lock held.
 //! * **Two mechanisms on each platform.** One native thread owns what the kernel completes: a ring (`io_uring.rs`), on Windows a completion port (`overlapped.rs`). Where the kernel
 //!   refuses the ring, at the start or later, `threads.rs` goes on, a few native threads; nothing is lost on the way. Both take from one queue, in the order of submission. What the
 //!   owner could only wait for (on Windows: a sync, a pipe) goes to threads in any case, through a queue of its own.
@@ -36,6 +36,7 @@ mod file;
 mod io_uring;
 #[cfg(windows)]
 mod overlapped;
+mod promptness;
 mod request;
 mod source;
 #[cfg(unix)]
@@ -225,7 +226,7 @@ impl Files {
     /// # Errors
     /// The request, to be submitted.
     pub fn begin(&self, request: Request) -> Result<Begun, Request> {
-        if request.action != Action::Read || !request.file.is_prompt() {
+        if request.action != Action::Read || !request.file.may_be_prompt() {
             return Err(request);
         }
         let Some(direct) = self.direct() else { return Err(request) };
@@ -235,14 +236,14 @@ impl Files {
         Ok(begun)
     }
 
-    /// Completes what was begun and has arrived. Does not wait.
+    /// Completes what was begun and has arrived; where that is nothing, gives the kernel what was put by. Does not wait.
     pub fn look(&self) {
         if let Some(Some(direct)) = self.shared.direct.get() {
             direct.look(&self.shared.elsewhere());
         }
     }
 
-    /// Waits for what was begun, and completes what arrives meanwhile.
+    /// Waits for what was begun, after giving the kernel what was put by, and completes what arrives meanwhile.
     pub fn wait(&self, begun: Begun, timeout: Duration) -> Waited {
         match self.shared.direct.get() {
             Some(Some(direct)) => direct.wait(begun, timeout, &self.shared.elsewhere()),

@@ -59,7 +59,7 @@ pub struct Outcome {
     pub error: Option<i32>,
 }
 
-/// Where a completion goes. Called once a request, on a native thread or on one that submits, cancels or closes; no lock is held. Must not block.
+/// Where a completion goes. Called once a request, on a native thread or on one that begins, waits, looks, submits, cancels or closes; no lock is held. Must not block.
 pub trait Complete: Send + Sync {
     fn complete(&self, id: u64, outcome: Outcome);
 }
