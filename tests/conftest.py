@@ -22,6 +22,9 @@ from platforms import LINUX, NEEDS_LINUX, NEEDS_WINDOWS, descriptors, skip_what_
 # Who starts the suite in the background of a script has the shell ignore SIGINT, in whatever the tests start too: they send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# nohup does so with SIGHUP.
+if LINUX and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # The first example takes as long as it takes to read every source for constants to try: a minute under Wine on a busy machine.
