@@ -153,6 +153,11 @@ struct Slot {
 }
 
 impl<R> State<R> {
+    /// What the request in a slot is told as, which none that was in it before is.
+    fn told_as(&self, index: usize) -> u64 {
+        u64::from(self.slots[index].generation) << 32 | index as u64
+    }
+
     /// The slot of what is still under way.
     fn slot(&mut self, told_as: u64) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(told_as as u32 as usize)?;
@@ -240,7 +245,7 @@ impl<K: Kernel> Direct<K> {
             return Err(request);
         }
         let Some(index) = state.free.pop() else { return Err(request) };
-        let told_as = u64::from(state.slots[index].generation) << 32 | index as u64;
+        let told_as = state.told_as(index);
         let gathers = state.given() > K::MANY && !state.leads_natively; // this one is counted
         // Before it is begun: it may be complete before this thread goes on.
         state.slots[index].request = Some(request);
@@ -391,7 +396,7 @@ impl<K: Kernel> Direct<K> {
     pub fn push_all(&self) {
         let mut state = self.state.lock();
         for slot in 0..state.slots.len() {
-            let told_as = u64::from(state.slots[slot].generation) << 32 | slot as u64;
+            let told_as = state.told_as(slot);
             state.push(told_as);
         }
         let any = state.pushed > 0;
