@@ -3,6 +3,7 @@
 import array
 import collections
 import errno
+import gc
 import io
 import os
 import socket
@@ -467,9 +468,26 @@ def test_a_port_that_closes_counts_what_it_drops_and_frees_no_memory_too_early(p
             assert handle.closed
             wait_for_dropped(port, len(operations))
             assert not any(operation.pending for operation in operations)
-            handle.close()  # gives back what nobody was told of
             for memory in memories:
-                memory.clear()
+                memory.clear()  # nobody holds it
+
+
+@pytest.mark.parametrize("end", ["close", "nobody holds the port"])
+def test_memory_of_what_is_complete_and_was_never_got_is_given_back_with_the_port(path: Path, end: str) -> None:
+    with proactor.open(path, "rb") as file:
+        port = proactor.CompletionPort()
+        handle = port.associate(file)
+        memory = bytearray(100)
+        operation = handle.read_into(memory, 0)
+        eventually(lambda: not operation.pending, "it is complete")
+        with pytest.raises(BufferError):
+            memory.clear()
+        if end == "close":
+            port.close()
+        else:
+            del port
+            gc.collect()
+        memory.clear()
 
 
 def test_a_handle_that_nobody_holds_closes_by_itself(port: proactor.CompletionPort, path: Path) -> None:

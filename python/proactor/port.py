@@ -50,7 +50,7 @@ class PortStatistics:
     completed: int
     """Completions that their threads are done with."""
     dropped: int
-    """Completions that nobody had got when the port was closed."""
+    """Completions that nobody had got when the port was closed. Memory that was lent for them is its owner's again."""
     handles: int
     """Associated handles that are open."""
     operations: int

@@ -9,8 +9,8 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use proactor_core::engine::simulated::Simulated;
 use proactor_core::files::{self, Action, File, Files, Memory, Outcome};
@@ -42,8 +42,14 @@ struct Scenario {
     /// How many bytes each operation that was taken is about.
     submitted: std::sync::Mutex<BTreeMap<u64, usize>>,
     told: std::sync::Mutex<BTreeMap<u64, Option<i32>>>,
-    /// Memory that somebody has.
-    alive: Arc<AtomicUsize>,
+    memories: Arc<Memories>,
+}
+
+/// How many there were, and how many were let go.
+#[derive(Default)]
+struct Memories {
+    made: AtomicUsize,
+    gone: AtomicUsize,
 }
 
 const CANCELED: i32 = proactor_core::engine::CANCELED;
@@ -68,7 +74,7 @@ fn play(seed: u64) {
         workers: std::sync::Mutex::default(),
         submitted: std::sync::Mutex::default(),
         told: std::sync::Mutex::default(),
-        alive: Arc::default(),
+        memories: Arc::default(),
     });
     scenario.start_worker();
     let at_once = random.chance(3);
@@ -132,12 +138,17 @@ impl Scenario {
         let length = if matches!(action, Action::Sync { .. }) { 0 } else { random.below(3) * 512 };
         // Before it is submitted: it may be told before this thread goes on.
         lock(&self.submitted).insert(id, length);
-        let request = FileRequest { action, offset: 0, memory: Counted::new(length, &self.alive) };
+        let request = FileRequest { action, offset: 0, memory: self.counted(length) };
         if self.port.submit_to_file(&self.file, id, request, id).is_err() {
             lock(&self.submitted).remove(&id);
             return None;
         }
         Some(id)
+    }
+
+    fn counted(&self, length: usize) -> Box<Counted> {
+        self.memories.made.fetch_add(1, Ordering::SeqCst);
+        Box::new(Counted { bytes: vec![0; length].into(), memories: self.memories.clone(), port: Arc::downgrade(&self.port) })
     }
 
     fn start_worker(self: &Arc<Self>) {
@@ -173,26 +184,23 @@ impl Scenario {
         assert!(told.values().flatten().all(|number| [CANCELED, 22].contains(number)), "{told:?}"); // EINVAL: a device cannot be synced
         let numbers = self.file.numbers();
         assert_eq!((numbers.completed, numbers.open, self.file.pending()), (submitted.len() as u64, false, 0));
-        assert_eq!(self.alive.load(Ordering::SeqCst), 0, "all memory is let go");
+        let Memories { made, gone } = &*self.memories;
+        assert_eq!(gone.load(Ordering::SeqCst), made.load(Ordering::SeqCst), "all memory is let go");
     }
 }
 
 /// Memory that is counted.
 struct Counted {
     bytes: Box<[u8]>,
-    alive: Arc<AtomicUsize>,
-}
-
-impl Counted {
-    fn new(length: usize, alive: &Arc<AtomicUsize>) -> Box<Self> {
-        alive.fetch_add(1, Ordering::SeqCst);
-        Box::new(Counted { bytes: vec![0; length].into(), alive: alive.clone() })
-    }
+    memories: Arc<Memories>,
+    port: Weak<Port<Layer>>,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.alive.fetch_sub(1, Ordering::SeqCst);
+        let late = self.port.upgrade().map_or(0, |port| port.came_late() as usize);
+        let gone = self.memories.gone.fetch_add(1, Ordering::SeqCst);
+        assert!(late <= gone || std::thread::panicking(), "{late} counted as late, and the memory of {gone} let go");
     }
 }
 

@@ -19,7 +19,7 @@ use crate::errors;
 use crate::file_handles::Owned;
 use crate::layer::{Call, Layer, SIGNALS_EVERY, timeout_of};
 use crate::operations::Became;
-use crate::port::{drop_untold, join, open_engine, start};
+use crate::port::{drop_untold, give_back, join, open_engine, start};
 use crate::seats::{self, Place};
 use crate::worker::{Blocking, current};
 
@@ -139,18 +139,19 @@ impl CompletionPort {
         completion.map(Got::Completion)
     }
 
-    /// Lets go of what nobody will take, and counts it.
-    fn drop_items(&self, rest: VecDeque<Item<Layer>>) {
-        for item in rest {
-            self.dropped.fetch_add(drop_untold(&item) as u64, Ordering::Relaxed);
-        }
+    /// Lets go of what nobody will take, and counts it: whose memory it was has it back before he sees that.
+    fn drop_items(&self, py: Python<'_>, rest: VecDeque<Item<Layer>>) {
+        let count = rest.iter().map(drop_untold).sum::<usize>();
+        drop(rest);
+        give_back(py, &self.pool);
+        self.dropped.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     /// Nobody is in `get` any more, and nobody will be.
     fn sweep(&self, py: Python<'_>) {
-        self.drop_items(self.core.scheduler.take_rest());
+        self.drop_items(py, self.core.scheduler.take_rest());
         py.detach(|| self.core.engine.release());
-        self.pool.release_buried(py);
+        give_back(py, &self.pool);
     }
 }
 
@@ -256,8 +257,10 @@ impl CompletionPort {
     }
 
     /// `(threads, waiting, running, blocked, queued, compensations, hand_overs, monitor_leads, posted, completed, dropped)`
-    fn _numbers(&self) -> PyResult<Numbers> {
+    fn _numbers(&self, py: Python<'_>) -> PyResult<Numbers> {
         self.check()?;
+        let dropped = self.dropped.load(Ordering::Relaxed) + self.core.came_late();
+        give_back(py, &self.pool); // of those too that came late
         let counts = self.core.scheduler.counts();
         Ok((
             counts.workers,
@@ -270,7 +273,7 @@ impl CompletionPort {
             counts.monitor_leads,
             self.posted.load(Ordering::Relaxed),
             counts.finished,
-            self.dropped.load(Ordering::Relaxed) + self.core.came_late(),
+            dropped,
         ))
     }
 
@@ -299,9 +302,8 @@ impl CompletionPort {
             closed
         });
         drop(calls);
-        self.drop_items(rest);
-        self.drop_items(self.core.scheduler.take_rest()); // what the monitor's last turn made ready
-        self.pool.release_buried(py);
+        self.drop_items(py, rest);
+        self.drop_items(py, self.core.scheduler.take_rest()); // what the monitor's last turn made ready
         if before == 0 {
             self.sweep(py);
         }
@@ -333,7 +335,7 @@ impl Drop for CompletionPort {
         if !self.core.is_forked() {
             // Ends the monitor, which holds the core; nobody is in `get`, and nobody will come.
             let (rest, _calls) = self.core.close();
-            self.drop_items(rest);
+            Python::try_attach(|py| self.drop_items(py, rest));
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::buffers::{Data, Pool, Source};
 use crate::call::{self, Submissions};
 use crate::connection::public_object;
 use crate::errors;
-use crate::file_handles::Owned;
+use crate::file_handles::{self, Owned};
 use crate::layer::{Call, Functions, Handlers, Layer, SIGNALS_EVERY, duration, nanoseconds, seconds};
 use crate::simulated::Network;
 use crate::worker::{Blocking, Loop, Progress, Worker, current_of};
@@ -110,6 +110,12 @@ pub fn drop_untold(item: &Item<Layer>) -> usize {
         Item::File(file) => file.take_untold().len(),
         _ => 1,
     }
+}
+
+/// Gives its owners the memory of what has ended with nobody to be told. May run Python.
+pub fn give_back(py: Python<'_>, pool: &Pool) {
+    pool.release_buried(py);
+    file_handles::release(py);
 }
 
 impl Port {
@@ -560,7 +566,7 @@ impl Port {
                 Item::Connection(_) => {}
             }
         }
-        self.pool.release_buried(py);
+        give_back(py, &self.pool);
         Ok(list)
     }
 
@@ -568,7 +574,7 @@ impl Port {
     fn release(&self, py: Python<'_>) {
         if !self.core.is_forked() {
             py.detach(|| self.core.engine.release());
-            self.pool.release_buried(py);
+            give_back(py, &self.pool);
         }
     }
 

@@ -189,9 +189,9 @@ impl<U: Upper> Port<U> {
         table.iter().filter_map(|entry| if let Entry::File(one) = entry { Some(one.clone()) } else { None }).collect()
     }
 
-    /// How many completions came from files after the port was closed, for nobody.
+    /// How many completions came from files after the port was closed, for nobody. Their memory is let go.
     pub fn came_late(&self) -> u64 {
-        self.late.load(Ordering::Relaxed)
+        self.late.load(Ordering::Acquire)
     }
 }
 
@@ -306,7 +306,9 @@ impl<U: Upper> Complete for PortFile<U> {
         } else {
             let lost = state.mailbox.split_off(|_| false);
             drop(state);
-            port.late.fetch_add(lost.len() as u64, Ordering::Relaxed);
+            let count = lost.len() as u64;
+            drop(lost); // first: whoever sees it counted may do with the memory what he likes
+            port.late.fetch_add(count, Ordering::Release);
         }
     }
 }
