@@ -10,33 +10,40 @@ import time
 import proactor
 
 WINDOW = 500  # connects under way at a time
-PATIENCE = 2.0  # seconds without any answer after which the rest counts as silent
+PATIENCE = 2.0  # seconds after which a port that has not answered counts as silent
 
 
 def scan(host: str, ports: range) -> tuple[list[int], int]:
     """The ports that could be connected to, and how many gave no answer."""
     left = iter(ports)
-    pending: dict[int, proactor.Handle] = {}
-    found = []
+    pending: dict[int, tuple[proactor.Handle, float]] = {}  # with the time of its end; the oldest first
+    found, silent = [], 0
     with proactor.CompletionPort() as completions:
 
         def connect_next() -> None:
             if (port := next(left, None)) is not None:
-                pending[port] = completions.associate(socket.socket(), key=port)
-                pending[port].connect((host, port))
+                handle = completions.associate(socket.socket(), key=port)
+                pending[port] = handle, time.monotonic() + PATIENCE
+                handle.connect((host, port))
 
         for _ in range(WINDOW):
             connect_next()
         while pending:
+            oldest = next(iter(pending))
             try:
-                completion = completions.get(PATIENCE)
+                completion = completions.get(max(0.0, pending[oldest][1] - time.monotonic()))
             except TimeoutError:
-                break
+                silent += 1
+                pending.pop(oldest)[0].close()
+                connect_next()
+                continue
+            if completion.key not in pending:
+                continue  # it was given up
             if completion.error is None:
                 found.append(completion.key)
-            pending.pop(completion.key).close()
+            pending.pop(completion.key)[0].close()
             connect_next()
-        return sorted(found), len(pending)
+        return sorted(found), silent
 
 
 if __name__ == "__main__":

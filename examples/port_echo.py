@@ -1,8 +1,6 @@
-"""An echo server on a completion port and four plain threads: accept, receive and send as operations, no pool and no server class.
+"""An echo server on a completion port and four plain threads: no pool and no server class. Try it: `nc 127.0.0.1 60001`."""
 
-Try it: `nc 127.0.0.1 60001`.
-"""
-
+import contextlib
 import socket
 import threading
 
@@ -16,28 +14,33 @@ def work(port: proactor.CompletionPort, listener: proactor.Handle) -> None:
         handle, value = completion.handle, completion.value
         if completion.error is not None:
             print(completion.operation.kind, "failed:", completion.error, flush=True)
-            if handle is not listener:
+            if handle is listener:  # no descriptors are left, say: nothing tells when there are
+                threading.Timer(0.1, accept, [listener]).start()
+            else:
                 handle.close()
         elif completion.operation.kind == "accept":
             client, address = value
             port.associate(client, key=address).receive()  # the operation holds its handle
+            accept(listener)
         elif completion.operation.kind == "receive":
             if value:
                 handle.send(value)
             else:
                 handle.close()  # the peer has finished sending, and everything it sent was sent back
-            continue
         elif completion.operation.kind == "send":
             handle.receive()
-        if handle is listener:
-            listener.accept()
+
+
+def accept(listener: proactor.Handle) -> None:
+    with contextlib.suppress(OSError):  # it was closed meanwhile
+        listener.accept()
 
 
 def serve_forever() -> None:
     with proactor.CompletionPort() as port:
         listener = port.associate(socket.create_server(ADDRESS), key="listener")
         for _ in range(16):
-            listener.accept()
+            accept(listener)
         threads = [threading.Thread(target=work, args=(port, listener)) for _ in range(4)]
         for thread in threads:
             thread.start()

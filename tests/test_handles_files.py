@@ -4,6 +4,7 @@ import array
 import collections
 import errno
 import gc
+import gzip
 import io
 import os
 import socket
@@ -329,7 +330,7 @@ def test_what_is_no_file_says_why(port: proactor.CompletionPort, path: Path) -> 
     reading, writing = os.pipe()
     with open(reading, "rb") as pipe, open(writing, "wb"), open(path) as text, open(os.devnull, "rb") as device:
         ours, theirs = socket.socketpair()
-        with ours, theirs, ours.makefile("rb") as of_a_socket:
+        with ours, theirs, ours.makefile("rb") as of_a_socket, gzip.open(path) as zipped:
             closed = proactor.open(path)
             closed.close()
             wrong: list[tuple[Any, type[Exception], str]] = [
@@ -337,6 +338,7 @@ def test_what_is_no_file_says_why(port: proactor.CompletionPort, path: Path) -> 
                 (device, ValueError, f"{os.devnull}.* no offsets"),
                 (of_a_socket, ValueError, "associate the socket itself"),
                 (text, TypeError, "binary mode"),
+                (zipped, TypeError, "GzipFile has other bytes than the file below it"),
                 (io.BytesIO(), TypeError, "no descriptor"),
                 (io.StringIO(), TypeError, "binary mode"),
                 (pipe.fileno(), TypeError, "os.fdopen"),

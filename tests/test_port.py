@@ -292,6 +292,18 @@ def test_a_handle_belongs_to_one_port_only(make_port: MakePort, make_pool, pair)
         one.associate(make_pool().associate(theirs, print))
 
 
+def test_the_sockets_of_a_simulated_network_stay_in_it(pair) -> None:
+    with PortNetwork() as network, proactor.CompletionPort() as port:
+        ours, _ = pair()
+        with pytest.raises(ValueError, match="the simulated network, which has sockets of its own only"):
+            network.port.associate(ours)
+        assert ours.fileno() >= 0, "it stays the caller's"
+        theirs, _peer = network.pair()
+        with pytest.raises(ValueError, match="is a simulated network's"):
+            port.associate(theirs)
+        network.port.associate(theirs)
+
+
 @pytest.mark.parametrize("handle", [None, "socket", object()])
 def test_what_is_no_handle_is_refused(make_port: MakePort, handle) -> None:
     with pytest.raises(TypeError, match="is no handle"):

@@ -46,7 +46,7 @@ class CopyReport:
     method: str
     """"reflink" (the target shares the source's blocks), "kernel" (copy_file_range), or "requests" (reads and writes side by side)."""
     source: files.FileStatistics
-    """Of the reading side; it has no requests where the kernel has copied by itself."""
+    """Of the reading side; where the kernel has copied by itself, only the requests that found the source readable, and at its end."""
     target: files.FileStatistics
 
 
@@ -132,7 +132,7 @@ class _Copying:
             # What the kernel has not copied; and whatever the file has grown by meanwhile, or, as those in /proc, had without a size.
             if self.writer._sequential:
                 self._in_turn()
-            else:
+            elif method == "requests" or self._has_grown():
                 self._side_by_side()
             self._cut()
         except OSError as error:
@@ -152,6 +152,10 @@ class _Copying:
         status = os.fstat(descriptor)
         if stat.S_ISREG(status.st_mode) and status.st_size > 0:
             os.ftruncate(descriptor, 0)
+
+    def _has_grown(self) -> bool:
+        """Whether there is more than the kernel has copied. One byte is asked for: there need not be memory for blocks."""
+        return bool(self.reader.read_at(self.copied, 1).result())
 
     def _told(self, error: OSError) -> OSError:
         said = f"{error.strerror}; {self.copied} bytes were copied before"

@@ -30,6 +30,8 @@ __all__ = ["File", "FileRequest", "FileStatistics", "open"]
 
 BLOCK_SIZE = 256 * 1024
 _LARGEST_BLOCK = 1 << 30
+# No file reaches further.
+_END = 2**63 - 1
 # Seconds after which a block that is next is late: a disk that is at work has long brought it.
 _LATE = 0.01
 
@@ -172,14 +174,14 @@ class File(_core.File):
 
     def _side_by_side(self, position: int, length: int | None) -> Iterator[bytes]:
         window: deque[tuple[int, FileRequest]] = deque()
-        end = None if length is None else position + length
+        end = _END if length is None else min(position + length, _END)
         # Beyond what is known of the file one request at a time looks whether there is more.
         known = self.size
 
         def fill(limit: int) -> None:
             nonlocal position
-            while len(window) < limit and (end is None or position < end) and (not window or position < known):
-                wanted = self._block_size if end is None else min(self._block_size, end - position)
+            while len(window) < limit and position < end and (not window or position < known):
+                wanted = min(self._block_size, end - position)
                 window.append((wanted, self.read_at(position, wanted)))
                 position += wanted
 

@@ -75,14 +75,14 @@ def associate(port: _core.Port, handle: Associable, fn: Callable[[Completion], o
     if not callable(fn):
         raise TypeError(f"fn must be a callable that takes a completion, not {type(fn).__name__}")
     if isinstance(handle, ConnectedSocket | pipes.End | socket.socket):
-        return _associate_socket(handle, lambda kind: port.associate(handle, kind, fn))
+        return _associate_socket(port.engine, handle, lambda kind: port.associate(handle, kind, fn))
     return _associate_file(handle, lambda owned: port.associate_file(owned, fn))
 
 
 def associate_with_key(port: _core.CompletionPort, handle: Associable, key: Any) -> Handle:
     """As `CompletionPort.associate`."""
     if isinstance(handle, ConnectedSocket | pipes.End | socket.socket):
-        return _associate_socket(handle, lambda kind: port._associate(handle, kind, key))
+        return _associate_socket(port.engine, handle, lambda kind: port._associate(handle, kind, key))
     return _associate_file(handle, lambda owned: port._associate_file(owned, key))
 
 
@@ -144,6 +144,8 @@ def _descriptor(file: Any) -> int:
         descriptor = file.fileno()
     except io.UnsupportedOperation:
         raise TypeError(f"{kind} has no descriptor, so there is nothing for the kernel to do: give a file that is open") from None
+    if isinstance(file, io.BufferedIOBase) and not isinstance(file, io.BufferedReader | io.BufferedWriter | io.BufferedRandom):
+        raise TypeError(f"{kind} has other bytes than the file below it, which the kernel would read and write: associate that file itself")
     # On Windows a socket's number is none of the C library's, or that of another file.
     of_socket = isinstance(getattr(file, "raw", file), socket.SocketIO)
     mode = 0 if of_socket else os.fstat(descriptor).st_mode
@@ -174,9 +176,18 @@ platform.in_child_of_fork(_forked)
 # ---- sockets ----
 
 
-def _associate_socket(handle: socket.socket | ConnectedSocket | pipes.End, make: Callable[[str], Handle]) -> Handle:
+def _associate_socket(engine: str, handle: socket.socket | ConnectedSocket | pipes.End, make: Callable[[str], Handle]) -> Handle:
     if isinstance(handle, ConnectedSocket):
+        if engine != "simulated":  # its number may be that of a socket of this machine's
+            raise ValueError(
+                f"the socket is a simulated network's, and the engine here is {engine!r}: associate it with that network's own"
+            )
         return make(_kind_of(handle))
+    if engine == "simulated":
+        raise ValueError(
+            "the engine is the simulated network, which has sockets of its own only (proactor.testing): for this machine's sockets leave "
+            "engine, and PROACTOR_ENGINE in the environment, out"
+        )
     with _lock:
         kind, descriptor = _kind_of(handle), handle.fileno()
         if isinstance(handle, pipes.End):

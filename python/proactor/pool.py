@@ -123,7 +123,7 @@ class ThreadPool(Executor):
         hung_seconds: when all `max_workers` have been inside their handlers or calls for so long, at least 1, and none has returned, the
             pool hangs: I/O goes on, new work is refused (`proactor.errors.PoolHung`) and new connections are closed until one returns;
             the log says who is where. None: it never does, and new work waits for as long as it takes.
-        engine: "epoll" or "simulated"; by default what PROACTOR_ENGINE says, else the platform's best.
+        engine: "epoll" (on Windows "iocp") or "simulated"; by default what PROACTOR_ENGINE says, else the platform's best.
             `proactor.testing` gives its network here.
 
     Safe from any thread. Threads start with the first work.
@@ -510,9 +510,9 @@ class ThreadPool(Executor):
         operation, closes by itself.
 
         Raises:
-            ValueError: the socket is closed, associated, encrypted or of another kind; the file is closed, associated, or a pipe or a
-                device without offsets.
-            TypeError: `handle` is none at all, a text file or a bare descriptor; or `fn` is not callable.
+            ValueError: the socket is closed, associated, encrypted, of another kind, or of another network than the engine's; the file
+                is closed, associated, or a pipe or a device without offsets.
+            TypeError: `handle` is none at all, a text file, one that is compressed, or a bare descriptor; or `fn` is not callable.
             OSError: the kernel refuses.
             RuntimeError: the pool is shut down, or belongs to the parent process.
             BrokenExecutor: the initializer raised.

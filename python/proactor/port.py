@@ -41,7 +41,7 @@ class PortStatistics:
     queued: int
     """Completions that wait for a thread."""
     compensations: int
-    """How often another thread was let run because one was blocked."""
+    """How often a thread's place among those that run was freed because the thread was blocked."""
     hand_overs: int
     """How often another thread was let run because the running ones were computing."""
     monitor_leads: int
@@ -76,7 +76,7 @@ class CompletionPort(_core.CompletionPort):
             A thread is at work from the moment it gets a completion until its next `get` on any port, `completion.release()` or its end.
             While one blocks (`with proactor.blocking()`, or the monitor sees it) another is released. Where the interpreter has a lock, a
             second one is released only when the first is stuck, as on a pool.
-        engine: "epoll" or "simulated"; by default what PROACTOR_ENGINE says, else the platform's best.
+        engine: "epoll" (on Windows "iocp") or "simulated"; by default what PROACTOR_ENGINE says, else the platform's best.
             `proactor.testing` gives its network here.
 
     The threads that are in `get` do the I/O: while none is, what was submitted may stand still until the next `get`. (While threads are at
@@ -124,9 +124,9 @@ class CompletionPort(_core.CompletionPort):
         A handle belongs to one port only. One that nobody holds, without a pending operation, closes by itself.
 
         Raises:
-            ValueError: the socket is closed, associated, or encrypted; the file is closed, associated, or a pipe or a device without
-                offsets.
-            TypeError: `handle` is none at all, a text file or a bare descriptor.
+            ValueError: the socket is closed, associated, encrypted, or of another network than the engine's; the file is closed,
+                associated, or a pipe or a device without offsets.
+            TypeError: `handle` is none at all, a text file, one that is compressed, or a bare descriptor.
             OSError: the kernel refuses.
             proactor.errors.PortClosed: the port is closed.
             RuntimeError: it belongs to the parent process.

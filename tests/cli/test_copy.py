@@ -83,7 +83,9 @@ def test_stats_tell_bytes_rate_requests_and_engine(run, tmp_path):
     assert (result.returncode, result.stderr) == (0, b"")
     first, second = result.stdout.decode().splitlines()
     assert re.fullmatch(r"copied 1000003 bytes \(977 KiB\) in \d+\.\d{3} s, [\d.]+ [KMG]iB/s", first)
-    assert re.fullmatch(r"no requests: .*|\d+ requests?\b.* outstanding on average; engine: \S.*", second)
+    assert re.fullmatch(
+        r"the kernel copied by itself|the files share their blocks now|\d+ requests?\b.* outstanding on average; engine: \S.*", second
+    )
 
 
 def test_json_for_programs(run, tmp_path):
@@ -105,6 +107,12 @@ def test_json_for_programs(run, tmp_path):
         ("folder", "two", "cannot read folder: .*[Dd]irectory.*; name a file in it"),
         ("one", "folder", r"cannot write to folder: it is a directory; name the file in it: folder[/\\]one"),
         ("one", "no/where", "cannot write to no/where: No such file or directory; check the name"),
+        pytest.param(
+            "one",
+            "nodir/",
+            "cannot write to nodir/: Is a directory; there is no such directory: make it, or name a file",
+            marks=pytest.mark.linux("the error of Linux"),
+        ),
         ("one", "one", "one and one are the same file; name another to copy to"),
         ("one", "hard", "one and hard are the same file; name another to copy to"),
         pytest.param(
@@ -159,6 +167,20 @@ def test_a_target_that_may_not_grow_tells_how_far_it_came(tmp_path):
     assert re.fullmatch(
         r"cannot write to two: .*File too large; 1024000 bytes were copied before; raise the limit \(ulimit -f\).*", one_line(result)
     )
+
+
+@pytest.mark.linux("a limit of memory (setrlimit)")
+def test_blocks_that_there_is_no_memory_for(run, tmp_path):
+    (tmp_path / "one").write_bytes(b"data")
+    limited = ["sh", "-c", 'ulimit -v 600000; exec "$@"', "sh", *COMMAND, "copy"]
+    many = subprocess.run([*limited, "/dev/zero", "zeros", "--block", "1G"], capture_output=True, timeout=TIMEOUT, cwd=tmp_path)
+    assert many.returncode == ExitCode.FAILED
+    assert re.fullmatch("cannot copy /dev/zero: .*no memory.*; choose a smaller --block or --depth", one_line(many))
+    if json.loads(run("copy", "one", "two", "--json", cwd=tmp_path).stdout)["method"] == "requests":
+        pytest.skip("the kernel does not copy by itself here")
+    by_kernel = subprocess.run([*limited, "one", "two", "--block", "1G"], capture_output=True, timeout=TIMEOUT, cwd=tmp_path)
+    assert (by_kernel.returncode, by_kernel.stderr) == (ExitCode.OK, b"")
+    assert (tmp_path / "two").read_bytes() == b"data"
 
 
 @pytest.mark.parametrize(

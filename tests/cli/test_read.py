@@ -7,8 +7,10 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -227,6 +229,10 @@ def test_a_missing_file_gives_one_line_and_status_1(run, tmp_path):
         ),
         ("new\nline\x1b[31m", r"cannot read new\\nline\\x1b\[31m: (No such file|Invalid argument)"),
         ("", "cannot read : No such file or directory; check the name"),
+        pytest.param(
+            "socket", "cannot read socket: No such device or address; a socket is connected to", marks=pytest.mark.linux("Unix sockets")
+        ),
+        pytest.param("x" * 300, "cannot read x+: File name too long; choose a shorter name", marks=pytest.mark.linux("the longest name")),
         pytest.param(b"\xff", r"cannot read \\xff: No such file", marks=pytest.mark.linux("names that are no text")),
     ],
     ids=ascii,
@@ -237,6 +243,9 @@ def test_what_cannot_be_read(run, tmp_path, path, words):
     (tmp_path / "copy").write_bytes(b"kept")
     if path == "loop":
         (tmp_path / "loop").symlink_to("loop")
+    if path == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(tmp_path / "socket"))
     result = run("read", path, "--output", "copy", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (ExitCode.FAILED, b"")
     assert re.fullmatch(f"{words}.*", one_line(result))
@@ -289,6 +298,27 @@ def test_an_output_that_may_not_grow_tells_how_far_it_came(tmp_path):
     assert one_line(result).startswith("cannot write to copy: File too large, after 1024000 bytes; raise the limit (ulimit -f)")
 
 
+@pytest.mark.linux("device files")
+@pytest.mark.parametrize("option", ["--stats", "--json"])
+def test_a_report_that_is_lost_is_an_error(tmp_path, option):
+    (tmp_path / "file").write_bytes(b"x")
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run([*COMMAND, "read", "file", option], stdout=subprocess.PIPE, stderr=full, timeout=TIMEOUT, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (ExitCode.FAILED, b"x")
+
+
+@pytest.mark.linux("a file of nearly 8 EiB")
+@pytest.mark.parametrize("length", [[], ["--length", "2000"]], ids=["to the end", "beyond it"])
+def test_the_last_bytes_that_an_offset_can_name(run, length):
+    if not os.path.ismount("/dev/shm"):
+        pytest.skip("there is no /dev/shm, whose files may be so large")
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        os.pwrite(file.fileno(), b"the end", 2**63 - 1 - 7)
+        result = run("read", file.name, "--offset", str(2**63 - 1 - 1000), *length)
+    assert (result.returncode, result.stderr) == (ExitCode.OK, b"")
+    assert result.stdout == bytes(993) + b"the end"
+
+
 def test_an_output_in_no_directory(run, tmp_path):
     (tmp_path / "file").touch()
     result = run("read", "file", "--output", "no/where", cwd=tmp_path)
@@ -307,7 +337,8 @@ def test_the_output_may_not_be_the_file_itself(run, tmp_path, name):
         (tmp_path / "soft").symlink_to("file")
     result = run("read", "file", "--output", name, cwd=tmp_path)
     assert result.returncode == ExitCode.FAILED
-    assert one_line(result) == f"file is {name} as well, and would be overwritten while it is read; name another"
+    words = "it is the file that is read, and would be overwritten meanwhile; name another"
+    assert one_line(result) == f"cannot write to {name}: {words}"
     assert (tmp_path / "file").read_bytes() == data
 
 
@@ -316,7 +347,7 @@ def test_standard_output_may_not_append_to_the_file_itself(tmp_path):
     with (tmp_path / "file").open("ab") as end:
         result = subprocess.run([*COMMAND, "read", "file"], stdout=end, stderr=subprocess.PIPE, timeout=TIMEOUT, cwd=tmp_path)
     assert result.returncode == ExitCode.FAILED
-    assert "is standard output as well" in one_line(result)
+    assert one_line(result).startswith("cannot write to standard output: it is the file that is read")
     assert (tmp_path / "file").stat().st_size == 1000
 
 
@@ -491,6 +522,15 @@ def test_what_the_kernel_refuses_to_read_is_no_failing_device():
     assert run.returncode == 1
     assert "Input/output error" in run.stderr
     assert "device" not in run.stderr
+
+
+@pytest.mark.linux("/proc")
+@pytest.mark.parametrize("command", [["read", "file", "--output"], ["copy", "file"]], ids=lambda command: command[0])
+def test_what_the_kernel_takes_nothing_for_is_no_failing_device(run, tmp_path, command):
+    (tmp_path / "file").write_bytes(b"x")
+    result = run(*command, "/proc/version", cwd=tmp_path)
+    assert result.returncode == ExitCode.FAILED
+    assert re.fullmatch("cannot write to /proc/version: .*Input/output error.*; it is one of the kernel's own.*", one_line(result))
 
 
 def test_a_closed_standard_output_loses_the_data_and_says_so(tmp_path):

@@ -13,6 +13,8 @@ from proactor.cli.file_transfer import (
     add_transfer_options,
     check_report_options,
     failure,
+    no_memory,
+    so_far,
     sum_of_requests,
 )
 from proactor.cli.interruption import ending_at_once
@@ -57,6 +59,9 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         progress.end()
         raise failure(what_failed(options, error), error) from error  # It tells itself how much was copied.
+    except MemoryError as error:
+        progress.end()
+        raise no_memory(f"cannot copy {options.source}", error, so_far(progress.copied)) from error
     except ValueError as error:
         raise CommandError(f"cannot copy {options.source}: {error}", ExitCode.USAGE) from error
     progress.end()

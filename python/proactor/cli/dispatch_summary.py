@@ -146,7 +146,7 @@ def _blocked(facts: Facts, snapshot: Snapshot) -> str:
     if facts.most_in_handlers > snapshot.concurrency:
         return (
             f"Up to {facts.most_in_handlers} workers were in handlers at once where {snapshot.concurrency} may run:"
-            f" who blocks does not count, and another is released ({given})."
+            f" who blocks does not count, and frees its slot for another ({given})."
         )
     return f"Handlers blocked, with at most {counted(facts.most_in_handlers, 'worker')} in one at a time ({given})."
 

@@ -93,14 +93,18 @@ def failure(what: str, error: OSError, done: str = "") -> CommandError:
 
 
 def _hint(error: OSError) -> str:
-    if error.errno == errno.EIO and os.path.realpath(os.fsdecode(error.filename or "")).startswith(("/proc/", "/sys/")):
-        return "the kernel has nothing to read there"  # no device has failed
+    name = os.fsdecode(error.filename or "")
+    if error.errno == errno.EIO and os.path.realpath(name).startswith(("/proc/", "/sys/")):
+        return "it is one of the kernel's own, which cannot be used so"  # no device has failed
+    if error.errno == errno.EISDIR and name and not os.path.isdir(name):
+        return "there is no such directory: make it, or name a file"  # it ends with a slash
     return _HINTS.get(error.errno or 0, "")
 
 
-def no_memory(what: str, error: MemoryError) -> CommandError:
+def no_memory(what: str, error: MemoryError, done: str = "") -> CommandError:
     """One line, as `failure`."""
-    return CommandError(f"{what}: {error or 'there is no memory for it'}; choose a smaller --block or --depth", ExitCode.FAILED)
+    why = f"{str(error) or 'there is no memory for it'}{done and f', after {done}'}"
+    return CommandError(f"{what}: {why}; choose a smaller --block or --depth", ExitCode.FAILED)
 
 
 def so_far(done: int) -> str:
@@ -125,8 +129,8 @@ def sum_of_requests(*files: proactor.FileStatistics) -> dict[str, Any]:
 
 _METHODS = {
     "in turn": "no requests: one block after the other",
-    "kernel": "no requests: the kernel copied by itself",
-    "reflink": "no requests: the files share their blocks now",
+    "kernel": "the kernel copied by itself",
+    "reflink": "the files share their blocks now",
 }
 
 _HINTS = {
@@ -140,6 +144,8 @@ _HINTS = {
     errno.EFBIG: "raise the limit (ulimit -f), or name a file system that takes larger files",
     errno.EROFS: "name a place that can be written to",
     errno.EMFILE: "raise the limit (ulimit -n)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENXIO: "a socket is connected to (proactor connect), and a device may not be there",
     errno.ELOOP: "a symbolic link leads back to itself",
     errno.EBADF: "it is closed, or open for reading only: redirect it somewhere",
     errno.EIO: "the device fails: see what the kernel says (dmesg)",

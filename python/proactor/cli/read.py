@@ -1,7 +1,6 @@
 """`proactor read`: a file's bytes, in order, to standard output or another file. Owns where they go, and when that may be touched."""
 
 import argparse
-import contextlib
 import errno
 import os
 import select
@@ -24,7 +23,7 @@ from proactor.cli.file_transfer import (
 )
 from proactor.cli.interruption import Interruption, ending_at_once
 from proactor.cli.options import Help, Options, text
-from proactor.cli.output import reader_has_gone, write_result
+from proactor.cli.output import OutputLost, reader_has_gone, write_result
 from proactor.cli.progress import ProgressBar, can_show_progress
 from proactor.cli.sizes import size
 from proactor.cli.standard_streams import refuse_closed
@@ -135,10 +134,11 @@ class Output:
     def report(self, text: str) -> None:
         """On standard output, unless the bytes went there."""
         if self.path is not None:
-            write_result(text)
-        else:
-            with contextlib.suppress(OSError):
-                os.write(2, text.encode("utf-8", "backslashreplace"))
+            return write_result(text)
+        try:
+            os.write(2, text.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise OutputLost(f"cannot write to standard error: {error.strerror}") from None
 
     def _reading(self, file: proactor.File, options: argparse.Namespace) -> Iterator[bytes]:
         try:
@@ -146,7 +146,7 @@ class Output:
         except OSError as error:
             raise failure(f"cannot read {options.path}", error, so_far(self.written)) from error
         except MemoryError as error:
-            raise no_memory(f"cannot read {options.path}", error) from error
+            raise no_memory(f"cannot read {options.path}", error, so_far(self.written)) from error
         except ValueError as error:  # An offset into a pipe, say.
             raise CommandError(f"cannot read {options.path}: {error}", ExitCode.USAGE) from error
 
@@ -175,9 +175,8 @@ class Output:
         except OSError:  # It was removed since it was opened, and so is another. Or there is no standard output, which writing tells.
             return
         if same:
-            raise CommandError(
-                f"{source} is {self._shown} as well, and would be overwritten while it is read; name another", ExitCode.FAILED
-            )
+            meanwhile = "it is the file that is read, and would be overwritten meanwhile"
+            raise CommandError(f"cannot write to {self._shown}: {meanwhile}; name another", ExitCode.FAILED)
 
     def _write(self, descriptor: int, block: bytes, interruption: Interruption) -> None:
         rest = memoryview(block)
@@ -191,6 +190,7 @@ class Output:
                 if reader_has_gone(error, descriptor):
                     raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
                 self.end_bar()
+                error.filename = self.path
                 raise failure(f"cannot write to {self._shown}", error, so_far(self.written)) from error
             self.written += count
             rest = rest[count:]
