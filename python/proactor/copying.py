@@ -58,8 +58,8 @@ def copy(
     block_size: int = files.BLOCK_SIZE,
     progress: Callable[[int, int | None], object] | None = None,
 ) -> CopyReport:
-    """Copies a file's bytes into `target`, which is made, or emptied once the source has proved readable. Blocks; in a
-    worker with the worker's slot free.
+    """Copies a file's bytes into `target`. One that is not there is made; one that is there is emptied once the source has proved
+    readable. Blocks; in a worker with the worker's slot free.
 
     Between regular files holes stay holes, and the kernel copies by itself where it can. Else `depth` reads and writes are
     outstanding, `block_size` bytes each; memory: at most 3 x `depth` blocks.
@@ -74,6 +74,7 @@ def copy(
         OSError: with the file's name; what went wrong with reading or writing also says how much was copied before. The source is
         never changed.
         shutil.SameFileError: both are the same file.
+        MemoryError: there is none for the blocks. What was copied before stays.
         ValueError, TypeError: a number is out of range; `progress` cannot be called.
     """
     whole_number("depth", depth, unit="requests", maximum=65536)

@@ -52,8 +52,8 @@ class FileStatistics:
 
     engine: str | None
     """What does the requests that are not answered from memory: "io_uring", on Windows "overlapped", or "threads"; None while no file
-    of the process has had any. Short reads past the page cache (`direct`) are, on Linux, given to the kernel by the thread that asks,
-    whichever of these it is, unless PROACTOR_FILES says "threads"."""
+    of the process was in need of it and PROACTOR_FILES has forced none. Short reads past the page cache (`direct`) are, on Linux, given
+    to the kernel by the thread that asks, whichever of these it is, unless PROACTOR_FILES says "threads"."""
     requests: int
     """Submitted so far."""
     cached: int
@@ -142,6 +142,8 @@ class File(_core.File):
 
         Raises:
             OSError: from the iterator: a read failed.
+            MemoryError: from the iterator: there is none for another block.
+            TypeError: a number is no whole number.
             ValueError: the file is closed; a number is negative. With a pipe or a character device: `offset` is not 0.
         """
         whole_number("offset", offset, unit="bytes", minimum=0)
@@ -236,7 +238,7 @@ class File(_core.File):
         """All of it, or `length` bytes from `offset` on, fewer at the end of the file. Blocks; in a worker with the worker's slot free.
 
         Raises:
-            OSError, ValueError: as `blocks`.
+            OSError, MemoryError, TypeError, ValueError: as `blocks`.
         """
         return b"".join(self.blocks(offset=offset, length=length))
 
@@ -285,12 +287,12 @@ def open(  # noqa: A001
     block_size: int = BLOCK_SIZE,
     direct: bool = False,
 ) -> File:
-    """Opens a file whose reads and writes are requests: each answers a future at once, and many may be under way.
+    """Opens a file whose reads and writes are requests: each answers a future without waiting for a device, and many may be under way.
 
     Args:
         mode: "rb", "r+b", "wb", "w+b", "xb", "x+b" or "ab", as the built-in `open` has them.
-        depth: so many requests `blocks` and `read` keep outstanding.
-        block_size: bytes a block of `blocks`.
+        depth: so many requests `blocks` and `read` keep outstanding; 1 to 65536.
+        block_size: bytes a block of `blocks`; 1 to 1 GiB.
         direct: bypass the page cache (O_DIRECT; on Windows FILE_FLAG_NO_BUFFERING). Reads may begin and end anywhere: what surrounds
         them is read too, and they are copied. Writes must
             begin and end at multiples of 512 bytes, or of what the device asks for.

@@ -189,7 +189,8 @@ def test_whoever_comes_back_from_a_block_may_be_one_too_many():
         " from a blocking call computed beside those let in meanwhile, as on Windows, for 100.0 ms; up to 2 ran at once."
     )
     assert lines[3] == (
-        "Up to 2 workers were in handlers at once where 1 may run: who blocks does not count, and frees its slot for another (1 compensation)."
+        "Up to 2 workers were in handlers at once where 1 may run: who blocks does not count,"
+        " and frees its slot for another (1 compensation)."
     )
 
 

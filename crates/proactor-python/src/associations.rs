@@ -342,8 +342,9 @@ impl Handle {
     /// Submits a send of a bytes-like object, or of a sequence of them, gathered: it completes with how many bytes the kernel has taken, which is all, or
     /// with an error. On a datagram socket it sends one datagram to the socket's peer. (Win32's WSASend; sendmsg(2).)
     ///
-    /// From 4 KiB on nothing is copied: the memory is sent from where it lies, and held until the send is complete. A bytearray cannot be resized
-    /// meanwhile (BufferError), and should not be written to. Who is told of its completion may use it again.
+    /// What has 4 KiB or more (each by itself, of those that are gathered) is not copied: the memory is sent from where it lies, and held until the send is
+    /// complete. A bytearray cannot be resized meanwhile (BufferError), and should not be written to. Who is told of its completion may use it again. What is
+    /// shorter is copied before this returns, which costs less.
     ///
     /// Raises:
     ///     TypeError, ValueError: `data` is not bytes-like, or not contiguous; or the socket listens.
@@ -372,8 +373,8 @@ impl Handle {
     /// Submits an accept: it completes with (socket, address), as `socket.accept` answers them. Associate the socket, or close it. (Win32's AcceptEx.)
     ///
     /// As many clients are accepted as accepts are pending; the others wait in the backlog. What accept(2) says completes an accept, also where it is only about
-    /// the client that has gone (ECONNABORTED) or passes (EMFILE: no descriptors): submit another. A client whose accept was cancelled at the last moment goes to
-    /// the next accept, or is closed with the handle.
+    /// the client that has gone (ECONNABORTED): submit another; or passes (EMFILE: no descriptors): submit another after a moment, or when something has closed, since
+    /// at once it would fail as well. A client whose accept was cancelled at the last moment goes to the next accept, or is closed with the handle.
     ///
     /// Raises:
     ///     ValueError: the socket does not listen.
@@ -434,10 +435,13 @@ impl Handle {
     }
 
     /// Submits a read of a file: it completes with `size` bytes from `offset` on, fewer at the end of the file, b"" beyond it. What is in memory is read before
-    /// this returns, and its completion queued. Operations on a file complete in any order. (Win32's ReadFile with an OVERLAPPED; pread(2).)
+    /// this returns, which takes as long as to copy it, and its completion queued. Operations on a file complete in any order. (Win32's ReadFile with an OVERLAPPED;
+    /// pread(2).)
     ///
     /// Raises:
-    ///     ValueError: a number is negative or too large; or the handle is a socket's.
+    ///     ValueError: a number is negative, or reaches beyond 2**63 - 1; or the handle is a socket's.
+    ///     TypeError: one is no whole number.
+    ///     MemoryError: there is none for `size` bytes.
     ///     io.UnsupportedOperation: the file is not open for reading.
     ///     OSError: the handle is closed (EBADF).
     ///     RuntimeError: it belongs to the parent process.
@@ -476,6 +480,7 @@ impl Handle {
     ///
     /// Raises:
     ///     ValueError: the handle is a socket's.
+    ///     TypeError: `data_only` is neither True nor False.
     ///     OSError: the handle is closed (EBADF).
     ///     RuntimeError: it belongs to the parent process.
     #[pyo3(signature = (data_only=DataOnly(false)), text_signature = "($self, data_only=False)")]

@@ -68,7 +68,8 @@ impl OpenFile {
         if allowed {
             return Ok(());
         }
-        Err(errors::unsupported(py, format!("{name}: the file is not open for {what}; open it in another mode")))
+        let path = self.name.bind(py).repr()?;
+        Err(errors::unsupported(py, format!("{name}: the file is not open for {what}; open {path} in another mode")))
     }
 
     pub fn read(&self, this: &Bound<'_, Handle>, size: &Bound<'_, PyAny>, offset: &Bound<'_, PyAny>) -> PyResult<Py<Operation>> {

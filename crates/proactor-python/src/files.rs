@@ -178,13 +178,13 @@ impl File {
 
     fn check(&self, py: Python<'_>, offset: &Bound<'_, PyAny>, size: usize, allowed: bool, what: &str) -> PyResult<u64> {
         let why = if !self.access.positional {
-            "a pipe or a character device has no offsets: use blocks() or read()".to_owned()
+            "is a pipe or a character device, which has no offsets: use blocks() or read()".to_owned()
         } else if !allowed {
-            format!("the file is not open for {what}: see the modes of proactor.open")
+            format!("is not open for {what}: see the modes of proactor.open")
         } else {
             return offset_of(offset, size);
         };
-        Err(errors::unsupported(py, why))
+        Err(errors::unsupported(py, format!("{} {why}", self.name.bind(py).repr()?)))
     }
 
     fn submit<'py>(
@@ -351,11 +351,13 @@ impl File {
         Ok(file)
     }
 
-    /// Starts reading `size` bytes at `offset`, both in bytes: the future's result is `bytes`, fewer at the end of the file. What is in memory is read at once, and
-    /// the future is done.
+    /// Starts reading `size` bytes at `offset`, both in bytes: the future's result is `bytes`, fewer at the end of the file. What is in memory is read before this
+    /// returns, which takes as long as to copy it, and the future is done.
     ///
     /// Raises:
-    ///     ValueError: the file is closed; a number is negative or too large.
+    ///     ValueError: the file is closed; a number is negative, or reaches beyond 2**63 - 1.
+    ///     TypeError: one is no whole number.
+    ///     MemoryError: there is none for `size` bytes.
     ///     io.UnsupportedOperation: it is a pipe or a character device, or not open for reading.
     fn read_at<'py>(&self, py: Python<'py>, offset: &Bound<'py, PyAny>, size: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let file = self.opened()?;

@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     serve.add_parser(commands, f"{_exit_statuses('serve')}\n\n{_environment('--idle-timeout')}")
     connect.add_parser(commands, _exit_statuses("connect"))
-    read.add_parser(commands, _exit_statuses("read"))
-    copy.add_parser(commands, _exit_statuses("copy"))
+    read.add_parser(commands, f"{_exit_statuses('read')}\n\n{_environment('--block')}")
+    copy.add_parser(commands, f"{_exit_statuses('copy')}\n\n{_environment('--block')}")
     dispatch.add_parser(commands, f"{_exit_statuses('dispatch')}\n\n{_environment('--handler-ms')}")
     return parser
 

@@ -35,7 +35,7 @@ def add_parser(commands: Any, epilog: str) -> None:
         formatter_class=Help,
     )
     parser.add_argument("source", metavar="SOURCE", help="the file; a pipe or a device may be named too, and /dev/stdin")
-    parser.add_argument("target", metavar="TARGET", help="the file to write")
+    parser.add_argument("target", metavar="TARGET", help="the file to write; /dev/stdout is standard output")
     options = Options(parser)
     add_transfer_options(options)
     options.add_switch("--quiet", meaning="no bar")

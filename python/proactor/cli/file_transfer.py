@@ -63,7 +63,11 @@ def add_transfer_options(options: Options) -> None:
     options.add(
         "--block", size(1, LARGEST_BLOCK), BLOCK, shown="256K", metavar="SIZE", meaning="bytes of a request; K, M and G are powers of 1024"
     )
-    options.add_switch("--stats", meaning="tell at the end how many requests it took, how many were outstanding, the rate and the engine")
+    options.add_switch(
+        "--stats",
+        meaning="tell at the end how many requests it took, how many were outstanding, the rate and the engine; on standard error where "
+        "the bytes go to standard output",
+    )
     options.add_switch("--json", meaning="tell the same as a line of JSON")
 
 
