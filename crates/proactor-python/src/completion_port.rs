@@ -195,8 +195,8 @@ impl CompletionPort {
     /// (Win32's GetQueuedCompletionStatus.)
     ///
     /// What the thread got before is over with this, on whatever port it was: until then it counts as running, see `Completion.release`. Of the threads
-    /// that wait the one that came last is released first; but one that polled takes the first of what it found. In the main thread signal handlers run while it waits; what they raise comes out of here,
-    /// and no completion is lost.
+    /// that wait the one that came last is released first; but one that polled takes the first of what it found. In the main thread signal handlers run
+    /// while it waits; what they raise comes out of here, and no completion is lost.
     ///
     /// Raises:
     ///     TimeoutError: none came within `timeout` seconds; 0 looks without waiting.

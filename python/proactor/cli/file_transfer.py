@@ -98,7 +98,7 @@ def failure(what: str, error: OSError, done: str = "") -> CommandError:
 
 def _hint(error: OSError) -> str:
     name = os.fsdecode(error.filename or "")
-    if error.errno == errno.EIO and os.path.realpath(name).startswith(("/proc/", "/sys/")):
+    if error.errno in _UNFIT and os.path.realpath(name).startswith(("/proc/", "/sys/")):
         return "it is one of the kernel's own, which cannot be used so"  # no device has failed
     if error.errno == errno.EISDIR and name and not os.path.isdir(name):
         return "there is no such directory: make it, or name a file"  # it ends with a slash
@@ -130,6 +130,9 @@ def sum_of_requests(*files: proactor.FileStatistics) -> dict[str, Any]:
         "engine": next((file.engine for file in files if file.engine is not None), None),
     }
 
+
+# What the kernel says of its own files, depending on how they were asked for it.
+_UNFIT = frozenset({errno.EIO, errno.EINVAL, errno.ESPIPE})
 
 _METHODS = {
     "in turn": "no requests: one block after the other",
