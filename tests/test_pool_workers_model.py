@@ -156,6 +156,8 @@ class Workers(RuleBasedStateMachine):
             if self.shut:
                 self.fails(mapping, RuntimeError)
                 return
+            if self.ended.get(mapping.calls[mapping.read]) != "done":
+                self.occupy()  # or a free worker might begin what is submitted now, before it is given up with the rest
             following = mapping.calls[mapping.submitted]
             mapping.submitted += 1
             self.queued.append(following)  # it is submitted by what follows
@@ -285,6 +287,11 @@ class Workers(RuleBasedStateMachine):
         while self.queued and len(self.running) < self.workers:
             self.running.append(self.queued.pop(0))
             assert self.running[-1].begun.wait(TIMEOUT)
+
+    def occupy(self) -> None:
+        """No worker is free."""
+        while len(self.running) < self.workers:
+            self.submit(fails=False)
 
     def take_back(self, calls: list[Told]) -> None:
         for call in calls:
