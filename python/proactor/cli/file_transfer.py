@@ -9,7 +9,7 @@ import dataclasses
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import proactor
@@ -78,15 +78,15 @@ def check_report_options(options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def telling_errors(what: str) -> Iterator[None]:
-    """Errors of the operating system inside become a `CommandError` that begins with `what`, as in "cannot read x"."""
+def telling_errors(what: str, done: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Errors inside become a `CommandError` that begins with `what`, as in "cannot read x", and says how far it came, as `done` answers."""
     try:
         yield
     except OSError as error:
-        raise failure(what, error) from error
+        raise failure(what, error, done()) from error
     except MemoryError as error:
-        raise no_memory(what, error) from error
-    except ValueError as error:  # PROACTOR_FILES, say: what the command line names is checked before.
+        raise no_memory(what, error, done()) from error
+    except ValueError as error:  # PROACTOR_FILES, say, or an offset into a pipe: what the command line names is checked before.
         raise CommandError(f"{what}: {error}", ExitCode.USAGE) from error
 
 

@@ -16,7 +16,6 @@ from proactor.cli.file_transfer import (
     add_transfer_options,
     check_report_options,
     failure,
-    no_memory,
     so_far,
     sum_of_requests,
     telling_errors,
@@ -141,14 +140,8 @@ class Output:
             raise OutputLost(f"cannot write to standard error: {error.strerror}") from None
 
     def _reading(self, file: proactor.File, options: argparse.Namespace) -> Iterator[bytes]:
-        try:
+        with telling_errors(f"cannot read {options.path}", lambda: so_far(self.written)):
             yield from file.blocks(offset=options.offset, length=options.length)
-        except OSError as error:
-            raise failure(f"cannot read {options.path}", error, so_far(self.written)) from error
-        except MemoryError as error:
-            raise no_memory(f"cannot read {options.path}", error, so_far(self.written)) from error
-        except ValueError as error:  # An offset into a pipe, say.
-            raise CommandError(f"cannot read {options.path}: {error}", ExitCode.USAGE) from error
 
     def _open(self, source: str) -> int:
         if self.path is None:
